@@ -1,0 +1,348 @@
+//! Matrix identifiers, parsed or refused (Matrix spec v1.16, appendix "Identifier Grammar"; MSC4143, MSC4195).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Longest server name in bytes. A DNS name of 253 bytes would leave no room for a user id of 255; the spec's own advice is 230.
+pub const MAX_SERVER_NAME: usize = 230;
+/// Longest DNS label in bytes (RFC 1035).
+const MAX_LABEL: usize = 63;
+/// Longest user, room, slot, member or device id in bytes: the spec's limit for user and room ids, used for those that have none.
+pub const MAX_ID: usize = 255;
+
+/// An identifier that is not one, with what was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invalid(&'static str);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// The name of a homeserver: `hostname[:port]`. Compared byte for byte, case included.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerName {
+    raw: Box<str>,
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+}
+
+impl ServerName {
+    /// Parses a server name, strictly: what a resolver might read as an address in disguise is refused.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.len() > MAX_SERVER_NAME {
+            return Err(Invalid("a server name of at most 230 bytes"));
+        }
+        let (host, port) = split_port(text)?;
+        let ip = if let Some(inside) = host.strip_prefix('[') {
+            let inside = inside.strip_suffix(']').ok_or(NOT_A_SERVER_NAME)?;
+            Some(IpAddr::V6(
+                inside.parse::<Ipv6Addr>().map_err(|_| NOT_A_SERVER_NAME)?,
+            ))
+        } else if let Ok(v4) = host.parse::<Ipv4Addr>() {
+            Some(IpAddr::V4(v4))
+        } else {
+            dns_name(host)?;
+            None
+        };
+        Ok(Self {
+            raw: text.into(),
+            ip,
+            port,
+        })
+    }
+
+    /// The name as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.raw
+    }
+
+    /// The part before the port, an IPv6 literal with its brackets.
+    pub fn host(&self) -> &str {
+        match self.port {
+            Some(_) => self
+                .raw
+                .rsplit_once(':')
+                .map_or(&self.raw, |(host, _)| host),
+            None => &self.raw,
+        }
+    }
+
+    /// The address, if the host is a literal.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    /// The port, if one was given.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.raw)
+    }
+}
+
+impl fmt::Debug for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.raw)
+    }
+}
+
+const NOT_A_SERVER_NAME: Invalid =
+    Invalid("a server name like example.com, example.com:8448, 192.0.2.1 or [2001:db8::1]:8448");
+
+fn split_port(text: &str) -> Result<(&str, Option<u16>), Invalid> {
+    let colon = match text.rfind(']') {
+        Some(bracket) if bracket + 1 == text.len() => None,
+        Some(bracket) => Some(bracket + 1),
+        None => text.find(':'),
+    };
+    let Some(colon) = colon else {
+        return Ok((text, None));
+    };
+    let (host, rest) = text.split_at(colon);
+    let digits = rest.strip_prefix(':').ok_or(NOT_A_SERVER_NAME)?;
+    if !(1..=5).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(NOT_A_SERVER_NAME);
+    }
+    match digits.parse() {
+        Ok(port) if port != 0 => Ok((host, Some(port))),
+        _ => Err(NOT_A_SERVER_NAME),
+    }
+}
+
+/// Accepts a DNS name; refuses `127.1`, `2130706433` and `0x7f.1`, which fit the grammar but which getaddrinfo reads as addresses.
+fn dns_name(host: &str) -> Result<(), Invalid> {
+    let label_fits = |label: &str| {
+        (1..=MAX_LABEL).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let last = host.rsplit('.').next().unwrap_or(host).as_bytes();
+    let decimal = last.iter().all(u8::is_ascii_digit);
+    let hexadecimal =
+        matches!(last, [b'0', b'x' | b'X', rest @ ..] if rest.iter().all(u8::is_ascii_hexdigit));
+    if host.split('.').all(label_fits) && !decimal && !hexadecimal {
+        Ok(())
+    } else {
+        Err(NOT_A_SERVER_NAME)
+    }
+}
+
+/// A fully qualified user id, `@localpart:server`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UserId {
+    raw: Box<str>,
+    server: ServerName,
+}
+
+impl UserId {
+    /// Parses a user id. The server is what follows the first `:`; the localpart may be a historical one, of any printable characters.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        const NOT_A_USER_ID: Invalid = Invalid("a user id like @alice:example.com");
+        if text.len() > MAX_ID || text.chars().any(char::is_control) {
+            return Err(NOT_A_USER_ID);
+        }
+        let (localpart, server) = text
+            .strip_prefix('@')
+            .and_then(|rest| rest.split_once(':'))
+            .ok_or(NOT_A_USER_ID)?;
+        if localpart.is_empty() {
+            return Err(NOT_A_USER_ID);
+        }
+        let server = ServerName::parse(server).map_err(|_| NOT_A_USER_ID)?;
+        Ok(Self {
+            raw: text.into(),
+            server,
+        })
+    }
+
+    /// The id as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.raw
+    }
+
+    /// The server that the user belongs to.
+    pub fn server(&self) -> &ServerName {
+        &self.server
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.raw)
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.raw)
+    }
+}
+
+macro_rules! opaque_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Accepts 1 to 255 bytes without control characters.
+            pub fn parse(text: &str) -> Result<Self, Invalid> {
+                if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) {
+                    Ok(Self(text.into()))
+                } else {
+                    Err(Invalid("1 to 255 bytes without control characters"))
+                }
+            }
+
+            /// The id as it was given.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+opaque_id! {
+    /// A room id. Opaque since room version 12, so nothing but its size is checked.
+    RoomId
+}
+opaque_id! {
+    /// A MatrixRTC slot within a room (MSC4143), such as `m.call#ROOM`.
+    SlotId
+}
+opaque_id! {
+    /// One participation of a user in a slot (MSC4143).
+    MemberId
+}
+opaque_id! {
+    /// A device of a user.
+    DeviceId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_names_of_the_grammar_are_accepted() {
+        for (name, host, port) in [
+            ("matrix.org", "matrix.org", None),
+            ("matrix.org:8888", "matrix.org", Some(8888)),
+            ("1.2.3.4", "1.2.3.4", None),
+            ("1.2.3.4:1234", "1.2.3.4", Some(1234)),
+            ("[1234:5678::abcd]", "[1234:5678::abcd]", None),
+            ("[::ffff:1.2.3.4]:5678", "[::ffff:1.2.3.4]", Some(5678)),
+            ("MATRIX.org", "MATRIX.org", None),
+            ("localhost:00443", "localhost", Some(443)),
+            ("1e100.net", "1e100.net", None),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example", None),
+        ] {
+            let parsed = ServerName::parse(name).unwrap();
+            assert_eq!(
+                (parsed.as_str(), parsed.host(), parsed.port()),
+                (name, host, port)
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_in_disguise_and_broken_names_are_refused() {
+        let long_label = format!("{}.org", "a".repeat(64));
+        let long = format!("{}org", "a.".repeat(120));
+        for name in [
+            "",
+            ":80",
+            "a:",
+            "a:b",
+            "a:99999",
+            "a:0",
+            "a:+80",
+            "a:80:80",
+            "a:123456",
+            "a b",
+            "a/b",
+            "a@b",
+            "a#b",
+            "a?b",
+            "::1",
+            "[::1",
+            "::1]",
+            "[::1]x",
+            "[::1]:",
+            "[fe80::1%eth0]",
+            "[]",
+            "[1.2.3.4]",
+            "a_b.org",
+            "1.2.3",
+            "127.1",
+            "0x7f.0.0.1",
+            "0x7f.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "1.2.3.256",
+            "a..b",
+            ".a",
+            "a.",
+            "example.org.",
+            "a.0x",
+            "bücher.example",
+            "a%2e.b",
+            "http://a",
+            "..",
+            "a\r\nb",
+            "a\0b",
+            &long_label,
+            &long,
+        ] {
+            assert!(ServerName::parse(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_server_of_a_user_follows_the_first_colon() {
+        assert_eq!(
+            UserId::parse("@a:b.org:8448").unwrap().server().as_str(),
+            "b.org:8448"
+        );
+        assert_eq!(
+            UserId::parse("@a/b=ü!:[::1]:1").unwrap().server().as_str(),
+            "[::1]:1"
+        );
+        let long = format!("@{}:b.org", "a".repeat(255));
+        for id in [
+            "",
+            "a:b",
+            "@a",
+            "@:b",
+            "@a:",
+            "@a:b:hs.org",
+            "@a\n:b",
+            "@a:b c",
+            &long,
+        ] {
+            assert!(UserId::parse(id).is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn opaque_ids_are_bounded_and_printable() {
+        assert_eq!(
+            SlotId::parse("m.call#ROOM").unwrap().as_str(),
+            "m.call#ROOM"
+        );
+        assert!(RoomId::parse(&"a".repeat(255)).is_ok());
+        for id in ["", "a\u{7}", "a\0", &"a".repeat(256)] {
+            assert!(RoomId::parse(id).is_err(), "{id:?}");
+        }
+    }
+}

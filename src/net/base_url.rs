@@ -1,0 +1,174 @@
+//! The address of a server that the administrator named.
+
+use std::fmt;
+
+use http::Uri;
+
+use crate::net::address::Host;
+
+/// Longest URL that a setting may hold, in bytes: far above any real one.
+const MAX_URL: usize = 2048;
+
+/// `http[s]://host[:port][/path]`, without a trailing slash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    tls: bool,
+    host: Host,
+    port: Option<u16>,
+    path: Box<str>,
+}
+
+/// A URL that cannot be a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidUrl;
+
+impl fmt::Display for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected a URL like https://host:port/path without user, query or fragment")
+    }
+}
+
+impl std::error::Error for InvalidUrl {}
+
+impl BaseUrl {
+    /// Parses a URL of one of the schemes `http`, `https`, `ws` and `wss`; the last two mean the first two, as they do for an SFU.
+    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        if text.len() > MAX_URL || text.contains('#') {
+            return Err(InvalidUrl);
+        }
+        let uri: Uri = text.parse().map_err(|_| InvalidUrl)?;
+        let tls = match uri.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
+            _ => return Err(InvalidUrl),
+        };
+        let authority = uri.authority().ok_or(InvalidUrl)?;
+        let port = match authority.port() {
+            Some(port) => Some(
+                port.as_str()
+                    .parse()
+                    .ok()
+                    .filter(|p| *p != 0)
+                    .ok_or(InvalidUrl)?,
+            ),
+            None if authority.as_str().ends_with(':') => return Err(InvalidUrl),
+            None => None,
+        };
+        if authority.as_str().contains('@') || authority.host().is_empty() || uri.query().is_some()
+        {
+            return Err(InvalidUrl);
+        }
+        let path = uri.path().trim_end_matches('/').into();
+        Ok(Self {
+            tls,
+            host: Host::parse(authority.host()),
+            port,
+            path,
+        })
+    }
+
+    /// Whether the server is spoken to over TLS.
+    pub fn tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The host to look up.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port, by default the scheme's.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(if self.tls { 443 } else { 80 })
+    }
+
+    /// The path before every request's own, empty or with a leading slash.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The `Host` header: the port only where it was given.
+    pub fn authority(&self) -> String {
+        match self.port {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.path)
+    }
+}
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_keeps_its_prefix_and_loses_its_slash() {
+        for (text, shown, port, authority, path) in [
+            (
+                "wss://sfu.example.com",
+                "https://sfu.example.com",
+                443,
+                "sfu.example.com",
+                "",
+            ),
+            (
+                "ws://localhost:7880/",
+                "http://localhost:7880",
+                7880,
+                "localhost:7880",
+                "",
+            ),
+            (
+                "https://h/livekit/sfu/",
+                "https://h/livekit/sfu",
+                443,
+                "h",
+                "/livekit/sfu",
+            ),
+            (
+                "http://[::1]:80/a",
+                "http://[::1]:80/a",
+                80,
+                "[::1]:80",
+                "/a",
+            ),
+        ] {
+            let url = BaseUrl::parse(text).unwrap();
+            assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
+            assert_eq!((url.authority().as_str(), url.path()), (authority, path));
+        }
+    }
+
+    #[test]
+    fn what_is_no_base_is_refused() {
+        for text in [
+            "",
+            "sfu.example.com",
+            "ftp://h",
+            "https://",
+            "https://u:p@h",
+            "https://h?q",
+            "https://h/#f",
+            "https://h:0",
+            "https://h:99999",
+            "https://h:",
+            "https://a b",
+            "https://h\n",
+        ] {
+            assert!(BaseUrl::parse(text).is_err(), "{text:?}");
+        }
+        assert!(BaseUrl::parse(&format!("https://h/{}", "a".repeat(MAX_URL))).is_err());
+    }
+}
