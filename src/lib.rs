@@ -1,12 +1,7 @@
-//! The map.
+//! Decides who may enter a LiveKit room, and signs the token that lets them in.
+
 pub mod access;
-pub mod livekit {
-    pub mod token;
-}
-pub mod matrix {
-    pub mod id;
-}
-pub mod net {
-    pub mod address;
-    pub mod base_url;
-}
+pub mod livekit;
+pub mod matrix;
+pub mod net;
+pub mod random;

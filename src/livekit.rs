@@ -1,4 +1,3 @@
 //! The vocabulary of LiveKit.
 
-pub mod room_service;
 pub mod token;

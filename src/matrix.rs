@@ -1,6 +1,3 @@
 //! The vocabulary of Matrix.
 
-pub mod discovery;
-pub mod federation;
 pub mod id;
-pub mod openid;

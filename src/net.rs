@@ -1,7 +1,10 @@
 //! The network, as a service may use it whose callers choose the addresses.
 
 pub mod address;
+pub mod base_url;
+pub mod breaker;
 pub mod bulkhead;
 pub mod dns;
 pub mod fetch;
+pub mod rate;
 pub mod tls;

@@ -37,22 +37,20 @@ impl BaseUrl {
             return Err(InvalidUrl);
         }
         let uri: Uri = text.parse().map_err(|_| InvalidUrl)?;
-        let tls = match uri.scheme_str() {
+        let tls = match uri.scheme_str().map(str::to_ascii_lowercase).as_deref() {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
             _ => return Err(InvalidUrl),
         };
         let authority = uri.authority().ok_or(InvalidUrl)?;
-        let port = match authority.port() {
-            Some(port) => Some(
-                port.as_str()
-                    .parse()
-                    .ok()
-                    .filter(|p| *p != 0)
-                    .ok_or(InvalidUrl)?,
-            ),
-            None if authority.as_str().ends_with(':') => return Err(InvalidUrl),
-            None => None,
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => None,
+            Some(port) => {
+                let port = port.strip_prefix(':').and_then(|p| p.parse().ok());
+                Some(port.filter(|p| *p != 0).ok_or(InvalidUrl)?)
+            }
+            // a user before the host
+            None => return Err(InvalidUrl),
         };
         if authority.as_str().contains('@') || authority.host().is_empty() || uri.query().is_some()
         {

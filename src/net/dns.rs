@@ -1,0 +1,140 @@
+//! Look-ups: addresses by the system's resolver, SRV records by a stub of our own on the wire.
+//!
+//! getaddrinfo knows `/etc/hosts` and whatever the host is set up for, but has no deadline; SRV it does not know at all.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use crate::net::address::Host;
+
+mod srv;
+
+pub use srv::{SrvAnswer, SrvTarget, lookup_srv};
+
+/// Address look-ups that may be under way at once. One that missed its deadline holds its thread until getaddrinfo gives up
+/// (5 to 30 s with a dead resolver), so there are more of them than outbound places.
+const MAX_LOOKUPS: usize = 128;
+/// Stack of a look-up thread: getaddrinfo of glibc needs some 20 KiB, NSS modules more.
+const LOOKUP_STACK: usize = 256 * 1024;
+
+/// Why a look-up gave nothing.
+#[derive(Debug)]
+pub enum Error {
+    /// There is no such name, or it has no address.
+    NotFound,
+    /// No answer before the deadline.
+    Timeout,
+    /// Too many look-ups are under way.
+    Busy,
+    /// The DNS server answered with an error (RFC 1035, RCODE).
+    Refused(String),
+    /// The DNS server's answer makes no sense.
+    Malformed,
+    /// The DNS server could not be reached, or the system's resolver failed.
+    Io(std::io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("no such name"),
+            Self::Timeout => f.write_str("the DNS server did not answer in time"),
+            Self::Busy => f.write_str("too many DNS look-ups under way"),
+            Self::Refused(code) => write!(f, "the DNS server answered {code}"),
+            Self::Malformed => f.write_str("the DNS server's answer is malformed"),
+            Self::Io(error) => write!(f, "DNS: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Looks up the addresses of a host, each with `port`.
+///
+/// The caller waits until `deadline` at the longest; the look-up itself may outlive it, in a thread that is counted.
+pub fn lookup_addresses(
+    host: &Host,
+    port: u16,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, Error> {
+    let name = match host {
+        Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
+        Host::Dns(name) => name.clone(),
+    };
+    let slot = Slot::take().ok_or(Error::Busy)?;
+    let (found, answer) = mpsc::sync_channel(1);
+    let look_up = move || {
+        let addresses = (&*name, port).to_socket_addrs().map(Iterator::collect);
+        // the caller may be gone
+        let _ = found.send(addresses);
+        drop(slot);
+    };
+    let thread = std::thread::Builder::new()
+        .name("lookup".into())
+        .stack_size(LOOKUP_STACK);
+    thread.spawn(look_up).map_err(Error::Io)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    match answer.recv_timeout(left) {
+        Ok(Ok(addresses)) => Some(addresses)
+            .filter(|a: &Vec<_>| !a.is_empty())
+            .ok_or(Error::NotFound),
+        // std keeps getaddrinfo's own code to itself; without an OS error it is EAI_NONAME or its kin
+        Ok(Err(error)) if error.raw_os_error().is_none() => Err(Error::NotFound),
+        Ok(Err(error)) => Err(Error::Io(error)),
+        Err(_) => Err(Error::Timeout),
+    }
+}
+
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+struct Slot(&'static AtomicUsize);
+
+impl Slot {
+    fn take() -> Option<Self> {
+        let free = |taken| (taken < MAX_LOOKUPS).then_some(taken + 1);
+        UNDER_WAY
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
+            .ok()?;
+        Some(Self(&UNDER_WAY))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn hosts_of_this_machine_are_found() {
+        let found = lookup_addresses(&Host::parse("localhost"), 8448, soon()).unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|a| a.ip().is_loopback() && a.port() == 8448)
+        );
+        let literal = lookup_addresses(&Host::parse("[2001:db8::1]"), 1, soon()).unwrap();
+        assert_eq!(literal, ["[2001:db8::1]:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_look_up_ends_at_its_deadline() {
+        let past = lookup_addresses(&Host::parse("localhost.invalid"), 1, Instant::now());
+        assert!(
+            matches!(past, Err(Error::Timeout | Error::NotFound)),
+            "{past:?}"
+        );
+    }
+}

@@ -1,0 +1,82 @@
+//! How often something may happen: the generic cell rate algorithm (ITU-T I.371), one time stamp for each key.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// At most `burst` events at once and one per `interval` on average, for each key.
+#[derive(Debug)]
+pub struct Rate<K> {
+    interval: Duration,
+    tolerance: Duration,
+    most_keys: usize,
+    /// When the key will have used up its past events.
+    due: Mutex<HashMap<K, Instant>>,
+}
+
+impl<K: Hash + Eq + Clone> Rate<K> {
+    /// Remembers at most `most_keys` keys; with more than that active, the one that is due first starts afresh.
+    pub fn new(interval: Duration, burst: u32, most_keys: usize) -> Self {
+        let tolerance = interval * burst.saturating_sub(1);
+        Self {
+            interval,
+            tolerance,
+            most_keys,
+            due: Mutex::default(),
+        }
+    }
+
+    /// Counts an event at `now`, or says how long to wait for the next one.
+    pub fn take(&self, key: &K, now: Instant) -> Result<(), Duration> {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = due.get(key).copied().unwrap_or(now).max(now);
+        let ahead = at.duration_since(now);
+        if ahead > self.tolerance {
+            return Err(ahead - self.tolerance);
+        }
+        if due.len() >= self.most_keys && !due.contains_key(key) {
+            due.retain(|_, at| *at > now);
+            if due.len() >= self.most_keys {
+                let first = due
+                    .iter()
+                    .min_by_key(|(_, at)| **at)
+                    .map(|(key, _)| key.clone());
+                first.and_then(|key| due.remove(&key));
+            }
+        }
+        due.insert(key.clone(), at + self.interval);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_burst_passes_and_then_one_per_interval() {
+        let rate = Rate::new(SECOND, 3, 10);
+        let now = Instant::now();
+        assert_eq!((0..5).filter(|_| rate.take(&"a", now).is_ok()).count(), 3);
+        assert_eq!(rate.take(&"a", now), Err(SECOND));
+        assert_eq!(rate.take(&"a", now + SECOND / 2), Err(SECOND / 2));
+        assert_eq!(rate.take(&"a", now + SECOND), Ok(()));
+        assert!(rate.take(&"a", now + SECOND).is_err());
+        assert_eq!(rate.take(&"b", now), Ok(()));
+        let later = now + 60 * SECOND;
+        assert_eq!((0..5).filter(|_| rate.take(&"a", later).is_ok()).count(), 3);
+    }
+
+    #[test]
+    fn memory_is_bounded_however_many_keys_there_are() {
+        let rate = Rate::new(SECOND, 1, 10);
+        let now = Instant::now();
+        for key in 0..1000 {
+            rate.take(&key, now).unwrap();
+        }
+        assert_eq!(rate.due.lock().unwrap().len(), 10);
+    }
+}
