@@ -1,3 +1,6 @@
 //! The vocabulary of Matrix.
 
+pub mod discovery;
+pub mod federation;
 pub mod id;
+pub mod openid;

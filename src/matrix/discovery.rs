@@ -1,0 +1,263 @@
+//! From a server name to the places where its homeserver answers (Matrix spec v1.16, server-server API, "Resolving server names").
+//!
+//! Endpoints are remembered, addresses never: those are looked up and vetted anew for every connection.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::matrix::id::ServerName;
+use crate::net::address::{Host, Trust};
+use crate::net::dns::{self, SrvTarget};
+use crate::net::fetch::{Fetcher, Route};
+
+mod cache;
+mod well_known;
+
+pub use cache::Waited;
+use cache::{Cache, Shelf};
+use well_known::Asked;
+
+/// Where homeservers listen if nobody says otherwise.
+const DEFAULT_PORT: u16 = 8448;
+/// SRV targets of one server that are tried.
+const MAX_TARGETS: usize = 4;
+/// For all SRV questions of one look-up together.
+const SRV_BUDGET: Duration = Duration::from_secs(3);
+/// How long an SRV answer is believed, whatever its TTL says.
+const SRV_TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
+/// How long it is remembered that there is no SRV record.
+const NO_SRV: Duration = Duration::from_secs(300);
+/// How long it is remembered that the DNS did not answer.
+const SRV_FAILED: Duration = Duration::from_secs(60);
+
+/// Where a homeserver answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// In the order in which to try them; empty if DNS says that there is decidedly no such service.
+    pub routes: Vec<Route>,
+    /// The step of the specification that found them.
+    pub step: &'static str,
+}
+
+/// Discovers homeservers and remembers where they are.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    cache: Cache,
+}
+
+/// What is known of one server name.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    well_known: well_known::Memory,
+    srv: Option<Srv>,
+}
+
+/// The SRV records of a name, once asked.
+#[derive(Debug, Clone)]
+struct Srv {
+    of: Box<str>,
+    service: Service,
+    targets: Vec<SrvTarget>,
+    until: Instant,
+}
+
+impl Known {
+    fn is_stale(&self, now: Instant) -> bool {
+        let needs_srv = self
+            .well_known
+            .delegated()
+            .is_none_or(|to| to.ip().is_none() && to.port().is_none());
+        self.well_known.is_stale(now)
+            || needs_srv && self.srv.as_ref().is_none_or(|srv| srv.until <= now)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    MatrixFed,
+    Matrix,
+    None,
+}
+
+impl Discovery {
+    /// Finds the homeserver of `name`, asking no more than what is not known already.
+    ///
+    /// Whoever asks for a name that somebody is asking for already waits for that answer, until `deadline` at the longest.
+    pub fn find(
+        &self,
+        fetcher: &Fetcher,
+        name: &ServerName,
+        trust: Trust,
+        deadline: Instant,
+    ) -> Result<Found, Waited> {
+        if name.ip().is_some() || name.port().is_some() {
+            let step = if name.ip().is_some() {
+                "1 (IP literal)"
+            } else {
+                "2 (explicit port)"
+            };
+            return Ok(literal(name, trust, step));
+        }
+        let shelf = if trust == Trust::Stranger {
+            Shelf::Strangers
+        } else {
+            Shelf::Listed
+        };
+        let known = self.cache.refresh(shelf, name, deadline, |known| {
+            let now = Instant::now();
+            if known.well_known.is_stale(now) {
+                let asked = well_known::ask(fetcher, name.host(), trust, deadline);
+                log_well_known(name, &asked);
+                known.well_known.learn(asked, Instant::now());
+            }
+            let delegated = known.well_known.delegated();
+            if delegated.is_some_and(|d| d.ip().is_some() || d.port().is_some()) {
+                return;
+            }
+            let of = delegated.unwrap_or(name).host();
+            if known
+                .srv
+                .as_ref()
+                .is_none_or(|srv| *srv.of != *of || srv.until <= now)
+            {
+                known.srv = Some(ask_srv(of, deadline));
+            }
+        })?;
+        Ok(routes(name, &known, trust))
+    }
+
+    /// Forgets where a server is, because it does not answer there; at most once a minute.
+    pub fn forget(&self, name: &ServerName, trust: Trust) -> bool {
+        let shelf = if trust == Trust::Stranger {
+            Shelf::Strangers
+        } else {
+            Shelf::Listed
+        };
+        self.cache.forget(shelf, name)
+    }
+}
+
+fn log_well_known(name: &ServerName, asked: &Asked) {
+    match asked {
+        Asked::Delegated(to, ttl) => log::debug!(
+            "well_known server={name} delegated_to={to} ttl={}s",
+            ttl.as_secs()
+        ),
+        Asked::Absent(why) => log::debug!("well_known server={name} absent cause=\"{why}\""),
+        Asked::Unreachable(why) => {
+            log::debug!("well_known server={name} unreachable cause=\"{why}\"")
+        }
+    }
+}
+
+/// A name that says by itself where to connect: IP and port, or name and port.
+fn literal(name: &ServerName, trust: Trust, step: &'static str) -> Found {
+    let host = Host::parse(name.host());
+    let port = name.port().unwrap_or(DEFAULT_PORT);
+    let route = Route {
+        tls: Some(host.clone()),
+        host,
+        port,
+        authority: name.as_str().into(),
+        trust,
+    };
+    Found {
+        routes: vec![route],
+        step,
+    }
+}
+
+/// Steps 3.1 to 6.
+fn routes(name: &ServerName, known: &Known, trust: Trust) -> Found {
+    let delegated = known.well_known.delegated();
+    match delegated {
+        Some(to) if to.ip().is_some() => return literal(to, trust, "3.1 (well-known: IP literal)"),
+        Some(to) if to.port().is_some() => {
+            return literal(to, trust, "3.2 (well-known: explicit port)");
+        }
+        _ => {}
+    }
+    let subject = delegated.unwrap_or(name);
+    let service = known.srv.as_ref().map_or(Service::None, |srv| srv.service);
+    let step = match (delegated.is_some(), service) {
+        (true, Service::MatrixFed) => "3.3 (well-known: SRV)",
+        (true, Service::Matrix) => "3.4 (well-known: old SRV)",
+        (true, Service::None) => "3.5 (well-known: port 8448)",
+        (false, Service::MatrixFed) => "4 (SRV)",
+        (false, Service::Matrix) => "5 (old SRV)",
+        (false, Service::None) => "6 (port 8448)",
+    };
+    let tls = Host::parse(subject.host());
+    let route = |host: Host, port| Route {
+        host,
+        port,
+        // the name that was asked for, never the SRV target: DNS is not to be believed
+        tls: Some(tls.clone()),
+        authority: subject.as_str().into(),
+        trust,
+    };
+    let routes = match (service, &known.srv) {
+        (Service::MatrixFed | Service::Matrix, Some(srv)) => {
+            let usable = srv.targets.iter().filter(|target| target.port != 0);
+            let named = usable.filter_map(|target| {
+                let parsed = ServerName::parse(&target.host).ok()?;
+                (parsed.ip().is_none() && parsed.port().is_none())
+                    .then(|| route(Host::parse(&target.host), target.port))
+            });
+            named.take(MAX_TARGETS).collect()
+        }
+        _ => vec![route(tls.clone(), DEFAULT_PORT)],
+    };
+    Found { routes, step }
+}
+
+/// Asks for both services in turn. A DNS error goes on to port 8448, as no answer is no reason to refuse a server.
+fn ask_srv(of: &str, deadline: Instant) -> Srv {
+    let until = deadline.min(Instant::now() + SRV_BUDGET);
+    let none = |lasting| Srv {
+        of: of.into(),
+        service: Service::None,
+        targets: Vec::new(),
+        until: Instant::now() + lasting,
+    };
+    for (service, prefix) in [
+        (Service::MatrixFed, "_matrix-fed._tcp"),
+        (Service::Matrix, "_matrix._tcp"),
+    ] {
+        match dns::lookup_srv(&format!("{prefix}.{of}"), until) {
+            Ok(answer) if answer.targets.is_empty() => {}
+            Ok(answer) => {
+                let lasting = answer.ttl.clamp(SRV_TTL.0, SRV_TTL.1);
+                log::debug!(
+                    "srv name={prefix}.{of} targets={} ttl={}s",
+                    answer.targets.len(),
+                    lasting.as_secs()
+                );
+                return Srv {
+                    of: of.into(),
+                    service,
+                    targets: answer.targets,
+                    until: Instant::now() + lasting,
+                };
+            }
+            Err(error) => {
+                log::debug!("srv name={prefix}.{of} cause=\"{error}\"");
+                return none(SRV_FAILED);
+            }
+        }
+    }
+    none(NO_SRV)
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {}", self.step)?;
+        for route in &self.routes {
+            write!(f, " {}:{}", route.host, route.port)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! What is known of server names: bounded, and asked for once however many wait for it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Known;
+use crate::matrix::id::ServerName;
+
+/// Names on each shelf. An entry has some 300 bytes, with long names and four SRV targets 2 KiB.
+const MOST: usize = 1024;
+/// How often a server may be discovered afresh because it does not answer where it was found.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Two shelves, so that made-up names never push out those that the administrator listed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shelf {
+    Listed,
+    Strangers,
+}
+
+/// Somebody else's look-up of the same name took longer than the caller could wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited;
+
+impl fmt::Display for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("discovery of the server is still under way")
+    }
+}
+
+impl std::error::Error for Waited {}
+
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    listed: Mutex<HashMap<ServerName, Slot>>,
+    strangers: Mutex<HashMap<ServerName, Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Arc<Entry>,
+    used: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    state: Mutex<State>,
+    landed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: Known,
+    flying: bool,
+    forgotten: Option<Instant>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cache {
+    fn entry(&self, shelf: Shelf, name: &ServerName) -> Arc<Entry> {
+        let mut names = lock(match shelf {
+            Shelf::Listed => &self.listed,
+            Shelf::Strangers => &self.strangers,
+        });
+        let now = Instant::now();
+        if let Some(slot) = names.get_mut(name) {
+            slot.used = now;
+            return slot.entry.clone();
+        }
+        if names.len() >= MOST {
+            let oldest = names
+                .iter()
+                .min_by_key(|(_, slot)| slot.used)
+                .map(|(name, _)| name.clone());
+            oldest.and_then(|name| names.remove(&name));
+        }
+        let entry = Arc::<Entry>::default();
+        names.insert(
+            name.clone(),
+            Slot {
+                entry: entry.clone(),
+                used: now,
+            },
+        );
+        entry
+    }
+
+    /// What is known of `name` after `update`, which one caller at a time carries out.
+    pub(super) fn refresh(
+        &self,
+        shelf: Shelf,
+        name: &ServerName,
+        deadline: Instant,
+        update: impl FnOnce(&mut Known),
+    ) -> Result<Known, Waited> {
+        let entry = self.entry(shelf, name);
+        let mut state = lock(&entry.state);
+        if !state.known.is_stale(Instant::now()) {
+            return Ok(state.known.clone());
+        }
+        while state.flying {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Waited);
+            }
+            state = entry
+                .landed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            if !state.flying && !state.known.is_stale(Instant::now()) {
+                return Ok(state.known.clone());
+            }
+        }
+        state.flying = true;
+        let mut known = state.known.clone();
+        drop(state);
+        let flight = Flight(&entry);
+        update(&mut known);
+        lock(&entry.state).known = known.clone();
+        drop(flight);
+        Ok(known)
+    }
+
+    /// Empties an entry, unless that was done within the last minute.
+    pub(super) fn forget(&self, shelf: Shelf, name: &ServerName) -> bool {
+        let entry = self.entry(shelf, name);
+        let mut state = lock(&entry.state);
+        let now = Instant::now();
+        if state.flying
+            || state
+                .forgotten
+                .is_some_and(|at| now.duration_since(at) < FORGET_INTERVAL)
+        {
+            return false;
+        }
+        state.forgotten = Some(now);
+        state.known = Known::default();
+        true
+    }
+}
+
+/// Ends a look-up for those who wait, also when it panicked.
+struct Flight<'a>(&'a Entry);
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).flying = false;
+        self.0.landed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::well_known::Asked;
+    use super::super::{Service, Srv};
+    use super::*;
+
+    fn name(text: &str) -> ServerName {
+        ServerName::parse(text).unwrap()
+    }
+
+    fn learn(known: &mut Known) {
+        let now = Instant::now();
+        known.well_known.learn(Asked::Absent("404".into()), now);
+        let until = now + Duration::from_secs(60);
+        known.srv = Some(Srv {
+            of: "a".into(),
+            service: Service::None,
+            targets: Vec::new(),
+            until,
+        });
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[test]
+    fn many_callers_cause_one_look_up() {
+        let cache = Cache::default();
+        let asked = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..50 {
+                scope.spawn(|| {
+                    let update = |known: &mut Known| {
+                        asked.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(50));
+                        learn(known);
+                    };
+                    cache
+                        .refresh(Shelf::Listed, &name("a"), soon(), update)
+                        .unwrap();
+                });
+            }
+        });
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn who_waits_gives_up_at_the_deadline_and_a_panic_frees_the_name() {
+        let cache = Cache::default();
+        std::thread::scope(|scope| {
+            let (started, has_started) = std::sync::mpsc::channel();
+            let (finish, may_finish) = std::sync::mpsc::channel::<()>();
+            let cache = &cache;
+            let flying = scope.spawn(move || {
+                let _ = cache.refresh(Shelf::Listed, &name("a"), soon(), |_| {
+                    started.send(()).unwrap();
+                    may_finish.recv().unwrap();
+                    panic!("on purpose");
+                });
+            });
+            has_started.recv().unwrap();
+            assert_eq!(
+                cache
+                    .refresh(Shelf::Listed, &name("a"), Instant::now(), learn)
+                    .unwrap_err(),
+                Waited
+            );
+            assert!(!cache.forget(Shelf::Listed, &name("a")));
+            finish.send(()).unwrap();
+            assert!(flying.join().is_err());
+        });
+        cache
+            .refresh(Shelf::Listed, &name("a"), soon(), learn)
+            .unwrap();
+    }
+
+    #[test]
+    fn made_up_names_stay_on_their_shelf() {
+        let cache = Cache::default();
+        cache
+            .refresh(Shelf::Listed, &name("own.example"), soon(), learn)
+            .unwrap();
+        for n in 0..3000 {
+            cache
+                .refresh(
+                    Shelf::Strangers,
+                    &name(&format!("{n}.example")),
+                    soon(),
+                    learn,
+                )
+                .unwrap();
+        }
+        assert_eq!(
+            (lock(&cache.listed).len(), lock(&cache.strangers).len()),
+            (1, MOST)
+        );
+        cache
+            .refresh(Shelf::Listed, &name("own.example"), soon(), |_| {
+                panic!("was forgotten")
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_server_is_forgotten_once_a_minute() {
+        let cache = Cache::default();
+        cache
+            .refresh(Shelf::Strangers, &name("a"), soon(), learn)
+            .unwrap();
+        assert!(cache.forget(Shelf::Strangers, &name("a")));
+        assert!(!cache.forget(Shelf::Strangers, &name("a")));
+    }
+}

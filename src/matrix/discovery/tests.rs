@@ -1,0 +1,136 @@
+//! Every row of the resolution table, from what is known to where to connect. `tests/e2e` walks the same rows on a real network.
+
+use super::*;
+
+fn name(text: &str) -> ServerName {
+    ServerName::parse(text).unwrap()
+}
+
+fn known(delegated: Option<&str>, service: Service, targets: &[(&str, u16)]) -> Known {
+    let now = Instant::now();
+    let mut known = Known::default();
+    known.well_known.learn(
+        match delegated {
+            Some(to) => Asked::Delegated(name(to), Duration::from_secs(3600)),
+            None => Asked::Absent("404".into()),
+        },
+        now,
+    );
+    let targets = targets
+        .iter()
+        .map(|(host, port)| SrvTarget {
+            host: (*host).into(),
+            port: *port,
+        })
+        .collect();
+    known.srv = Some(Srv {
+        of: "x".into(),
+        service,
+        targets,
+        until: now + Duration::from_secs(60),
+    });
+    known
+}
+
+/// host:port, certificate name, Host header
+fn shown(found: &Found) -> Vec<(String, String, &str)> {
+    let line = |route: &Route| {
+        let tls = route.tls.as_ref().unwrap().to_string();
+        (format!("{}:{}", route.host, route.port), tls)
+    };
+    found
+        .routes
+        .iter()
+        .map(|r| (line(r).0, line(r).1, &*r.authority))
+        .collect()
+}
+
+fn row(connect: &str, tls: &str, host: &'static str) -> (String, String, &'static str) {
+    (connect.into(), tls.into(), host)
+}
+
+#[test]
+fn names_with_an_address_or_a_port_need_no_look_up() {
+    for (server, connect, tls) in [
+        ("192.0.2.1", "192.0.2.1:8448", "192.0.2.1"),
+        ("192.0.2.1:1", "192.0.2.1:1", "192.0.2.1"),
+        ("[2001:db8::1]", "[2001:db8::1]:8448", "[2001:db8::1]"),
+        ("[2001:db8::1]:1", "[2001:db8::1]:1", "[2001:db8::1]"),
+        ("example.org:443", "example.org:443", "example.org"),
+    ] {
+        let found = literal(&name(server), Trust::Stranger, "");
+        assert_eq!(shown(&found), [row(connect, tls, server)]);
+    }
+}
+
+#[test]
+fn a_delegated_name_is_what_the_certificate_and_the_host_header_name() {
+    use Service::{Matrix, MatrixFed, None};
+    let srv = [("target.net", 1234)];
+    for (delegated, service, expected) in [
+        (
+            Some("192.0.2.1"),
+            None,
+            row("192.0.2.1:8448", "192.0.2.1", "192.0.2.1"),
+        ),
+        (Some("[::1]:1"), None, row("[::1]:1", "[::1]", "[::1]:1")),
+        (
+            Some("b.org:443"),
+            None,
+            row("b.org:443", "b.org", "b.org:443"),
+        ),
+        (
+            Some("b.org"),
+            MatrixFed,
+            row("target.net:1234", "b.org", "b.org"),
+        ),
+        (
+            Some("b.org"),
+            Matrix,
+            row("target.net:1234", "b.org", "b.org"),
+        ),
+        (Some("b.org"), None, row("b.org:8448", "b.org", "b.org")),
+        (
+            Option::None,
+            MatrixFed,
+            row("target.net:1234", "a.org", "a.org"),
+        ),
+        (
+            Option::None,
+            Matrix,
+            row("target.net:1234", "a.org", "a.org"),
+        ),
+        (Option::None, None, row("a.org:8448", "a.org", "a.org")),
+    ] {
+        let known = known(delegated, service, if service == None { &[] } else { &srv });
+        assert_eq!(
+            shown(&routes(&name("a.org"), &known, Trust::Stranger)),
+            [expected]
+        );
+    }
+}
+
+#[test]
+fn srv_targets_are_names_and_few() {
+    let odd = [
+        ("", 0),
+        ("10.0.0.1", 8448),
+        ("a:1", 2),
+        ("127.1", 8448),
+        ("t.org", 0),
+        ("under_score.org", 1),
+    ];
+    let found = routes(
+        &name("a.org"),
+        &known(None, Service::MatrixFed, &odd),
+        Trust::Stranger,
+    );
+    assert!(found.routes.is_empty());
+    let many = [("t.org", 1); 10];
+    let found = routes(
+        &name("a.org"),
+        &known(None, Service::MatrixFed, &many),
+        Trust::Stranger,
+    );
+    assert_eq!(found.routes.len(), MAX_TARGETS);
+}
