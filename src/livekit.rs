@@ -1,3 +1,4 @@
 //! The vocabulary of LiveKit.
 
+pub mod room_service;
 pub mod token;
