@@ -2,8 +2,11 @@
 
 pub mod access;
 pub mod alias;
+pub mod cli;
+pub mod config;
 pub mod exchange;
 pub mod livekit;
+pub mod logger;
 pub mod matrix;
 pub mod net;
 pub mod random;

@@ -1,0 +1,200 @@
+//! The command line: what was asked for, and what is said about it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::config::known::{KNOWN, Kind};
+use crate::config::{Bind, Config, Environment, Error, Report};
+use crate::logger::escaped;
+
+/// Exit code after arguments that nobody understands (as most programs have it).
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code after wrong settings (`EX_CONFIG` of sysexits.h): systemd is told not to start the service again.
+pub const EXIT_CONFIG: u8 = 78;
+/// Most bytes of an unknown argument that are repeated.
+const MAX_SHOWN: usize = 80;
+
+const USAGE: &str =
+    "usage: livekit-token-service [serve | check-config | --dev | --help | --version]";
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Run the service; the default.
+    Serve,
+    /// Print every setting as it is understood.
+    CheckConfig,
+    /// Run the service beside an SFU in its own `--dev` mode.
+    Dev,
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// An argument that is not one of ours; shown with the usage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownArgument(String);
+
+impl fmt::Display for UnknownArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown argument {:?}\n{USAGE}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownArgument {}
+
+impl Command {
+    /// Reads the arguments that follow the program's name.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
+        let mut args = args.into_iter();
+        let Some(first) = args.next() else {
+            return Ok(Self::Serve);
+        };
+        let command = match first.to_str() {
+            Some("serve") => Self::Serve,
+            Some("check-config") => Self::CheckConfig,
+            Some("--dev") => Self::Dev,
+            Some("--help" | "-h" | "help") => Self::Help,
+            Some("--version" | "-V") => Self::Version,
+            _ => return Err(unknown(first)),
+        };
+        args.next().map_or(Ok(command), |more| Err(unknown(more)))
+    }
+}
+
+fn unknown(argument: OsString) -> UnknownArgument {
+    UnknownArgument(argument.to_string_lossy().chars().take(MAX_SHOWN).collect())
+}
+
+/// Prints name and version.
+pub fn version(out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} {}",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// Prints what can be asked for and every setting.
+pub fn help(out: &mut impl Write) -> io::Result<()> {
+    version(out)?;
+    writeln!(
+        out,
+        "\
+{}.
+
+{USAGE}
+
+  serve         run the service (the default)
+  check-config  print every setting as it is understood, and where it comes from
+  --dev         run beside `livekit-server --dev`, on loopback, with rooms for everyone
+  --help        print this
+  --version     print the version
+
+Settings come from the environment; an empty one is unset. Each may also be a file of
+its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
+",
+        env!("CARGO_PKG_DESCRIPTION")
+    )?;
+    let width = KNOWN.iter().map(|known| known.name.len()).max();
+    let width = width.unwrap_or_default();
+    for known in KNOWN {
+        match known.kind {
+            Kind::Value | Kind::Path => writeln!(out, "  {:width$}  {}", known.name, known.help)?,
+            Kind::Older => writeln!(out, "  {:width$}  older name of {}", known.name, known.help)?,
+            Kind::Later => {}
+        }
+    }
+    writeln!(
+        out,
+        "\nA wrong setting ends the service with exit code {EXIT_CONFIG} and a line that names it."
+    )
+}
+
+/// Prints every setting to `out`, or everything that is wrong to `err`. Gives the exit code.
+pub fn check_config(
+    env: &Environment,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<u8> {
+    let (config, report) = Config::read(env);
+    match config {
+        Ok(_) => {
+            settings(&report, out)?;
+            warnings(&report, out)?;
+            writeln!(out, "configuration is valid")?;
+            Ok(0)
+        }
+        Err(errors) => {
+            warnings(&report, err)?;
+            print_errors(&errors, err)?;
+            Ok(EXIT_CONFIG)
+        }
+    }
+}
+
+/// Prints wrong settings, a line each.
+pub fn print_errors(errors: &[Error], err: &mut impl Write) -> io::Result<()> {
+    errors
+        .iter()
+        .try_for_each(|error| writeln!(err, "{}", escaped(&error.to_string())))
+}
+
+fn settings(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let rows: Vec<_> = report
+        .settings()
+        .iter()
+        .map(|s| (s.name, escaped(&s.shown), escaped(&s.origin.to_string())))
+        .collect();
+    let width = |column: fn(&(&str, String, String)) -> usize| rows.iter().map(column).max();
+    let names = width(|row| row.0.len()).unwrap_or_default();
+    let values = width(|row| row.1.chars().count()).unwrap_or_default();
+    for (name, value, origin) in &rows {
+        writeln!(out, "{name:names$}  {value:values$}  {origin}")?;
+    }
+    Ok(())
+}
+
+fn warnings(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    report
+        .warnings()
+        .iter()
+        .try_for_each(|warning| writeln!(out, "warning: {}", escaped(warning)))
+}
+
+/// What `--dev` says at start, a line each: what is open, and how to try it. `listening` has the real port.
+pub fn dev_hints(config: &Config, listening: &Bind) -> Vec<String> {
+    let (curl, base) = match listening {
+        Bind::Unix(path) => (
+            format!("curl --unix-socket {}", path.display()),
+            "http://localhost".into(),
+        ),
+        Bind::Everywhere(port) => ("curl".into(), format!("http://localhost:{port}")),
+        Bind::Tcp { host, port } => ("curl".into(), format!("http://{host}:{port}")),
+    };
+    let body = r#"{"room_id":"!room:example.org","slot_id":"m.call#ROOM","openid_token":{"access_token":"FROM_YOUR_HOMESERVER","token_type":"Bearer","matrix_server_name":"example.org","expires_in":3600},"member":{"id":"me","claimed_user_id":"@you:example.org","claimed_device_id":"DEVICE"}}"#;
+    let mut hints = vec![
+        "DEVELOPMENT MODE: not for a host that others reach".into(),
+        format!(
+            "tokens are for {}, signed with API key {}",
+            config.url,
+            config.keys.first().map_or("(none)", |key| key.id())
+        ),
+        format!("try it: {curl} -i {base}/healthz"),
+        format!("with an OpenID token (POST /_matrix/client/v3/user/USER/openid/request_token): {curl} {base}/get_token -d '{body}'"),
+        "a homeserver on this host or on the LAN is asked only with LIVEKIT_ALLOWED_NETWORKS=127.0.0.0/8,::1 or the like".into(),
+    ];
+    if config.full_access.is_everyone() {
+        hints.insert(
+            1,
+            "anybody with an account on any Matrix homeserver can create rooms".into(),
+        );
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use super::*;
+
+fn parse(args: &[&str]) -> Result<Command, UnknownArgument> {
+    Command::parse(args.iter().map(OsString::from))
+}
+
+fn printed(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+    let mut out = Vec::new();
+    print(&mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn check(variables: &[(&str, &str)]) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let env = variables.iter().copied().collect();
+    let code = check_config(&env, &mut out, &mut err).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (code, text(out), text(err))
+}
+
+#[test]
+fn every_command_has_its_word_and_serve_needs_none() {
+    for (args, command) in [
+        (&[][..], Command::Serve),
+        (&["serve"], Command::Serve),
+        (&["check-config"], Command::CheckConfig),
+        (&["--dev"], Command::Dev),
+        (&["--help"], Command::Help),
+        (&["-h"], Command::Help),
+        (&["help"], Command::Help),
+        (&["--version"], Command::Version),
+        (&["-V"], Command::Version),
+    ] {
+        assert_eq!(parse(args), Ok(command));
+    }
+}
+
+#[test]
+fn what_nobody_understands_is_answered_with_the_usage() {
+    for args in [
+        &["--serve"][..],
+        &[""],
+        &["--"],
+        &["serve", "--dev"],
+        &["--help", "me"],
+        &["--port=8080"],
+    ] {
+        let error = parse(args).unwrap_err().to_string();
+        let last = args.last().unwrap();
+        assert!(error.starts_with(&format!("unknown argument {last:?}\nusage: ")));
+    }
+    let error = parse(&[&"\u{1b}".repeat(1000)]).unwrap_err().to_string();
+    assert!(!error.contains('\u{1b}') && error.len() < 1000);
+}
+
+#[test]
+fn the_help_has_a_line_for_every_setting_that_has_an_effect() {
+    let help = printed(help);
+    for known in KNOWN {
+        let lines = help
+            .lines()
+            .filter(|line| line.split_whitespace().next() == Some(known.name));
+        let expected = usize::from(known.kind != Kind::Later);
+        assert_eq!(lines.count(), expected, "{}", known.name);
+    }
+    assert!(printed(version).starts_with("livekit-token-service 0."));
+}
+
+#[test]
+fn check_config_aligns_values_and_origins_and_masks_secrets() {
+    let (code, out, err) = check(&[
+        ("LIVEKIT_URL", "wss://sfu.example.com"),
+        ("LIVEKIT_KEY", "APIx"),
+        ("LIVEKIT_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("LIVEKIT_FULL_ACCESS_HOMESERVERS", "example.com"),
+        ("LIVEKIT_SERCET", "x"),
+    ]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let lines: Vec<_> = out.lines().collect();
+    let column = |line: &str, word: &str| line.find(word).unwrap();
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>(),
+        ["LIVEKIT_URL", "wss://sfu.example.com", "environment"]
+    );
+    assert_eq!(column(lines[0], "wss://"), column(lines[1], "https://sfu"));
+    assert_eq!(
+        column(lines[0], "environment"),
+        column(lines[1], "from LIVEKIT_URL")
+    );
+    assert!(out.contains("APIx (set, 32 characters)") && !out.contains("0123456789abcdef"));
+    assert_eq!(
+        lines[lines.len() - 2..],
+        [
+            "warning: LIVEKIT_SERCET is not known; did you mean LIVEKIT_SECRET?",
+            "configuration is valid"
+        ]
+    );
+}
+
+#[test]
+fn check_config_says_what_is_wrong_on_stderr() {
+    let (code, out, err) = check(&[
+        ("LIVEKIT_URL", "wss://sfu.example.com"),
+        ("LIVEKIT_KEY", "APIx"),
+        ("LIVEKIT_SERCET", "x"),
+    ]);
+    assert_eq!((code, out.as_str()), (EXIT_CONFIG, ""));
+    assert!(err.contains("\nLIVEKIT_SECRET: expected the secret of LIVEKIT_KEY"));
+    assert!(err.contains("did you mean LIVEKIT_SECRET?"));
+}
+
+#[test]
+fn the_hints_of_dev_name_the_real_port() {
+    let (config, _) = Config::dev(&Environment::default());
+    let config = config.unwrap();
+    let hints = |bind| dev_hints(&config, &Bind::parse(bind).unwrap()).join("\n");
+    let text = hints("127.0.0.1:4711");
+    assert!(text.contains("curl -i http://127.0.0.1:4711/healthz"));
+    assert!(text.contains("http://127.0.0.1:4711/get_token -d '{"));
+    assert!(text.contains("anybody with an account"));
+    assert!(!text.contains("secret"));
+    assert!(hints("[::1]:1").contains("curl -i http://[::1]:1/healthz"));
+    let unix = hints("unix:/run/s");
+    assert!(unix.contains("curl --unix-socket /run/s -i http://localhost/healthz"));
+    let (_, body) = text.split_once("-d '").unwrap();
+    let (body, _) = body.split_once('\'').unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["slot_id"], "m.call#ROOM");
+}

@@ -1,0 +1,156 @@
+//! The settings that take more than one variable, or deserve a word of warning.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use super::reader::{Reader, Value, quoted};
+use super::report::Origin;
+use super::{Defaults, Error, values};
+use crate::access::FullAccess;
+use crate::net::base_url::BaseUrl;
+
+/// The only value of `LIVEKIT_INSECURE_SKIP_VERIFY_TLS` that has an effect.
+const INSECURE: &str = "YES_I_KNOW_WHAT_I_AM_DOING";
+const FULL_ACCESS: &str = "LIVEKIT_FULL_ACCESS_HOMESERVERS";
+const OLDER_FULL_ACCESS: &str = "LIVEKIT_LOCAL_HOMESERVERS";
+
+/// `LIVEKIT_URL`, as it was given and as it was understood.
+pub(super) fn sfu_url(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<(String, BaseUrl)> {
+    const NAME: &str = "LIVEKIT_URL";
+    let before = reader.errors.len();
+    let value = reader.value(NAME).or_else(|| {
+        let text = defaults.url?.into();
+        let origin = defaults.origin();
+        Some(Value {
+            name: NAME,
+            text,
+            origin,
+        })
+    });
+    if reader.errors.len() > before {
+        return None;
+    }
+    let Some(value) = value else {
+        let expected = values::SFU_URL.into();
+        reader.errors.push(Error::Missing {
+            name: NAME,
+            expected,
+        });
+        return None;
+    };
+    reader.understood(value, values::SFU_URL, |text| {
+        Ok((text.to_owned(), values::url(text)?))
+    })
+}
+
+/// `LIVEKIT_API_URL`, or what `LIVEKIT_URL` says.
+pub(super) fn api_url(
+    reader: &mut Reader<'_>,
+    public: Option<&(String, BaseUrl)>,
+) -> Option<BaseUrl> {
+    const NAME: &str = "LIVEKIT_API_URL";
+    if let Some(value) = reader.value(NAME) {
+        return reader.understood(value, values::SFU_URL, values::url);
+    }
+    let (_, url) = public?;
+    let origin = Origin::Follows("LIVEKIT_URL");
+    reader.report.set(NAME, url.to_string(), origin);
+    Some(url.clone())
+}
+
+/// Whose users get rooms created, with a warning if that is nobody or everybody.
+pub(super) fn full_access(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<FullAccess> {
+    let before = reader.errors.len();
+    let current = reader.value(FULL_ACCESS);
+    let older = reader.value(OLDER_FULL_ACCESS);
+    if reader.errors.len() > before {
+        return None;
+    }
+    let set = current.is_some() || older.is_some();
+    if older.is_some() {
+        reader.report.warn(format!(
+            "{OLDER_FULL_ACCESS} is an older name; write {FULL_ACCESS} instead"
+        ));
+    }
+    let mut understood = |value| reader.understood(value, values::HOMESERVERS, values::homeservers);
+    let access = match (current, older) {
+        (Some(current), Some(older)) => {
+            let (current, older) = (understood(current)?, understood(older)?);
+            if current != older {
+                reader.errors.push(Error::Conflict {
+                    name: OLDER_FULL_ACCESS,
+                    other: FULL_ACCESS,
+                });
+                return None;
+            }
+            current
+        }
+        (Some(value), None) | (None, Some(value)) => understood(value)?,
+        (None, None) => understood(Value {
+            name: FULL_ACCESS,
+            text: defaults.full_access.into(),
+            origin: defaults.origin(),
+        })?,
+    };
+    if access.is_nobody() {
+        reader.report.warn(format!(
+            "users of every homeserver are restricted: they can join rooms that exist, and nobody has rooms created; {FULL_ACCESS}=your.server.name names your own"
+        ));
+    } else if access.is_everyone() && set {
+        reader.report.warn(format!(
+            "anybody on any homeserver can create rooms on the SFU, as {FULL_ACCESS} is *"
+        ));
+    }
+    Some(access)
+}
+
+/// Files and directories of certificate authorities. Ours has to be there; those that are set for every program need not.
+pub(super) fn authorities(reader: &mut Reader<'_>) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let mut files = Vec::new();
+    for name in ["LIVEKIT_CA_FILE", "SSL_CERT_FILE"] {
+        let Some(value) = reader.value(name) else {
+            continue;
+        };
+        match File::open(&value.text) {
+            Ok(_) => {
+                files.push(PathBuf::from(&value.text));
+                reader.report.set(name, value.text, value.origin);
+            }
+            Err(source) if name == "LIVEKIT_CA_FILE" => reader.errors.push(Error::Unreadable {
+                name,
+                path: quoted(&value.text),
+                source,
+            }),
+            Err(source) => reader.report.warn(format!(
+                "{name} is ignored: {}: {source}",
+                quoted(&value.text)
+            )),
+        }
+    }
+    let mut directories = Vec::new();
+    if let Some(value) = reader.value("SSL_CERT_DIR") {
+        directories = values::directories(&value.text);
+        reader.report.set(value.name, value.text, value.origin);
+    }
+    (files, directories)
+}
+
+/// Whether certificates go unchecked: never by a mere `true`.
+pub(super) fn insecure(reader: &mut Reader<'_>) -> bool {
+    const NAME: &str = "LIVEKIT_INSECURE_SKIP_VERIFY_TLS";
+    let Some(value) = reader.value(NAME) else {
+        return false;
+    };
+    let on = value.text == INSECURE;
+    if on {
+        reader.report.warn(format!(
+            "CERTIFICATES OF HOMESERVERS ARE NOT CHECKED, as {NAME} demands: whoever is on the way can pose as any user of any homeserver"
+        ));
+        reader.report.set(NAME, value.text, value.origin);
+    } else {
+        reader.report.warn(format!(
+            "{NAME} has no effect: certificates are checked, as its value is not {INSECURE}"
+        ));
+    }
+    on
+}

@@ -1,0 +1,138 @@
+//! Log lines to stderr: `2026-11-21T20:00:00.123Z INFO  target message`, one write each.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
+
+/// Longest line in bytes. What strangers send is cut to less before it is logged; this is the end of all mistakes.
+const MAX_LINE: usize = 16 * 1024;
+/// The most that libraries may say: from `debug` on they log headers, and with them tokens.
+const FOREIGN: LevelFilter = LevelFilter::Warn;
+/// What our own targets begin with; it goes without saying.
+const CRATE: &str = env!("CARGO_CRATE_NAME");
+
+/// Starts logging. Fails if something logs already.
+pub fn start(level: LevelFilter) -> Result<(), SetLoggerError> {
+    log::set_boxed_logger(Box::new(Logger {
+        level,
+        out: |line| io::stderr().write_all(line),
+    }))?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+struct Logger {
+    level: LevelFilter,
+    out: fn(&[u8]) -> io::Result<()>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let most = match own(metadata.target()) {
+            Some(_) => self.level,
+            None => self.level.min(FOREIGN),
+        };
+        metadata.level() <= most
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = line(
+                SystemTime::now(),
+                record.level(),
+                record.target(),
+                record.args(),
+            );
+            // nobody is left to tell that stderr is closed
+            let _ = (self.out)(line.as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The rest of a target of ours, `main` for the root; none of another crate's.
+fn own(target: &str) -> Option<&str> {
+    match target.strip_prefix(CRATE)? {
+        "" => Some("main"),
+        rest => rest.strip_prefix("::"),
+    }
+}
+
+fn line(now: SystemTime, level: Level, target: &str, message: &fmt::Arguments<'_>) -> String {
+    let mut line = String::with_capacity(256);
+    let target = own(target).unwrap_or(target);
+    // a String takes whatever it is given, and is left as it is if a Display fails
+    let _ = write!(line, "{} {level:<5} ", Timestamp(now));
+    let _ = write!(Escaping(&mut line), "{target} {message}");
+    line.push('\n');
+    line
+}
+
+/// Text in which no character can end a line, move the cursor or turn the direction of writing.
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let _ = Escaping(&mut escaped).write_str(text);
+    escaped
+}
+
+/// Writes no more than a line, and no character that could forge another.
+struct Escaping<'a>(&'a mut String);
+
+impl fmt::Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.0.len() >= MAX_LINE {
+                self.0.push('…');
+                return Err(fmt::Error);
+            }
+            if c.is_control() || is_directional(c) {
+                self.0.extend(c.escape_default());
+            } else {
+                self.0.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Separators of lines and paragraphs, and what reorders the text that follows (Unicode, UAX #9).
+fn is_directional(c: char) -> bool {
+    matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
+}
+
+/// RFC 3339 in UTC with milliseconds; `httpdate`, which is linked already, only has HTTP's format.
+struct Timestamp(SystemTime);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        let (year, month, day) = civil(days);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        let millis = since.subsec_millis();
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        )
+    }
+}
+
+/// The date of a day since 1970. Years begin in March here, so that the leap day is a year's last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // 719468 days from 0000-03-01 to 1970-01-01; 146097 days in 400 years
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // five months have 153 days, from March on
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests;
