@@ -1,10 +1,22 @@
-//! Decides who may enter a LiveKit room, and signs the token that lets them in.
+//! One small binary that decides who may enter a LiveKit room, and signs the token that lets them in.
+//!
+//! The map, from the roof down. Rooms import downwards only.
+//!
+//! - [`cli`], [`config`], [`logger`]: what `main` needs to put the house together; nothing else imports them.
+//! - [`http`]: the one door. `listener` has the socket, `route` the paths, `request` and `reply` the two directions.
+//! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token.
+//! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary.
+//! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
+//!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
+//! - [`net`]: the network, as a service may use it whose callers choose the addresses.
+//! - Words: [`matrix::id`], [`livekit::token`]; and [`random`].
 
 pub mod access;
 pub mod alias;
 pub mod cli;
 pub mod config;
 pub mod exchange;
+pub mod http;
 pub mod livekit;
 pub mod logger;
 pub mod matrix;

@@ -1,1 +1,174 @@
-fn main() {}
+//! Puts the house together.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+use livekit_token_service::cli::{self, Command};
+use livekit_token_service::config::{Bind, Config, Environment, Report};
+use livekit_token_service::exchange::{Exchange, Terms};
+use livekit_token_service::http::listener::{self, Listener, WORKERS};
+use livekit_token_service::http::route::Routes;
+use livekit_token_service::livekit::room_service::RoomService;
+use livekit_token_service::logger;
+use livekit_token_service::matrix::federation::Federation;
+use livekit_token_service::matrix::openid::Verifier;
+use livekit_token_service::net::address::{AddressPolicy, Host};
+use livekit_token_service::net::bulkhead::Places;
+use livekit_token_service::net::fetch::Fetcher;
+use livekit_token_service::net::tls::{Roots, Verification, client_config};
+use log::{error, info, warn};
+
+fn main() -> ExitCode {
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let code = match Command::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Help) => cli::help(&mut out).map(|()| 0),
+        Ok(Command::Version) => cli::version(&mut out).map(|()| 0),
+        Ok(Command::CheckConfig) => {
+            cli::check_config(&Environment::of_process(), &mut out, &mut err)
+        }
+        Ok(Command::Serve) => serve(Config::read(&Environment::of_process()), false),
+        Ok(Command::Dev) => serve(Config::dev(&Environment::of_process()), true),
+        Err(usage) => writeln!(err, "{usage}").map(|()| cli::EXIT_USAGE),
+    };
+    // a closed stdout leaves nobody to tell
+    ExitCode::from(code.unwrap_or(1))
+}
+
+/// Runs until the listener fails. Gives the exit code.
+fn serve(
+    (config, report): (
+        Result<Config, Vec<livekit_token_service::config::Error>>,
+        Report,
+    ),
+    dev: bool,
+) -> io::Result<u8> {
+    let level = config
+        .as_ref()
+        .map_or(log::LevelFilter::Info, |config| config.log_level);
+    logger::start(level).map_err(io::Error::other)?;
+    for warning in report.warnings() {
+        warn!("{warning}");
+    }
+    let config = match config {
+        Ok(config) => config,
+        Err(errors) => {
+            cli::print_errors(&errors, &mut io::stderr())?;
+            return Ok(cli::EXIT_CONFIG);
+        }
+    };
+    let roots = match roots(&config) {
+        Ok(roots) => roots,
+        Err(reason) => {
+            error!("{reason}");
+            return Ok(cli::EXIT_CONFIG);
+        }
+    };
+    let listener = match listen(&config.bind) {
+        Ok(listener) => listener,
+        Err(reason) => {
+            error!(
+                "LIVEKIT_JWT_BIND: expected an address to listen on, found {}: {reason}",
+                config.bind
+            );
+            return Ok(cli::EXIT_CONFIG);
+        }
+    };
+    announce(&config, &listener, dev);
+    let routes = routes(config, &roots);
+    let reason = listener::serve(listener, &routes);
+    error!("the listener has failed: {reason}");
+    Ok(1)
+}
+
+fn roots(config: &Config) -> Result<Roots, String> {
+    let mut roots = Roots::common();
+    for file in &config.ca_files {
+        roots.add_file(file).map_err(|error| {
+            format!("LIVEKIT_CA_FILE: expected a PEM file of certificates, found {error}")
+        })?;
+    }
+    for directory in &config.ca_dirs {
+        if let Err(error) = roots.add_directory(directory) {
+            warn!("SSL_CERT_DIR: {error}");
+        }
+    }
+    Ok(roots)
+}
+
+fn listen(bind: &Bind) -> io::Result<Listener> {
+    match bind {
+        Bind::Unix(path) => Listener::unix(path),
+        // where the kernel has no IPv6, IPv4 is everywhere
+        Bind::Everywhere(port) => Listener::tcp(&[
+            SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
+        ]),
+        Bind::Tcp {
+            host: Host::Ip(ip),
+            port,
+        } => Listener::tcp(&[SocketAddr::new(*ip, *port)]),
+        Bind::Tcp {
+            host: Host::Dns(name),
+            port,
+        } => Listener::tcp(&(&**name, *port).to_socket_addrs()?.collect::<Vec<_>>()),
+    }
+}
+
+fn announce(config: &Config, listener: &Listener, dev: bool) {
+    let full_access = match &config.full_access {
+        everyone if everyone.is_everyone() => "everyone".to_owned(),
+        nobody if nobody.is_nobody() => "nobody".to_owned(),
+        some => some
+            .names()
+            .map(|name| name.as_str())
+            .collect::<Vec<_>>()
+            .join(","),
+    };
+    info!(
+        "listening on {listener} version={} sfu={} api={} key={} full_access={full_access}",
+        env!("CARGO_PKG_VERSION"),
+        config.url,
+        config.api_url,
+        config.keys.first().map_or("", |key| key.id()),
+    );
+    if dev {
+        let real = Bind::parse(&listener.to_string());
+        for hint in cli::dev_hints(config, real.as_ref().unwrap_or(&config.bind)) {
+            info!("{hint}");
+        }
+    }
+}
+
+fn routes(config: Config, roots: &Roots) -> Routes {
+    let homeservers = if config.insecure_skip_verify_tls {
+        Verification::Off
+    } else {
+        Verification::On
+    };
+    let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
+    let federation = Federation::new(
+        Fetcher::new(client_config(roots, homeservers), policy),
+        config.federation_overrides,
+        config.full_access.clone(),
+        Places::of(WORKERS),
+    );
+    let sfu = Fetcher::new(
+        client_config(roots, Verification::On),
+        AddressPolicy::default(),
+    );
+    // a configuration without a key was refused
+    let key = config.keys[0].clone();
+    let rooms = RoomService::new(sfu, config.api_url, key.clone());
+    let terms = Terms {
+        key,
+        lifetime: config.token_lifetime,
+        can_update_own_metadata: config.can_update_own_metadata,
+        remote_users_may_publish: config.remote_users_may_publish,
+    };
+    let verifier = Verifier::new(federation, config.openid_cache);
+    Routes::new(
+        Exchange::new(verifier, config.full_access, rooms, terms),
+        config.url,
+    )
+}

@@ -1,0 +1,171 @@
+//! Every outcome as a reply: status, errcode, and how loud it is logged.
+
+use std::time::Duration;
+
+use log::Level;
+use serde_json::json;
+
+use crate::exchange::{self, Granted};
+use crate::http::request;
+use crate::matrix::openid;
+use crate::net::bulkhead::Full;
+
+/// Without these on every reply, errors included, a browser shows its user nothing but a network error.
+pub const CORS: [(&str, &str); 4] = [
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, OPTIONS"),
+    (
+        "Access-Control-Allow-Headers",
+        "Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, Authorization",
+    ),
+    // a day: browsers then ask once, not before every call
+    ("Access-Control-Max-Age", "86400"),
+];
+
+/// What the client gets.
+#[derive(Debug)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// JSON, or empty.
+    pub body: Vec<u8>,
+    /// Seconds after which to try again.
+    pub retry_after: Option<u64>,
+    /// Methods that the path knows.
+    pub allow: Option<&'static str>,
+}
+
+impl Reply {
+    /// 200 without a body.
+    pub fn empty() -> Self {
+        Self {
+            status: 200,
+            body: Vec::new(),
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    /// An error in Matrix's form.
+    pub fn error(status: u16, errcode: &str, error: &str) -> Self {
+        let body = json!({ "errcode": errcode, "error": error })
+            .to_string()
+            .into_bytes();
+        Self {
+            body,
+            ..Self {
+                status,
+                ..Self::empty()
+            }
+        }
+    }
+
+    /// 200 with the token.
+    pub fn granted(url: &str, granted: &Granted) -> Self {
+        let body = json!({ "url": url, "jwt": granted.token.expose() })
+            .to_string()
+            .into_bytes();
+        Self {
+            body,
+            ..Self::empty()
+        }
+    }
+
+    /// 404: there is nothing here, or not yet.
+    pub fn not_found() -> Self {
+        Self::error(404, "M_UNRECOGNIZED", "Unrecognized request")
+    }
+
+    /// 405, with the methods that would do.
+    pub fn not_allowed(allow: &'static str) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::error(405, "M_UNRECOGNIZED", "Unrecognized method")
+        }
+    }
+
+    /// 413: the body has more than `most` bytes.
+    pub fn too_large(most: usize) -> Self {
+        Self::error(
+            413,
+            "M_TOO_LARGE",
+            &format!("The body is larger than {most} bytes"),
+        )
+    }
+
+    /// 500: a fault of ours.
+    pub fn broken() -> Self {
+        Self::error(500, "M_UNKNOWN", "Internal error")
+    }
+
+    fn retry(self, after: Duration) -> Self {
+        Self {
+            retry_after: Some(after.as_secs() + u64::from(after.subsec_nanos() > 0)),
+            ..self
+        }
+    }
+
+    /// 429: the client itself, or the server that it names, is too much.
+    fn limited(after: Duration) -> Self {
+        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let body = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests", "retry_after_ms": ms });
+        Self {
+            body: body.to_string().into_bytes(),
+            ..Self {
+                status: 429,
+                ..Self::empty()
+            }
+        }
+        .retry(after)
+    }
+
+    /// 503: no fault of the client.
+    fn busy(after: Duration) -> Self {
+        Self::error(503, "M_UNKNOWN", "The service is busy").retry(after)
+    }
+}
+
+impl From<&request::Error> for Reply {
+    fn from(error: &request::Error) -> Self {
+        let errcode = match error {
+            request::Error::NotJson => "M_NOT_JSON",
+            request::Error::Field(..) | request::Error::Delegation => "M_BAD_JSON",
+        };
+        Self::error(400, errcode, &error.to_string())
+    }
+}
+
+impl From<&exchange::Error> for Reply {
+    fn from(error: &exchange::Error) -> Self {
+        match error {
+            // one sentence for all reasons: the caller learns nothing of what we can reach
+            exchange::Error::NotAuthenticated(_) | exchange::Error::NotWhoTheyClaim(..) => {
+                Self::error(
+                    401,
+                    "M_UNAUTHORIZED",
+                    "The OpenID token could not be verified",
+                )
+            }
+            exchange::Error::BadIdentity(error) => {
+                Self::error(400, "M_BAD_JSON", &format!("device_id: {error}"))
+            }
+            exchange::Error::Busy(Full::Name, after) => Self::limited(*after),
+            exchange::Error::Busy(Full::Service, after) => Self::busy(*after),
+            exchange::Error::RoomNotCreated(..) => {
+                Self::error(500, "M_UNKNOWN", "Unable to create room on SFU")
+            }
+        }
+    }
+}
+
+/// How loud an error is: warnings are the administrator's to mend.
+pub fn level(error: &exchange::Error) -> Level {
+    match error {
+        exchange::Error::RoomNotCreated(..) => Level::Error,
+        exchange::Error::NotAuthenticated(openid::Error::Federation(_))
+        | exchange::Error::Busy(..) => Level::Warn,
+        exchange::Error::NotAuthenticated(_)
+        | exchange::Error::NotWhoTheyClaim(..)
+        | exchange::Error::BadIdentity(_) => Level::Info,
+    }
+}

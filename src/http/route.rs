@@ -1,0 +1,164 @@
+//! Method and path to work.
+
+use std::time::Instant;
+
+use log::{debug, info, log};
+
+use crate::exchange::{self, Exchange, Granted, TokenRequest};
+use crate::http::reply::{self, Reply};
+use crate::http::request;
+use crate::random;
+
+/// A request, complete.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// As it came.
+    pub method: &'a str,
+    /// Path and query, as they came.
+    pub target: &'a str,
+    /// All of it.
+    pub body: &'a [u8],
+}
+
+/// What a path means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endpoint {
+    GetToken,
+    SfuGet,
+    Health,
+    Unknown,
+}
+
+/// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
+fn endpoint(target: &str) -> Endpoint {
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let mut parts = path.rsplit('/').filter(|part| !part.is_empty());
+    match (parts.next(), parts.next()) {
+        (Some("get_token"), _) => Endpoint::GetToken,
+        (Some("get"), Some("sfu")) => Endpoint::SfuGet,
+        (Some("healthz"), _) => Endpoint::Health,
+        _ => Endpoint::Unknown,
+    }
+}
+
+/// The work behind the door.
+#[derive(Debug)]
+pub struct Routes {
+    exchange: Exchange,
+    url: String,
+}
+
+impl Routes {
+    /// `url` is where clients find the SFU.
+    pub fn new(exchange: Exchange, url: String) -> Self {
+        Self { exchange, url }
+    }
+
+    /// Answers a request, however long that takes.
+    pub fn answer(&self, call: &Call<'_>) -> Reply {
+        match (endpoint(call.target), call.method) {
+            // a preflight is no promise that the path exists, and one that fails would hide the 404
+            (_, "OPTIONS") => Reply::empty(),
+            (Endpoint::GetToken, "POST") => self.token("get_token", request::get_token(call.body)),
+            (Endpoint::SfuGet, "POST") => self.token("sfu/get", request::sfu_get(call.body)),
+            (Endpoint::Health, "GET" | "HEAD") => {
+                debug!("healthz");
+                Reply::empty()
+            }
+            (Endpoint::GetToken | Endpoint::SfuGet, _) => Reply::not_allowed("POST, OPTIONS"),
+            (Endpoint::Health, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
+            (Endpoint::Unknown, method) => {
+                let path = call.target.split('?').next().unwrap_or_default();
+                info!("refused status=404 method={method:?} path={path:?}");
+                Reply::not_found()
+            }
+        }
+    }
+
+    fn token(
+        &self,
+        endpoint: &'static str,
+        request: Result<TokenRequest, request::Error>,
+    ) -> Reply {
+        let id = u32::from_ne_bytes(random::bytes());
+        let started = Instant::now();
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                let reply = Reply::from(&error);
+                info!(
+                    "refused request={id:08x} endpoint={endpoint} status={} cause=\"{error}\"",
+                    reply.status
+                );
+                return reply;
+            }
+        };
+        let outcome = self.exchange.token(&request);
+        let ms = started.elapsed().as_millis();
+        match outcome {
+            Ok(granted) => {
+                let Granted {
+                    user,
+                    access,
+                    room,
+                    identity,
+                    ..
+                } = &granted;
+                info!(
+                    "granted request={id:08x} endpoint={endpoint} user={user} access={access} room={room} identity={identity} matrix_room={matrix_room:?} ms={ms}",
+                    user = user.id(),
+                    access = access.as_str(),
+                    matrix_room = request.room.as_str(),
+                );
+                Reply::granted(&self.url, &granted)
+            }
+            Err(error) => self.refuse(id, endpoint, &request, &error, ms),
+        }
+    }
+
+    fn refuse(
+        &self,
+        id: u32,
+        endpoint: &'static str,
+        request: &TokenRequest,
+        error: &exchange::Error,
+        ms: u128,
+    ) -> Reply {
+        let reply = Reply::from(error);
+        let server = &request.server;
+        log!(
+            reply::level(error),
+            "refused request={id:08x} endpoint={endpoint} status={} server={server:?} ms={ms} cause=\"{error}\"",
+            reply.status
+        );
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_path_decides() {
+        for (target, expected) in [
+            ("/get_token", Endpoint::GetToken),
+            ("//get_token", Endpoint::GetToken),
+            ("/get_token/", Endpoint::GetToken),
+            ("/livekit/jwt/get_token?x=/healthz", Endpoint::GetToken),
+            ("/livekit/jwt//sfu//get//", Endpoint::SfuGet),
+            ("/sfu/get", Endpoint::SfuGet),
+            ("/healthz", Endpoint::Health),
+            ("http://host/healthz", Endpoint::Health),
+            ("/get", Endpoint::Unknown),
+            ("/xsfu/get", Endpoint::Unknown),
+            ("/sfu/get/x", Endpoint::Unknown),
+            ("/?/get_token", Endpoint::Unknown),
+            ("/", Endpoint::Unknown),
+            ("", Endpoint::Unknown),
+            ("/delegate_delayed_leave", Endpoint::Unknown),
+        ] {
+            assert_eq!(endpoint(target), expected, "{target}");
+        }
+    }
+}
