@@ -9,8 +9,8 @@ use crate::exchange::{Participant, TokenRequest};
 use crate::matrix::id::{DeviceId, Invalid, MemberId, RoomId, SlotId};
 use crate::matrix::openid::OpenIdToken;
 
-/// Longest `delay_id`, in bytes; Synapse's have 24.
-const MAX_DELAY_ID: usize = 255;
+/// Longest name of a server or user, and longest `delay_id`, in bytes: no valid one is longer, and it may stand in the log.
+const MAX_NAME: usize = 255;
 
 /// What is wrong with a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub fn sfu_get(body: &[u8]) -> Result<TokenRequest, Error> {
 
 fn openid_token(body: &Object) -> Result<(String, OpenIdToken), Error> {
     let token = body.object("openid_token")?;
-    let server = token.named("openid_token.matrix_server_name", "matrix_server_name")?;
+    let server = token.name("openid_token.matrix_server_name", "matrix_server_name")?;
     let access_token = token.named("openid_token.access_token", "access_token")?;
     Ok((server.to_owned(), OpenIdToken::new(access_token)))
 }
@@ -109,11 +109,11 @@ fn refuse_delegation(body: &Object) -> Result<(), Error> {
     }
     let id = match body.get("delay_id") {
         None => None,
-        Some(Value::String(id)) if (1..=MAX_DELAY_ID).contains(&id.len()) => Some(id),
+        Some(Value::String(id)) if (1..=MAX_NAME).contains(&id.len()) => Some(id),
         Some(_) => {
             return Err(Error::Field(
                 "delay_id",
-                format!("a string of 1 to {MAX_DELAY_ID} bytes"),
+                format!("a string of 1 to {MAX_NAME} bytes"),
             ));
         }
     };
@@ -167,6 +167,16 @@ impl Object {
             .and_then(Value::as_str)
             .filter(|text| !text.is_empty());
         text.ok_or_else(|| Error::Field(path, "a non-empty string".into()))
+    }
+
+    /// As [`Self::named`], and short.
+    fn name(&self, path: &'static str, name: &str) -> Result<&str, Error> {
+        let text = self.named(path, name)?;
+        if text.len() <= MAX_NAME {
+            Ok(text)
+        } else {
+            Err(Error::Field(path, format!("at most {MAX_NAME} bytes")))
+        }
     }
 
     fn object(&self, name: &'static str) -> Result<Self, Error> {
@@ -236,6 +246,13 @@ mod tests {
             with(&["room_id"], json!("r".repeat(256))),
             Err(Error::Field("room_id", _))
         ));
+        for path in [
+            &["openid_token", "matrix_server_name"],
+            &["member", "claimed_user_id"],
+        ] {
+            let error = with(path, json!("a".repeat(256))).unwrap_err();
+            assert!(matches!(error, Error::Field(name, _) if name == path.join(".")));
+        }
         assert_eq!(get_token(b"{").unwrap_err(), Error::NotJson);
         assert_eq!(get_token(b"").unwrap_err(), Error::NotJson);
         assert_eq!(get_token(&[b'['; 60_000]).unwrap_err(), Error::NotJson);

@@ -9,6 +9,9 @@ use crate::http::reply::{self, Reply};
 use crate::http::request;
 use crate::random;
 
+/// Characters of an unknown path that reach the log.
+const MAX_SHOWN: usize = 100;
+
 /// A request, complete.
 #[derive(Debug)]
 pub struct Call<'a> {
@@ -31,14 +34,22 @@ enum Endpoint {
 
 /// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
 fn endpoint(target: &str) -> Endpoint {
-    let path = target.split(['?', '#']).next().unwrap_or_default();
-    let mut parts = path.rsplit('/').filter(|part| !part.is_empty());
+    let mut parts = path(target).rsplit('/').filter(|part| !part.is_empty());
     match (parts.next(), parts.next()) {
         (Some("get_token"), _) => Endpoint::GetToken,
         (Some("get"), Some("sfu")) => Endpoint::SfuGet,
         (Some("healthz"), _) => Endpoint::Health,
         _ => Endpoint::Unknown,
     }
+}
+
+fn path(target: &str) -> &str {
+    target.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// What of a stranger's text is worth a place in the log.
+fn shown(text: &str) -> String {
+    text.chars().take(MAX_SHOWN).collect()
 }
 
 /// The work behind the door.
@@ -68,7 +79,7 @@ impl Routes {
             (Endpoint::GetToken | Endpoint::SfuGet, _) => Reply::not_allowed("POST, OPTIONS"),
             (Endpoint::Health, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
             (Endpoint::Unknown, method) => {
-                let path = call.target.split('?').next().unwrap_or_default();
+                let (method, path) = (shown(method), shown(path(call.target)));
                 info!("refused status=404 method={method:?} path={path:?}");
                 Reply::not_found()
             }

@@ -63,12 +63,15 @@ struct Srv {
 
 impl Known {
     fn is_stale(&self, now: Instant) -> bool {
-        let needs_srv = self
-            .well_known
-            .delegated()
-            .is_none_or(|to| to.ip().is_none() && to.port().is_none());
+        let needs_srv = !self.well_known.delegated().is_some_and(speaks_for_itself);
         self.well_known.is_stale(now)
             || needs_srv && self.srv.as_ref().is_none_or(|srv| srv.until <= now)
+    }
+
+    /// Has everything asked for again.
+    fn expire(&mut self) {
+        self.well_known.expire();
+        self.srv = None;
     }
 }
 
@@ -90,7 +93,7 @@ impl Discovery {
         trust: Trust,
         deadline: Instant,
     ) -> Result<Found, Waited> {
-        if name.ip().is_some() || name.port().is_some() {
+        if speaks_for_itself(name) {
             let step = if name.ip().is_some() {
                 "1 (IP literal)"
             } else {
@@ -98,12 +101,7 @@ impl Discovery {
             };
             return Ok(literal(name, trust, step));
         }
-        let shelf = if trust == Trust::Stranger {
-            Shelf::Strangers
-        } else {
-            Shelf::Listed
-        };
-        let known = self.cache.refresh(shelf, name, deadline, |known| {
+        let known = self.cache.refresh(shelf(trust), name, deadline, |known| {
             let now = Instant::now();
             if known.well_known.is_stale(now) {
                 let asked = well_known::ask(fetcher, name.host(), trust, deadline);
@@ -111,7 +109,7 @@ impl Discovery {
                 known.well_known.learn(asked, Instant::now());
             }
             let delegated = known.well_known.delegated();
-            if delegated.is_some_and(|d| d.ip().is_some() || d.port().is_some()) {
+            if delegated.is_some_and(speaks_for_itself) {
                 return;
             }
             let of = delegated.unwrap_or(name).host();
@@ -126,15 +124,24 @@ impl Discovery {
         Ok(routes(name, &known, trust))
     }
 
-    /// Forgets where a server is, because it does not answer there; at most once a minute.
-    pub fn forget(&self, name: &ServerName, trust: Trust) -> bool {
-        let shelf = if trust == Trust::Stranger {
-            Shelf::Strangers
-        } else {
-            Shelf::Listed
-        };
-        self.cache.forget(shelf, name)
+    /// Has a server discovered afresh, because it does not answer where it was found before `since`; at most once a minute.
+    ///
+    /// A delegation that is still valid is kept if its well-known does not answer either.
+    pub fn doubt(&self, name: &ServerName, trust: Trust, since: Instant) -> bool {
+        !speaks_for_itself(name) && self.cache.doubt(shelf(trust), name, since)
     }
+}
+
+fn shelf(trust: Trust) -> Shelf {
+    match trust {
+        Trust::Stranger => Shelf::Strangers,
+        Trust::FullAccess | Trust::Administrator => Shelf::Listed,
+    }
+}
+
+/// Whether a name says by itself where to connect.
+fn speaks_for_itself(name: &ServerName) -> bool {
+    name.ip().is_some() || name.port().is_some()
 }
 
 fn log_well_known(name: &ServerName, asked: &Asked) {

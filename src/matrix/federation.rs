@@ -159,10 +159,11 @@ impl Federation {
         } else {
             Trust::Stranger
         };
+        let started = Instant::now();
         let found = self.find(server, trust, deadline)?;
         let first = self.try_each(&found.routes, target, limits, deadline);
         match first {
-            Err(Error::Unreachable(tried)) if self.discovery.forget(server, trust) => {
+            Err(Error::Unreachable(tried)) if self.discovery.doubt(server, trust, started) => {
                 let again = self.find(server, trust, deadline)?;
                 if again.routes == found.routes {
                     return Err(Error::Unreachable(tried));

@@ -156,7 +156,7 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<Answer, Error> {
         while let Some(kept) = self.pool.take(route) {
-            let places = self.crowd(kept.near.iter().copied())?;
+            let places = self.crowd(&kept.near)?;
             match exchange(&kept.agent, route, request, limits, deadline) {
                 Ok((answer, reusable)) => {
                     drop(places);
@@ -169,32 +169,8 @@ impl Fetcher {
                 Err(Failure::Other(error)) => return Err(error),
             }
         }
-        let mut addresses = self.vetted(route, deadline)?;
-        let mut near: Vec<Network> = Vec::new();
-        let mut places = Vec::new();
-        if route.trust == Trust::Stranger {
-            let mut crowded = None;
-            addresses.retain(|address| {
-                let network = Network::neighbourhood(address.ip());
-                if near.contains(&network) {
-                    return true;
-                }
-                match self.neighbourhoods.enter(network) {
-                    Some(place) => {
-                        near.push(network);
-                        places.push(place);
-                        true
-                    }
-                    None => {
-                        crowded = Some(network);
-                        false
-                    }
-                }
-            });
-            if let (true, Some(network)) = (addresses.is_empty(), crowded) {
-                return Err(Error::Crowded(network));
-            }
-        }
+        let (addresses, near, places) =
+            self.uncrowded(self.vetted(route, deadline)?, route.trust)?;
         let agent = connection::agent(route, &addresses, &self.tls);
         let (answer, reusable) =
             exchange(&agent, route, request, limits, deadline).map_err(Failure::into_error)?;
@@ -210,13 +186,42 @@ impl Fetcher {
         Ok(answer)
     }
 
-    fn crowd(&self, near: impl Iterator<Item = Network>) -> Result<Vec<KeyPlace<Network>>, Error> {
-        near.map(|network| {
-            self.neighbourhoods
-                .enter(network)
-                .ok_or(Error::Crowded(network))
-        })
-        .collect()
+    /// Takes a place in each network that a kept connection may be to.
+    fn crowd(&self, near: &[Network]) -> Result<Vec<KeyPlace<Network>>, Error> {
+        near.iter()
+            .map(|network| {
+                self.neighbourhoods
+                    .enter(*network)
+                    .ok_or(Error::Crowded(*network))
+            })
+            .collect()
+    }
+
+    /// Takes a place in each network that strangers' addresses are in; addresses in crowded ones are left out.
+    fn uncrowded(&self, mut addresses: Vec<SocketAddr>, trust: Trust) -> Result<Dialled, Error> {
+        let (mut near, mut places) = (Vec::new(), Vec::new());
+        if trust != Trust::Stranger {
+            return Ok((addresses, near, places));
+        }
+        let mut crowded = None;
+        addresses.retain(|address| {
+            let network = Network::neighbourhood(address.ip());
+            if near.contains(&network) {
+                return true;
+            }
+            match self.neighbourhoods.enter(network) {
+                Some(place) => {
+                    near.push(network);
+                    places.push(place);
+                }
+                None => crowded = Some(network),
+            }
+            near.contains(&network)
+        });
+        match (addresses.is_empty(), crowded) {
+            (true, Some(network)) => Err(Error::Crowded(network)),
+            _ => Ok((addresses, near, places)),
+        }
     }
 
     /// The addresses of a route that may be dialled.
@@ -232,6 +237,9 @@ impl Fetcher {
         }
     }
 }
+
+/// Addresses, the networks that they are in, and a place in each.
+type Dialled = (Vec<SocketAddr>, Vec<Network>, Vec<KeyPlace<Network>>);
 
 enum Failure {
     /// A kept connection was closed before it answered.

@@ -11,7 +11,7 @@ use crate::matrix::id::ServerName;
 /// Names on each shelf. An entry has some 300 bytes, with long names and four SRV targets 2 KiB.
 const MOST: usize = 1024;
 /// How often a server may be discovered afresh because it does not answer where it was found.
-const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+const DOUBT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Two shelves, so that made-up names never push out those that the administrator listed.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,9 @@ struct Entry {
 struct State {
     known: Known,
     flying: bool,
-    forgotten: Option<Instant>,
+    /// When it was last asked for.
+    learned: Option<Instant>,
+    doubted: Option<Instant>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -122,25 +124,29 @@ impl Cache {
         drop(state);
         let flight = Flight(&entry);
         update(&mut known);
-        lock(&entry.state).known = known.clone();
+        let mut state = lock(&entry.state);
+        state.known = known.clone();
+        state.learned = Some(Instant::now());
+        drop(state);
         drop(flight);
         Ok(known)
     }
 
-    /// Empties an entry, unless that was done within the last minute.
-    pub(super) fn forget(&self, shelf: Shelf, name: &ServerName) -> bool {
+    /// Has an entry asked for again, unless it was learned after `since`, or that was done within the last minute.
+    pub(super) fn doubt(&self, shelf: Shelf, name: &ServerName, since: Instant) -> bool {
         let entry = self.entry(shelf, name);
         let mut state = lock(&entry.state);
         let now = Instant::now();
         if state.flying
+            || state.learned.is_none_or(|at| at >= since)
             || state
-                .forgotten
-                .is_some_and(|at| now.duration_since(at) < FORGET_INTERVAL)
+                .doubted
+                .is_some_and(|at| now.duration_since(at) < DOUBT_INTERVAL)
         {
             return false;
         }
-        state.forgotten = Some(now);
-        state.known = Known::default();
+        state.doubted = Some(now);
+        state.known.expire();
         true
     }
 }
@@ -225,7 +231,7 @@ mod tests {
                     .unwrap_err(),
                 Waited
             );
-            assert!(!cache.forget(Shelf::Listed, &name("a")));
+            assert!(!cache.doubt(Shelf::Listed, &name("a"), soon()));
             finish.send(()).unwrap();
             assert!(flying.join().is_err());
         });
@@ -262,12 +268,31 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_forgotten_once_a_minute() {
+    fn a_server_is_doubted_once_a_minute() {
         let cache = Cache::default();
-        cache
-            .refresh(Shelf::Strangers, &name("a"), soon(), learn)
-            .unwrap();
-        assert!(cache.forget(Shelf::Strangers, &name("a")));
-        assert!(!cache.forget(Shelf::Strangers, &name("a")));
+        let refresh = || {
+            let mut asked = false;
+            let update = |known: &mut Known| {
+                asked = true;
+                learn(known);
+            };
+            cache
+                .refresh(Shelf::Strangers, &name("a"), soon(), update)
+                .unwrap();
+            asked
+        };
+        let before = Instant::now();
+        assert!(refresh());
+        assert!(
+            !cache.doubt(Shelf::Strangers, &name("a"), before),
+            "was learned just now"
+        );
+        assert!(cache.doubt(Shelf::Strangers, &name("a"), soon()));
+        assert!(refresh());
+        assert!(
+            !cache.doubt(Shelf::Strangers, &name("a"), soon()),
+            "twice a minute"
+        );
+        assert!(!refresh());
     }
 }

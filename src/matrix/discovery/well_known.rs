@@ -64,6 +64,11 @@ impl Memory {
         self.delegated.as_ref()
     }
 
+    /// Has it asked for again; what it said stays until then.
+    pub(super) fn expire(&mut self) {
+        self.fresh_until = None;
+    }
+
     pub(super) fn learn(&mut self, asked: Asked, now: Instant) {
         let pause = |first: Duration, failures: u32| {
             (first * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE)
