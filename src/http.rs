@@ -1,5 +1,7 @@
 //! The one door.
 
+pub mod gate;
+pub mod head;
 pub mod listener;
 pub mod reply;
 pub mod request;

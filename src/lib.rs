@@ -3,7 +3,8 @@
 //! The map, from the roof down. Rooms import downwards only.
 //!
 //! - [`cli`], [`config`], [`logger`]: what `main` needs to put the house together; nothing else imports them.
-//! - [`http`]: the one door. `listener` has the socket, `route` the paths, `request` and `reply` the two directions.
+//! - [`http`]: the one door. `gate` owns every client's socket, `head` reads what they send, and only complete, unambiguous requests
+//!   reach tiny_http behind it; `listener` turns them into ours, `route` knows the paths, `request` and `reply` the two directions.
 //! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token.
 //! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary.
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use livekit_token_service::cli::{self, Command};
 use livekit_token_service::config::{Bind, Config, Environment, Report};
 use livekit_token_service::exchange::{Exchange, Terms};
-use livekit_token_service::http::listener::{self, Listener, WORKERS};
+use livekit_token_service::http::gate::{self, limits};
+use livekit_token_service::http::listener::{self, Listener};
 use livekit_token_service::http::route::Routes;
 use livekit_token_service::livekit::room_service::RoomService;
 use livekit_token_service::logger;
@@ -18,6 +19,9 @@ use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Roots, Verification, client_config};
 use log::{error, info, warn};
+
+/// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
+const WORKERS: usize = 64;
 
 fn main() -> ExitCode {
     let (mut out, mut err) = (io::stdout(), io::stderr());
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
     ExitCode::from(code.unwrap_or(1))
 }
 
-/// Runs until the listener fails. Gives the exit code.
+/// Runs until it is told to stop. Gives the exit code.
 fn serve(
     (config, report): (
         Result<Config, Vec<livekit_token_service::config::Error>>,
@@ -74,11 +78,23 @@ fn serve(
             return Ok(cli::EXIT_CONFIG);
         }
     };
-    announce(&config, &listener, dev);
-    let routes = routes(config, &roots);
-    let reason = listener::serve(listener, &routes);
-    error!("the listener has failed: {reason}");
-    Ok(1)
+    let workers = match gate::workers(WORKERS) {
+        Ok(workers) => workers,
+        Err(reason) => {
+            error!("{reason}");
+            return Ok(1);
+        }
+    };
+    let opening = opening(&config, &listener, dev);
+    let routes = routes(config, &roots, workers);
+    let opened = || opening.iter().for_each(|line| info!("{line}"));
+    match listener::serve(listener, workers, routes, opened) {
+        Ok(()) => Ok(0),
+        Err(reason) => {
+            error!("{reason}");
+            Ok(1)
+        }
+    }
 }
 
 fn roots(config: &Config) -> Result<Roots, String> {
@@ -115,7 +131,8 @@ fn listen(bind: &Bind) -> io::Result<Listener> {
     }
 }
 
-fn announce(config: &Config, listener: &Listener, dev: bool) {
+/// What is said once clients are let in.
+fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
     let full_access = match &config.full_access {
         everyone if everyone.is_everyone() => "everyone".to_owned(),
         nobody if nobody.is_nobody() => "nobody".to_owned(),
@@ -125,22 +142,24 @@ fn announce(config: &Config, listener: &Listener, dev: bool) {
             .collect::<Vec<_>>()
             .join(","),
     };
-    info!(
+    let mut lines = vec![format!(
         "listening on {listener} version={} sfu={} api={} key={} full_access={full_access}",
         env!("CARGO_PKG_VERSION"),
         config.url,
         config.api_url,
         config.keys.first().map_or("", |key| key.id()),
-    );
+    )];
     if dev {
         let real = Bind::parse(&listener.to_string());
-        for hint in cli::dev_hints(config, real.as_ref().unwrap_or(&config.bind)) {
-            info!("{hint}");
-        }
+        lines.extend(cli::dev_hints(
+            config,
+            real.as_ref().unwrap_or(&config.bind),
+        ));
     }
+    lines
 }
 
-fn routes(config: Config, roots: &Roots) -> Routes {
+fn routes(config: Config, roots: &Roots, workers: usize) -> Routes {
     let homeservers = if config.insecure_skip_verify_tls {
         Verification::Off
     } else {
@@ -148,14 +167,15 @@ fn routes(config: Config, roots: &Roots) -> Routes {
     };
     let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
     let federation = Federation::new(
-        Fetcher::new(client_config(roots, homeservers), policy),
+        Fetcher::new(client_config(roots, homeservers), policy, workers),
         config.federation_overrides,
         config.full_access.clone(),
-        Places::of(WORKERS),
+        Places::of(limits::outbound_workers(workers)),
     );
     let sfu = Fetcher::new(
         client_config(roots, Verification::On),
         AddressPolicy::default(),
+        workers,
     );
     // a configuration without a key was refused
     let key = config.keys[0].clone();

@@ -1,24 +1,20 @@
-//! tiny_http and its workers: the only room that names it.
+//! Sockets, the gate before them, and tiny_http behind it, whose requests and responses become ours here.
 
 use std::fmt;
 use std::fs::Permissions;
-use std::io::{self, Read};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use log::error;
-use tiny_http::{Header, Request, Response, Server};
+use tiny_http::{Header, Request, Response, ResponseBox};
 
+use crate::http::gate::{self, Limits};
+use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
 
-/// Threads that answer requests. Most of them may wait for other servers: see `net::bulkhead`.
-pub const WORKERS: usize = 64;
-/// Largest body of a request, in bytes. Those of Element Call have some 600.
-pub const MAX_BODY: usize = 64 * 1024;
 /// Whoever may enter the directory may connect to a unix socket, as whoever is on the host may connect to loopback.
 const SOCKET_MODE: u32 = 0o666;
 
@@ -60,84 +56,50 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Answers requests until tiny_http fails, and says why it did.
-pub fn serve(listener: Listener, routes: &Routes) -> io::Error {
-    let socket: tiny_http::Listener = match listener {
-        Listener::Tcp(listener) => listener.into(),
-        Listener::Unix(listener, _) => listener.into(),
+/// Serves until SIGTERM or SIGINT, with `workers` threads; `opened` is called once clients are let in.
+///
+/// # Errors
+/// Those of the gate: it could not open, or tiny_http has failed.
+pub fn serve(
+    listener: Listener,
+    workers: usize,
+    routes: Routes,
+    opened: impl FnOnce(),
+) -> Result<(), gate::Error> {
+    let listener = match listener {
+        Listener::Tcp(listener) => gate::Listener::Tcp(listener),
+        Listener::Unix(listener, _) => gate::Listener::Unix(listener),
     };
-    let server = match Server::from_listener(socket, None) {
-        Ok(server) => server,
-        Err(error) => return io::Error::other(error.to_string()),
-    };
-    let work = || loop {
-        match server.recv() {
-            Ok(request) => answer(request, routes),
-            Err(error) => return error,
-        }
-    };
-    std::thread::scope(|scope| {
-        let mut workers = Vec::with_capacity(WORKERS);
-        for index in 0..WORKERS {
-            match std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn_scoped(scope, work)
-            {
-                Ok(worker) => workers.push(worker),
-                Err(error) => return error,
-            }
-        }
-        // they all wait on one queue, so they end together
-        let ended = workers.into_iter().map(|worker| worker.join());
-        ended
-            .flatten()
-            .next()
-            .unwrap_or_else(|| io::Error::other("every worker panicked"))
-    })
+    gate::serve(
+        vec![listener],
+        workers,
+        Limits::default(),
+        |head: &Head<'_>| Routes::goes_outbound(head.method(), head.target()),
+        move |request: &mut Request| response(answer(request, &routes)),
+        || response(Reply::broken()),
+        |_stats| opened(),
+    )
 }
 
-fn answer(mut request: Request, routes: &Routes) {
-    let reply =
-        catch_unwind(AssertUnwindSafe(|| work(&mut request, routes))).unwrap_or_else(|_| {
-            error!(
-                "panic method={:?} path={:?}",
-                request.method().as_str(),
-                request.url().split('?').next()
-            );
-            Reply::broken()
-        });
-    // a client that is gone needs no answer
-    let _ = request.respond(response(reply));
-}
-
-fn work(request: &mut Request, routes: &Routes) -> Reply {
-    if request
-        .body_length()
-        .is_some_and(|length| length > MAX_BODY)
-    {
-        return Reply::too_large(MAX_BODY);
+fn answer(request: &mut Request, routes: &Routes) -> Reply {
+    // the gate has the whole of it, and it is no longer than this
+    let mut body = Vec::with_capacity(request.body_length().unwrap_or(0).min(BODY_BYTES));
+    if request.as_reader().read_to_end(&mut body).is_err() {
+        return Reply::broken();
     }
-    let mut body = Vec::new();
-    let most = MAX_BODY as u64 + 1;
-    if let Err(error) = request.as_reader().take(most).read_to_end(&mut body) {
-        return Reply::error(
-            400,
-            "M_UNKNOWN",
-            &format!("The body could not be read: {error}"),
-        );
-    }
-    if body.len() > MAX_BODY {
-        return Reply::too_large(MAX_BODY);
-    }
-    let (method, target) = (request.method().to_string(), request.url().to_owned());
+    let client = request
+        .headers()
+        .iter()
+        .find(|header| header.field.equiv(CLIENT_ADDRESS_HEADER));
     routes.answer(&Call {
-        method: &method,
-        target: &target,
+        method: request.method().as_str(),
+        target: request.url(),
+        client: client.map_or("", |header| header.value.as_str()),
         body: &body,
     })
 }
 
-fn response(reply: Reply) -> Response<io::Cursor<Vec<u8>>> {
+fn response(reply: Reply) -> ResponseBox {
     let mut response = Response::from_data(reply.body).with_status_code(reply.status);
     let mut add = |name: &str, value: &str| {
         // ours are all ASCII without line breaks
@@ -156,5 +118,5 @@ fn response(reply: Reply) -> Response<io::Cursor<Vec<u8>>> {
     if let Some(methods) = reply.allow {
         add("Allow", methods);
     }
-    response
+    response.boxed()
 }

@@ -47,7 +47,7 @@ pub fn get_token(body: &[u8]) -> Result<TokenRequest, Error> {
         slot: parse("slot_id", body.text("slot_id")?, SlotId::parse)?,
         participant: Participant::Member {
             claimed_user: member
-                .named("member.claimed_user_id", "claimed_user_id")?
+                .name("member.claimed_user_id", "claimed_user_id")?
                 .into(),
             device: parse(
                 "member.claimed_device_id",

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use log::{debug, info, log};
 
-use crate::exchange::{self, Exchange, Granted, TokenRequest};
+use crate::exchange::{Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply};
 use crate::http::request;
 use crate::random;
@@ -19,6 +19,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// Path and query, as they came.
     pub target: &'a str,
+    /// The address of whoever asks, or `unix`.
+    pub client: &'a str,
     /// All of it.
     pub body: &'a [u8],
 }
@@ -65,13 +67,20 @@ impl Routes {
         Self { exchange, url }
     }
 
+    /// Whether the answer will wait for other servers.
+    pub fn goes_outbound(method: &str, target: &str) -> bool {
+        method == "POST" && matches!(endpoint(target), Endpoint::GetToken | Endpoint::SfuGet)
+    }
+
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
         match (endpoint(call.target), call.method) {
             // a preflight is no promise that the path exists, and one that fails would hide the 404
             (_, "OPTIONS") => Reply::empty(),
-            (Endpoint::GetToken, "POST") => self.token("get_token", request::get_token(call.body)),
-            (Endpoint::SfuGet, "POST") => self.token("sfu/get", request::sfu_get(call.body)),
+            (Endpoint::GetToken, "POST") => {
+                self.token("get_token", call, request::get_token(call.body))
+            }
+            (Endpoint::SfuGet, "POST") => self.token("sfu/get", call, request::sfu_get(call.body)),
             (Endpoint::Health, "GET" | "HEAD") => {
                 debug!("healthz");
                 Reply::empty()
@@ -80,7 +89,10 @@ impl Routes {
             (Endpoint::Health, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
             (Endpoint::Unknown, method) => {
                 let (method, path) = (shown(method), shown(path(call.target)));
-                info!("refused status=404 method={method:?} path={path:?}");
+                info!(
+                    "refused status=404 client={} method={method:?} path={path:?}",
+                    call.client
+                );
                 Reply::not_found()
             }
         }
@@ -89,17 +101,19 @@ impl Routes {
     fn token(
         &self,
         endpoint: &'static str,
+        call: &Call<'_>,
         request: Result<TokenRequest, request::Error>,
     ) -> Reply {
         let id = u32::from_ne_bytes(random::bytes());
+        let client = call.client;
         let started = Instant::now();
         let request = match request {
             Ok(request) => request,
             Err(error) => {
                 let reply = Reply::from(&error);
+                let status = reply.status;
                 info!(
-                    "refused request={id:08x} endpoint={endpoint} status={} cause=\"{error}\"",
-                    reply.status
+                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} cause=\"{error}\""
                 );
                 return reply;
             }
@@ -115,34 +129,25 @@ impl Routes {
                     identity,
                     ..
                 } = &granted;
+                let (user, access, matrix_room) =
+                    (user.id(), access.as_str(), request.room.as_str());
                 info!(
-                    "granted request={id:08x} endpoint={endpoint} user={user} access={access} room={room} identity={identity} matrix_room={matrix_room:?} ms={ms}",
-                    user = user.id(),
-                    access = access.as_str(),
-                    matrix_room = request.room.as_str(),
+                    "granted request={id:08x} client={client} endpoint={endpoint} user={user} access={access} \
+                     matrix_room={matrix_room:?} room={room} identity={identity} ms={ms}"
                 );
                 Reply::granted(&self.url, &granted)
             }
-            Err(error) => self.refuse(id, endpoint, &request, &error, ms),
+            Err(error) => {
+                let reply = Reply::from(&error);
+                let (status, server) = (reply.status, &request.server);
+                log!(
+                    reply::level(&error),
+                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} server={server:?} \
+                     ms={ms} cause=\"{error}\""
+                );
+                reply
+            }
         }
-    }
-
-    fn refuse(
-        &self,
-        id: u32,
-        endpoint: &'static str,
-        request: &TokenRequest,
-        error: &exchange::Error,
-        ms: u128,
-    ) -> Reply {
-        let reply = Reply::from(error);
-        let server = &request.server;
-        log!(
-            reply::level(error),
-            "refused request={id:08x} endpoint={endpoint} status={} server={server:?} ms={ms} cause=\"{error}\"",
-            reply.status
-        );
-        reply
     }
 }
 

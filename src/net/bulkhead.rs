@@ -75,11 +75,14 @@ pub struct Places {
 }
 
 impl Places {
-    /// Of 64 workers, 40 may wait for strangers and 16 more for listed homeservers; 8 never leave the house.
-    pub fn of(workers: usize) -> Self {
+    /// Of 56 workers that may leave the house, 40 may wait for strangers, and 16 for nobody but listed homeservers.
+    ///
+    /// Each worker takes one place, so a caller whose homeserver is listed always finds one.
+    pub fn of(outbound: usize) -> Self {
+        let reserved = (outbound * 2 / 7).max(1);
         Self {
-            common: (workers * 5 / 8).max(1),
-            reserved: (workers / 4).max(1),
+            common: outbound.saturating_sub(reserved).max(1),
+            reserved,
         }
     }
 }
@@ -200,7 +203,7 @@ mod tests {
 
     #[test]
     fn one_name_takes_only_its_share_and_leaves_no_trace() {
-        let bulkhead = Bulkhead::new(Places::of(64));
+        let bulkhead = Bulkhead::new(Places::of(56));
         let taken: Vec<_> = (0..PER_STRANGER)
             .map(|_| bulkhead.enter_stranger("slow").unwrap())
             .collect();

@@ -135,13 +135,13 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher with a pool of its own.
-    pub fn new(tls: Arc<ClientConfig>, policy: AddressPolicy) -> Self {
+    /// A fetcher with a pool of its own, of at most `most_idle` connections.
+    pub fn new(tls: Arc<ClientConfig>, policy: AddressPolicy, most_idle: usize) -> Self {
         Self {
             tls,
             policy,
             neighbourhoods: PerKey::new(PER_NEIGHBOURHOOD),
-            pool: Pool::default(),
+            pool: Pool::new(most_idle),
         }
     }
 

@@ -8,8 +8,6 @@ use ureq::Agent;
 use super::Route;
 use crate::net::address::{Network, Trust};
 
-/// Idle connections in all: as many as workers may have just used, with room for a few other servers.
-const MAX_IDLE: usize = 96;
 /// Idle connections to one server of strangers.
 const MAX_IDLE_STRANGER: usize = 2;
 /// How long a connection may be idle: below the 60 s after which common proxies close it.
@@ -26,12 +24,23 @@ pub(super) struct Kept {
 }
 
 /// The connections that wait for their next use, oldest first. Too old ones are closed when the pool is next touched.
-#[derive(Debug, Default)]
-pub(super) struct Pool(Mutex<Vec<Kept>>);
+#[derive(Debug)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<Kept>>,
+    most: usize,
+}
 
 impl Pool {
+    /// At most `most` idle connections in all.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            idle: Mutex::default(),
+            most,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection to `route` that was used last.
@@ -55,7 +64,7 @@ impl Pool {
         if kept.route.trust == Trust::Stranger && same >= MAX_IDLE_STRANGER {
             return;
         }
-        if idle.len() >= MAX_IDLE {
+        if idle.len() >= self.most {
             let least = idle
                 .iter()
                 .enumerate()
@@ -91,14 +100,14 @@ mod tests {
 
     #[test]
     fn strangers_never_push_out_a_listed_server() {
-        let pool = Pool::default();
+        let pool = Pool::new(50);
         for _ in 0..10 {
             pool.put(kept("own.example", Trust::FullAccess));
         }
         for n in 0..1000 {
             pool.put(kept(&format!("{n}.example"), Trust::Stranger));
         }
-        assert_eq!(pool.lock().len(), MAX_IDLE);
+        assert_eq!(pool.lock().len(), 50);
         let own = kept("own.example", Trust::FullAccess).route;
         assert_eq!((0..20).filter_map(|_| pool.take(&own)).count(), 10);
         assert!(
@@ -109,7 +118,7 @@ mod tests {
 
     #[test]
     fn one_stranger_keeps_few_connections() {
-        let pool = Pool::default();
+        let pool = Pool::new(50);
         for _ in 0..10 {
             pool.put(kept("a.example", Trust::Stranger));
         }

@@ -1,0 +1,201 @@
+//! A worker's place: one of the persistent connections to tiny_http, which carries one request at a time.
+
+use super::connection::Ticket;
+use super::limits::ANSWER_BYTES;
+use crate::http::head::FIELDS;
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::net::SocketAddr;
+use std::time::Duration;
+
+/// What tiny_http is asked once on each new connection; the service answers it without a word in its log.
+const GREETING: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: gate\r\nTE: identity\r\n\r\n";
+/// For the answer to it: workers have nothing else to do yet.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+/// Bytes of the head of an answer; ours have a few hundred.
+const ANSWER_HEAD_BYTES: usize = 64 << 10;
+
+/// For whom a place works.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    pub(super) ticket: Ticket,
+    pub(super) outbound: bool,
+    pub(super) bodiless: bool,
+    /// Freed when the WORKER is done, so that a client that hangs up does not evade its limit.
+    pub(super) charged: Option<IpAddr>,
+}
+
+pub(super) struct Place {
+    socket: UnixStream,
+    pub(super) job: Option<Job>,
+    request: Vec<u8>,
+    sent: usize,
+    writable_wanted: bool,
+    answer: Vec<u8>,
+    /// The answer is not complete below this size.
+    needed: usize,
+}
+
+/// How the answer of a worker begins and ends in the bytes of its place.
+pub(super) struct Outline {
+    pub(super) status: u16,
+    /// Where the body begins.
+    pub(super) body: usize,
+    /// Where the answer ends.
+    pub(super) end: usize,
+}
+
+impl Place {
+    /// Connects to tiny_http and waits for an answer.
+    ///
+    /// Connections must be made one after the other: tiny_http counts a thread as waiting until it has woken up, and puts
+    /// one of two connections that come together behind a thread that never ends.
+    pub(super) fn open(
+        address: &SocketAddr,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let mut socket = std::os::unix::net::UnixStream::connect_addr(address)?;
+        socket.set_read_timeout(Some(GREETING_TIME))?;
+        socket.write_all(GREETING)?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        while outline(&answer, false)?.is_none_or(|outline| outline.end > answer.len()) {
+            match socket.read(&mut buffer)? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                count => answer.extend_from_slice(&buffer[..count]),
+            }
+        }
+        socket.set_nonblocking(true)?;
+        let mut socket = UnixStream::from_std(socket);
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        Ok(Self {
+            socket,
+            job: None,
+            request: Vec::new(),
+            sent: 0,
+            writable_wanted: false,
+            answer: Vec::new(),
+            needed: 0,
+        })
+    }
+
+    /// Takes on a job: the request is swapped for an empty buffer.
+    pub(super) fn begin(&mut self, job: Job, request: &mut Vec<u8>) {
+        self.job = Some(job);
+        self.request.clear();
+        std::mem::swap(&mut self.request, request);
+        self.sent = 0;
+        self.answer.clear();
+        self.needed = 0;
+    }
+
+    /// Sends what the socket takes of the request.
+    pub(super) fn send(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        while self.sent < self.request.len() {
+            match self.socket.write(&self.request[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !self.writable_wanted {
+                        self.writable_wanted = true;
+                        let both = Interest::READABLE | Interest::WRITABLE;
+                        registry.reregister(&mut self.socket, token, both)?;
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has come; true once the answer is complete, which [`Place::finish`] then takes.
+    ///
+    /// # Errors
+    /// tiny_http has closed the connection, or says what was not asked: the place can never be used again.
+    pub(super) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<Option<Outline>> {
+        loop {
+            let count = match self.socket.read(scratch) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let job = self.job.ok_or(ErrorKind::InvalidData)?;
+            self.answer.extend_from_slice(&scratch[..count]);
+            if self.answer.len() < self.needed {
+                continue;
+            }
+            match outline(&self.answer, job.bodiless)? {
+                Some(outline) if self.answer.len() > outline.end => {
+                    return Err(ErrorKind::InvalidData.into());
+                }
+                Some(outline) if self.answer.len() == outline.end => return Ok(Some(outline)),
+                unfinished => self.needed = unfinished.map_or(0, |outline| outline.end),
+            }
+        }
+    }
+
+    /// Ends the job: gives it back with the bytes of its answer, and the place is free.
+    pub(super) fn finish(&mut self) -> Option<(Job, &[u8])> {
+        Some((self.job.take()?, &self.answer))
+    }
+}
+
+/// Reads the head of an answer, if it is complete.
+fn outline(bytes: &[u8], bodiless: bool) -> io::Result<Option<Outline>> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let mut answer = httparse::Response::new(&mut fields);
+    let body = match answer.parse(bytes) {
+        Ok(httparse::Status::Complete(body)) => body,
+        Ok(httparse::Status::Partial) if bytes.len() < ANSWER_HEAD_BYTES => return Ok(None),
+        _ => return Err(ErrorKind::InvalidData.into()),
+    };
+    let status = answer.code.ok_or(ErrorKind::InvalidData)?;
+    let length = answer
+        .headers
+        .iter()
+        .find(|field| field.name.eq_ignore_ascii_case("content-length"))
+        .and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
+    let length = match status {
+        _ if bodiless => 0,
+        204 | 304 => 0,
+        _ => length
+            .filter(|length| *length <= ANSWER_BYTES)
+            .ok_or(ErrorKind::InvalidData)?,
+    };
+    let end = body + length;
+    Ok(Some(Outline { status, body, end }))
+}
+
+/// Writes a worker's answer as the client gets it: without tiny_http's name, with our Connection field.
+pub(super) fn rewrite(outline: &Outline, bytes: &[u8], connection: &str, out: &mut Vec<u8>) {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let mut answer = httparse::Response::new(&mut fields);
+    if answer.parse(&bytes[..outline.body]).is_err() {
+        return;
+    }
+    let reason = answer.reason.unwrap_or_default();
+    let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", outline.status);
+    for field in answer.headers.iter() {
+        let ours = ["server", "connection"];
+        let no_body = outline.status == 204 && field.name.eq_ignore_ascii_case("content-length");
+        if no_body
+            || ours
+                .iter()
+                .any(|name| field.name.eq_ignore_ascii_case(name))
+        {
+            continue;
+        }
+        for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(connection.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&bytes[outline.body..outline.end]);
+}

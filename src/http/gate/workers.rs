@@ -1,0 +1,185 @@
+//! tiny_http behind the gate: its private socket, its worker threads, and the end of both.
+
+use super::{Error, Gate, Limits, Listener, Stats, descriptors};
+use crate::http::head::Head;
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use tiny_http::{Request, ResponseBox, Server};
+
+/// Serves requests until SIGTERM or SIGINT, with as many of `wanted` workers as the descriptor limit allows, at least two.
+///
+/// `handle` is called on a worker's thread; what it panics costs that request an answer of `panicked`, nothing else. `opened`
+/// is told the counters once clients are let in. See [`Gate::new`] for `lane`.
+///
+/// # Errors
+/// Any of [`Error`]. The process ends at once, with a line in the log and status 1, if tiny_http fails while it serves:
+/// a service that looks alive and answers nobody is worse than one that its supervisor starts again.
+pub fn serve<H>(
+    listeners: Vec<Listener>,
+    wanted: usize,
+    limits: Limits,
+    lane: fn(&Head<'_>) -> bool,
+    handle: H,
+    panicked: fn() -> ResponseBox,
+    opened: impl FnOnce(Arc<Stats>),
+) -> Result<(), Error>
+where
+    H: Fn(&mut Request) -> ResponseBox + Send + Sync + 'static,
+{
+    let count = descriptors::workers(wanted)?;
+    if count < wanted {
+        log::warn!("the descriptor limit allows {count} workers instead of {wanted}");
+    }
+    let back_door = BackDoor::open().map_err(Error::Backend)?;
+    let listener = back_door.listener.try_clone().map_err(Error::Backend)?;
+    let server = Server::from_listener(listener, None)
+        .map_err(|error| Error::Backend(io::Error::other(error)))?;
+    let work = Arc::new(Work {
+        server: ManuallyDrop::new(server),
+        handle,
+        panicked,
+        closing: AtomicBool::new(false),
+        ending: AtomicBool::new(false),
+    });
+    let mut workers = Vec::with_capacity(count);
+    for index in 0..count {
+        workers.push(work.employ(index).map_err(Error::Backend)?);
+    }
+    let address = back_door.listener.local_addr().map_err(Error::Backend)?;
+    let gate = Gate::new(listeners, &address, count, limits, lane)?;
+    work.closing.store(true, Ordering::SeqCst);
+    back_door.close().map_err(Error::Backend)?;
+    opened(gate.stats());
+    let finished = gate.run()?;
+    work.ending.store(true, Ordering::SeqCst);
+    for _ in 0..count {
+        work.server.unblock();
+    }
+    if !finished {
+        log::warn!("ended with work unfinished");
+        return Ok(());
+    }
+    for worker in workers {
+        let _ = worker.join();
+    }
+    Ok(())
+}
+
+struct Work<H> {
+    /// Never dropped, for that panics where the socket has no path; the process ends with it.
+    server: ManuallyDrop<Server>,
+    handle: H,
+    panicked: fn() -> ResponseBox,
+    /// tiny_http will report once that its listener is closed, which we did.
+    closing: AtomicBool,
+    ending: AtomicBool,
+}
+
+impl<H> Work<H>
+where
+    H: Fn(&mut Request) -> ResponseBox + Send + Sync + 'static,
+{
+    fn employ(self: &Arc<Self>, index: usize) -> io::Result<JoinHandle<()>> {
+        let work = Arc::clone(self);
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || work.carry_out())
+    }
+
+    fn carry_out(&self) {
+        loop {
+            match self.server.recv() {
+                Ok(mut request) => {
+                    let answer = catch_unwind(AssertUnwindSafe(|| (self.handle)(&mut request)));
+                    let answer = answer.unwrap_or_else(|_| (self.panicked)());
+                    // if it cannot be sent, the connection is broken, and the gate ends the service
+                    let _ = request.respond(answer);
+                }
+                Err(_) if self.ending.load(Ordering::SeqCst) => return,
+                Err(_) if self.closing.swap(false, Ordering::SeqCst) => {}
+                Err(error) => {
+                    log::error!("tiny_http has failed: {error}");
+                    process::exit(1);
+                }
+            }
+        }
+    }
+}
+
+/// Where the gate gets to tiny_http, and nobody else: closed as soon as the gate has all its connections.
+struct BackDoor {
+    listener: UnixListener,
+    /// The private directory of its path.
+    directory: Option<PathBuf>,
+}
+
+impl BackDoor {
+    /// Opens it in a directory that is ours alone; where none can be made, as in a container without a writable file,
+    /// under an abstract name that nobody can guess.
+    fn open() -> io::Result<Self> {
+        let name = format!("livekit-token-service-{:016x}", random()?);
+        let runtime = env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+        let places = [
+            Some(env::temp_dir()),
+            runtime,
+            Some("/dev/shm".into()),
+            Some("/run".into()),
+        ];
+        for place in places.into_iter().flatten() {
+            let directory = place.join(&name);
+            if DirBuilder::new().mode(0o700).create(&directory).is_err() {
+                continue;
+            }
+            let bound = UnixListener::bind(directory.join("http"));
+            let door = Self {
+                listener: match bound {
+                    Ok(listener) => listener,
+                    Err(_) => {
+                        let _ = fs::remove_dir_all(&directory);
+                        continue;
+                    }
+                },
+                directory: Some(directory),
+            };
+            return Ok(door);
+        }
+        let name = SocketAddr::from_abstract_name(format!("{name}{:016x}", random()?))?;
+        Ok(Self {
+            listener: UnixListener::bind_addr(&name)?,
+            directory: None,
+        })
+    }
+
+    /// Lets nobody in any more; those who are in stay.
+    fn close(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(
+            &self.listener,
+            rustix::net::Shutdown::Both,
+        )?)
+    }
+}
+
+impl Drop for BackDoor {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.directory {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::getrandom(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}

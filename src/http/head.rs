@@ -1,0 +1,319 @@
+//! Request heads of strangers: one meaning, or refused. Nothing ambiguous is repaired.
+//!
+//! What passes is written anew for tiny_http ([`Head::write`]), so that it never sees a byte of framing that a stranger
+//! chose. RFC 9112 (HTTP/1.1), RFC 9110 (fields).
+
+mod chunks;
+mod refusal;
+
+pub use chunks::Chunks;
+pub use refusal::Refusal;
+
+use std::io::Write;
+
+/// Bytes of request line and fields. Browsers and proxies stay below 4 KiB; nginx allows 8 KiB per line.
+pub const HEAD_BYTES: usize = 16 << 10;
+/// Fields of one request. Browsers send about 20, and proxies add some 10.
+pub const FIELDS: usize = 64;
+/// Bytes of the target. RFC 9112 recommends that at least 8,000 be understood.
+pub const TARGET_BYTES: usize = 8 << 10;
+/// Bytes of a body after decoding. The largest honest one, an OpenID token with its member, has less than 2 KiB.
+pub const BODY_BYTES: usize = 64 << 10;
+/// Bytes of a host: 253 for the longest name, brackets, colon and port.
+const HOST_BYTES: usize = 261;
+/// Digits of the length of a chunked body, which is only known once it has been read.
+const LENGTH_DIGITS: usize = 10;
+
+/// Carries the client's address to the handlers, or `unix` where there is none. Set by the gate; any such from outside is
+/// dropped.
+pub const CLIENT_ADDRESS_HEADER: &str = "X-Gate-Client";
+
+/// The fields that a handler gets to see; all others end at the gate, which saves tiny_http the work and leaves nothing
+/// to abuse. A handler that wants another one adds it here. Framing, hop-by-hop and forwarding fields must never be here.
+const PASSED: [&str; 11] = [
+    "Host",
+    "Content-Type",
+    "Authorization",
+    "Origin",
+    "User-Agent",
+    "Accept",
+    "Access-Control-Request-Method",
+    "Access-Control-Request-Headers",
+    "X-Request-Id",
+    "X-Matrix-User-Identifier",
+    "X-Matrix-Origin",
+];
+
+/// Where the body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    Empty,
+    /// So many bytes, at least one and at most [`BODY_BYTES`].
+    Sized(usize),
+    /// Chunks, RFC 9112 section 7.1.
+    Chunked,
+}
+
+/// A request head that means one thing only.
+#[derive(Debug)]
+pub struct Head<'a> {
+    method: &'a str,
+    target: &'a str,
+    host: Option<&'a str>,
+    modern: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    framing: Framing,
+    fields: [httparse::Header<'a>; FIELDS],
+    count: usize,
+}
+
+/// Looks for the end of a head in what has come so far: the index after its empty line. `from` is where the last look
+/// ended. NUL, a CR that no LF follows and a LF that no CR precedes are refused at once.
+///
+/// # Errors
+/// [`Refusal::Malformed`] for these bytes.
+pub fn find_end(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, Refusal> {
+    let mut last = from.checked_sub(1).map_or(0, |at| bytes[at]);
+    for (at, &byte) in bytes.iter().enumerate().skip(*from) {
+        if byte == 0 || (byte == b'\n') != (last == b'\r') {
+            return Err(Refusal::Malformed);
+        }
+        if byte == b'\n' && at >= 3 && bytes[at - 2] == b'\n' {
+            *from = at + 1;
+            return Ok(Some(at + 1));
+        }
+        last = byte;
+    }
+    *from = bytes.len();
+    Ok(None)
+}
+
+impl<'a> Head<'a> {
+    /// Reads a whole head, its empty line included, of which [`find_end`] has told the end.
+    ///
+    /// # Errors
+    /// The refusal that the client gets; the connection must be closed then, for the end of the request is unknown.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(end)) if end == bytes.len() => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+            Err(httparse::Error::Version) => return Err(wrong_version(bytes)),
+            _ => return Err(Refusal::Malformed),
+        }
+        let (Some(method), Some(target)) = (request.method, request.path) else {
+            return Err(Refusal::Malformed);
+        };
+        let (modern, count) = (request.version == Some(1), request.headers.len());
+        if !["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"].contains(&method) {
+            return Err(Refusal::Unsupported);
+        }
+        let (authority, target) = read_target(method, target)?;
+        let mut head = Self {
+            method,
+            target,
+            host: authority,
+            modern,
+            keep_alive: modern,
+            expects_continue: false,
+            framing: Framing::Empty,
+            fields,
+            count,
+        };
+        head.read_fields()?;
+        Ok(head)
+    }
+
+    /// The method, one of the seven that are passed on.
+    pub fn method(&self) -> &'a str {
+        self.method
+    }
+
+    /// The target as sent, beginning with `/` (or `*`): visible ASCII without `#`.
+    pub fn target(&self) -> &'a str {
+        self.target
+    }
+
+    /// Where the body ends.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Whether the client speaks HTTP/1.1 rather than 1.0.
+    pub fn is_modern(&self) -> bool {
+        self.modern
+    }
+
+    /// Whether the client wants another request on this connection.
+    pub fn keeps_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub fn expects_continue(&self) -> bool {
+        self.expects_continue && self.modern && self.framing != Framing::Empty
+    }
+
+    /// The values of a field, the last one first.
+    pub fn values_from_last(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields[..self.count]
+            .iter()
+            .rev()
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    }
+
+    /// Writes the head as tiny_http gets it: only [`PASSED`] fields, the client's address and one length.
+    pub fn write(&self, client: &dyn std::fmt::Display, out: &mut Vec<u8>) {
+        let (method, target) = (self.method, self.target);
+        // TE: identity makes tiny_http answer with a Content-Length, never in chunks
+        let _ = write!(
+            out,
+            "{method} {target} HTTP/1.1\r\nTE: identity\r\n{CLIENT_ADDRESS_HEADER}: {client}\r\n"
+        );
+        for field in &self.fields[..self.count] {
+            if is_passed(field.name) {
+                let value = match self.host {
+                    Some(host) if field.name.eq_ignore_ascii_case("host") => host.as_bytes(),
+                    _ => field.value,
+                };
+                for part in [field.name.as_bytes(), b": ", value, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            }
+        }
+        let _ = match self.framing {
+            Framing::Empty => write!(out, "\r\n"),
+            Framing::Sized(length) => write!(out, "Content-Length: {length}\r\n\r\n"),
+            Framing::Chunked => write!(out, "Content-Length: {:0LENGTH_DIGITS$}\r\n\r\n", 0),
+        };
+    }
+
+    fn read_fields(&mut self) -> Result<(), Refusal> {
+        let (mut length, mut chunked, mut host, mut closes) = (None, false, None, false);
+        for field in &self.fields[..self.count] {
+            let (name, value) = (field.name, field.value);
+            if name.eq_ignore_ascii_case("content-length") {
+                if length.replace(read_length(value)?).is_some() {
+                    return Err(Refusal::Malformed);
+                }
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                if chunked || !self.modern {
+                    return Err(Refusal::Malformed);
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refusal::Unsupported);
+                }
+                chunked = true;
+            } else if name.eq_ignore_ascii_case("host") {
+                if host.replace(read_host(value)?).is_some() {
+                    return Err(Refusal::Malformed);
+                }
+            } else if name.eq_ignore_ascii_case("connection") {
+                for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    closes |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            } else if name.eq_ignore_ascii_case("expect") {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::Expectation);
+                }
+                self.expects_continue = true;
+            } else if is_passed(name) && !value.is_ascii() {
+                return Err(Refusal::Malformed);
+            }
+        }
+        if (self.modern && host.is_none()) || (chunked && length.is_some()) {
+            return Err(Refusal::Malformed);
+        }
+        self.keep_alive &= !closes;
+        self.host = self.host.or(host);
+        self.framing = match length {
+            _ if chunked => Framing::Chunked,
+            None | Some(0) => Framing::Empty,
+            Some(length) if length > BODY_BYTES as u64 => return Err(Refusal::BodyTooLarge),
+            Some(length) => Framing::Sized(length as usize),
+        };
+        Ok(())
+    }
+}
+
+/// Writes the length of a chunked body, now that it is known, into its request: `body` is where the body begins.
+pub fn set_length(request: &mut [u8], body: usize) {
+    let length = request.len() - body;
+    let end = body - b"\r\n\r\n".len();
+    let _ = write!(
+        &mut request[end - LENGTH_DIGITS..end],
+        "{length:0LENGTH_DIGITS$}"
+    );
+}
+
+fn is_passed(name: &str) -> bool {
+    PASSED
+        .iter()
+        .any(|passed| passed.eq_ignore_ascii_case(name))
+}
+
+/// `HTTP/2.0` is a version that we do not speak, `http/1.1` is none at all.
+fn wrong_version(head: &[u8]) -> Refusal {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    match words[..] {
+        [_, _, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Refusal::Version
+        }
+        _ => Refusal::Malformed,
+    }
+}
+
+/// Reads origin-form, absolute-form (which every server must accept, and whose authority replaces Host) and `*`.
+fn read_target<'a>(method: &str, target: &'a str) -> Result<(Option<&'a str>, &'a str), Refusal> {
+    if target.len() > TARGET_BYTES {
+        return Err(Refusal::TargetTooLong);
+    }
+    if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Err(Refusal::Malformed);
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok((None, target));
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(Refusal::Malformed)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(Refusal::Malformed);
+    }
+    let (authority, path) = match rest.find(['/', '?']) {
+        // a query without a path would need a byte more than there is; nobody sends it
+        Some(at) if rest[at..].starts_with('?') => return Err(Refusal::Malformed),
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    };
+    Ok((Some(read_host(authority.as_bytes())?), path))
+}
+
+/// `uri-host [ ":" port ]`, RFC 9110 section 7.2; an empty one is refused, for a URL of http has a host.
+fn read_host(value: &[u8]) -> Result<&str, Refusal> {
+    let fits = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b);
+    match std::str::from_utf8(value) {
+        Ok(host) if !host.is_empty() && host.len() <= HOST_BYTES && value.iter().all(fits) => {
+            Ok(host)
+        }
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// One or more digits and nothing else; a number that is beyond any body is too large, not malformed.
+fn read_length(value: &[u8]) -> Result<u64, Refusal> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Refusal::Malformed);
+    }
+    let text = std::str::from_utf8(value).map_err(|_| Refusal::Malformed)?;
+    text.parse().map_err(|_| Refusal::BodyTooLarge)
+}
+
+#[cfg(test)]
+mod tests;

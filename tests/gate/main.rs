@@ -1,0 +1,59 @@
+//! The gate under attack and at work: raw bytes over loopback to a service in a process of its own.
+//!
+//! Run it with names (or parts of them) to choose tests. They run one after the other, for each measures the honest client
+//! beside the attack. With `stand` as its only argument this program is the service itself.
+
+mod attacks;
+mod behaviour;
+mod client;
+mod floods;
+mod malformed;
+mod service;
+mod stand;
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+use std::time::Instant;
+
+type Test = (&'static str, fn());
+
+/// Names a function as a test.
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => {
+        /// The tests of this file.
+        pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($test), $test)),*];
+    };
+}
+pub(crate) use tests;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["stand"] {
+        return stand::run();
+    }
+    let chosen: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let all = [
+        malformed::TESTS,
+        behaviour::TESTS,
+        attacks::TESTS,
+        floods::TESTS,
+    ];
+    let mut failed = Vec::new();
+    for (name, test) in all.into_iter().flatten() {
+        if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
+            continue;
+        }
+        let begin = Instant::now();
+        let passed = catch_unwind(test).is_ok();
+        let (outcome, time) = (if passed { "ok" } else { "FAILED" }, begin.elapsed());
+        println!("test {name} ... {outcome} ({:.1} s)", time.as_secs_f32());
+        if !passed {
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {failed:?}");
+    ExitCode::from(101)
+}

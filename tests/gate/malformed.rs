@@ -1,0 +1,407 @@
+//! Requests that mean nothing or more than one thing: each is refused with its status, and nothing of it is ever taken for
+//! another request.
+
+use crate::client::{ATTACKER, Answer, ask, connect_from, is_closed, read_answer};
+use crate::service::Service;
+use std::io::Write;
+
+crate::tests![
+    every_malformed_request_is_refused_with_its_status,
+    nothing_after_a_refused_request_is_served,
+    large_heads_and_bodies_are_refused_with_their_status,
+    refusals_are_json_that_a_browser_may_read,
+    unusual_requests_that_mean_one_thing_are_served,
+];
+
+/// Request and status; `^` stands for CR LF and each request but those without `HTTP/` ends with an empty line.
+const TABLE: &[(&str, u16)] = &[
+    // framing
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 3^Transfer-Encoding: chunked^^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^Content-Length: 3^^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 3^Content-Length: 3^^abc",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 3^Content-Length: 4^^abc",
+        400,
+    ),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: 3, 3^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: +3^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: -1^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: 0x3^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: 3 3^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: 3a^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length:^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: 3\t4^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length : 3^^abc", 400),
+    ("POST /echo HTTP/1.1^Host: a^Content-Length: 65537^^", 413),
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 10737418240^^",
+        413,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 109951162777600^^",
+        413,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 18446744073709551615^^",
+        413,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Content-Length: 18446744073709551619^^",
+        413,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: gzip, chunked^^0^^",
+        501,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: identity^^0^^",
+        501,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: xchunked^^0^^",
+        501,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked, chunked^^0^^",
+        501,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: \"chunked\"^^0^^",
+        501,
+    ),
+    ("POST /echo HTTP/1.1^Host: a^Transfer-Encoding:^^0^^", 501),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: \u{b}chunked^^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding : chunked^^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^Transfer-Encoding: chunked^^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.0^Host: a^Transfer-Encoding: chunked^^0^^",
+        400,
+    ),
+    // chunks
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^g^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^-1^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^+3^abc^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^0x3^abc^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^ 3^abc^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^3 ^abc^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^3^abcd^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^3\nabc^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^3;a\rb^abc^0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^3^abc\n0^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^10001^",
+        413,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^ffffffffffffffff^",
+        413,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^00000000000000000^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^0^no field^^",
+        400,
+    ),
+    (
+        "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^0^a: b^ folded^^",
+        400,
+    ),
+    // line ends and other bytes
+    ("GET /echo HTTP/1.1\nHost: a^^", 400),
+    ("GET /echo HTTP/1.1^Host: a\n^^", 400),
+    ("GET /echo HTTP/1.1^Host: a\n\n", 400),
+    ("GET /echo HTTP/1.1\rHost: a^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^X: b\rGET / HTTP/1.1^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^X: b\0c^^", 400),
+    ("GET /echo\0 HTTP/1.1^Host: a^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^X: b^ folded^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^X: b^\tfolded^^", 400),
+    ("GET /echo HTTP/1.1^ Host: a^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^: nameless^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^no colon^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^X Y: b^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^X: \u{7f}^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^Authorization: \u{e9}^^", 400),
+    ("^^", 400),
+    // Host
+    ("GET /echo HTTP/1.1^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^Host: a^^", 400),
+    ("GET /echo HTTP/1.1^Host: a^host: b^^", 400),
+    ("GET /echo HTTP/1.1^Host:^^", 400),
+    ("GET /echo HTTP/1.1^Host: a b^^", 400),
+    ("GET /echo HTTP/1.1^Host: a, b^^", 400),
+    ("GET /echo HTTP/1.1^Host: a/b^^", 400),
+    ("GET /echo HTTP/1.0^Host: a^Host: b^^", 400),
+    // request line
+    ("GET  /echo HTTP/1.1^Host: a^^", 400),
+    ("GET /echo  HTTP/1.1^Host: a^^", 400),
+    (" GET /echo HTTP/1.1^Host: a^^", 400),
+    ("GET /echo HTTP/1.1 ^Host: a^^", 400),
+    ("GET /echo HTTP/1.1 junk^Host: a^^", 400),
+    ("GET /e cho HTTP/1.1^Host: a^^", 400),
+    ("GET echo HTTP/1.1^Host: a^^", 400),
+    ("GET /echo#part HTTP/1.1^Host: a^^", 400),
+    ("GET * HTTP/1.1^Host: a^^", 400),
+    ("GET ftp://a/echo HTTP/1.1^Host: a^^", 400),
+    ("GET http:///echo HTTP/1.1^Host: a^^", 400),
+    ("GET http://a@b c/ HTTP/1.1^Host: a^^", 400),
+    ("GET /\u{e9} HTTP/1.1^Host: a^^", 400),
+    ("GET /echo^^", 400),
+    ("GET^^", 400),
+    ("GET /echo http/1.1^Host: a^^", 400),
+    ("GET /echo HTTP/1^Host: a^^", 400),
+    ("GET /echo HTTP/1.10^Host: a^^", 400),
+    ("GET /echo HTTX/1.1^Host: a^^", 400),
+    ("GET /echo HTTP/1.2^Host: a^^", 505),
+    ("GET /echo HTTP/0.9^Host: a^^", 505),
+    ("GET /echo HTTP/2.0^Host: a^^", 505),
+    ("PRI * HTTP/2.0^^SM^^", 505),
+    ("GET /echo HTTP/3.0^Host: a^^", 505),
+    ("CONNECT a:443 HTTP/1.1^Host: a^^", 501),
+    ("TRACE /echo HTTP/1.1^Host: a^^", 501),
+    ("get /echo HTTP/1.1^Host: a^^", 501),
+    ("G@T /echo HTTP/1.1^Host: a^^", 400),
+    ("\u{16}\u{3}\u{1}\0\u{1}", 400),
+    // expectations
+    (
+        "POST /echo HTTP/1.1^Host: a^Expect: 200-ok^Content-Length: 1^^a",
+        417,
+    ),
+];
+
+fn bytes(row: &str) -> Vec<u8> {
+    // characters above 7 bits stand for one byte each
+    row.replace('^', "\r\n").chars().map(|c| c as u8).collect()
+}
+
+fn every_malformed_request_is_refused_with_its_status() {
+    let service = Service::stand(&[]);
+    let mut wrong = Vec::new();
+    for (row, expected) in TABLE {
+        let answer = ask(service.address(), &bytes(row));
+        let status = answer.as_ref().map_or(0, |answer| answer.status);
+        if status != *expected {
+            wrong.push(format!("{row:?}: expected {expected}, found {status}"));
+        }
+    }
+    println!("{} malformed requests", TABLE.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    service.stop();
+}
+
+fn nothing_after_a_refused_request_is_served() {
+    let service = Service::stand(&[]);
+    for (row, _) in TABLE {
+        let mut stream = connect_from(ATTACKER, service.address()).expect("connect");
+        let mut request = bytes(row);
+        request.extend_from_slice(b"GET /echo HTTP/1.1\r\nHost: smuggled\r\n\r\n");
+        stream.write_all(&request).expect("write");
+        let answer = read_answer(&mut stream, false).expect("an answer");
+        assert_eq!(answer.field("connection"), Some("close"), "{row:?}");
+        let more = read_answer(&mut stream, false);
+        assert!(more.is_err(), "{row:?} was followed by {more:?}");
+    }
+    service.stop();
+}
+
+fn large_heads_and_bodies_are_refused_with_their_status() {
+    let service = Service::stand(&[]);
+    let fields = |count: usize| "X: y\r\n".repeat(count);
+    let rows = [
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8 << 10)),
+            414,
+        ),
+        (format!("GET /{}", "a".repeat(17 << 10)), 414),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+                "a".repeat(16 << 10)
+            ),
+            431,
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(64)),
+            431,
+        ),
+        (
+            format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(63)),
+            200,
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(10_000)),
+            431,
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(262)),
+            400,
+        ),
+        (
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;{}",
+                "a".repeat(300)
+            ),
+            400,
+        ),
+        (
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}\r\n",
+                fields(1000)
+            ),
+            431,
+        ),
+        (
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+                "1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n".repeat(100)
+            ),
+            400,
+        ),
+    ];
+    for (request, expected) in rows {
+        let answer = ask(service.address(), request.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, expected, "{}", &request[..40]);
+    }
+    service.stop();
+}
+
+fn refusals_are_json_that_a_browser_may_read() {
+    let service = Service::stand(&[]);
+    let told =
+        |request: &str| -> Answer { ask(service.address(), &bytes(request)).expect("answer") };
+    for (request, errcode) in [
+        (
+            "POST /echo HTTP/1.1^Host: a^Content-Length: 99999^^",
+            "M_TOO_LARGE",
+        ),
+        ("GET /echo HTTP/1.1^^", "M_UNKNOWN"),
+    ] {
+        let answer = told(request);
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(body["errcode"], errcode);
+        assert!(body["error"].is_string());
+        assert_eq!(answer.field("content-type"), Some("application/json"));
+        assert_eq!(answer.field("access-control-allow-origin"), Some("*"));
+        assert!(answer.field("access-control-allow-headers").is_some());
+        assert!(answer.field("date").is_some());
+    }
+    service.stop();
+}
+
+fn unusual_requests_that_mean_one_thing_are_served() {
+    let service = Service::stand(&[]);
+    for (request, expected) in [
+        ("GET http://a/echo HTTP/1.1^Host: b^^", "GET /echo 0"),
+        (
+            "GET HTTPS://a:80/echo/x?y HTTP/1.1^Host: b^^",
+            "GET /echo/x?y 0",
+        ),
+        ("^GET /echo HTTP/1.1^Host: a^^", "GET /echo 0"),
+        ("GET /echo HTTP/1.0^^", "GET /echo 0"),
+        ("GET /echo HTTP/1.1^Host:a^^", "GET /echo 0"),
+        (
+            "GET /echo HTTP/1.1^Host: [::1]:80^X: \u{e9}^^",
+            "GET /echo 0",
+        ),
+        (
+            "POST /echo HTTP/1.1^Host: a^Content-Length: 003^^abc",
+            "POST /echo 3 ba7816bf",
+        ),
+        (
+            "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: Chunked^^3;a=b^abc^0^T: v^^",
+            "POST /echo 3 ba7816bf",
+        ),
+        (
+            "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^001^a^2^bc^0^^",
+            "POST /echo 3 ba7816bf",
+        ),
+        (
+            "POST /echo HTTP/1.1^Host: a^Transfer-Encoding: chunked^^0^^",
+            "POST /echo 0",
+        ),
+        (
+            "GET /echo HTTP/1.1^Host: a^Content-Length: 3^^abc",
+            "GET /echo 3 ba7816bf",
+        ),
+        (
+            "GET /echo HTTP/1.1^Host: a^Upgrade: h2c^Connection: Upgrade, HTTP2-Settings^^",
+            "GET /echo 0",
+        ),
+        (
+            "GET /echo HTTP/1.1^Host: a^TE: chunked^Connection: TE^^",
+            "GET /echo 0",
+        ),
+    ] {
+        let answer = ask(service.address(), &bytes(request)).expect("an answer");
+        assert_eq!(answer.status, 200, "{request:?}");
+        assert!(
+            answer.text().starts_with(expected),
+            "{request:?}: {}",
+            answer.text()
+        );
+    }
+    let mut stream = connect_from(ATTACKER, service.address()).expect("connect");
+    stream
+        .write_all(b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close, keep-alive\r\n\r\n")
+        .expect("write");
+    assert_eq!(
+        read_answer(&mut stream, false).expect("an answer").status,
+        200
+    );
+    assert!(is_closed(&mut stream));
+    service.stop();
+}
