@@ -166,7 +166,7 @@ impl<'a> Head<'a> {
             .map(|field| field.value)
     }
 
-    /// Writes the head as tiny_http gets it: only [`PASSED`] fields, the client's address and one length.
+    /// Writes the head as tiny_http gets it: only the fields of `PASSED`, the client's address and one length.
     pub fn write(&self, client: &dyn std::fmt::Display, out: &mut Vec<u8>) {
         let (method, target) = (self.method, self.target);
         // TE: identity makes tiny_http answer with a Content-Length, never in chunks

@@ -52,11 +52,9 @@ impl Reply {
             .to_string()
             .into_bytes();
         Self {
+            status,
             body,
-            ..Self {
-                status,
-                ..Self::empty()
-            }
+            ..Self::empty()
         }
     }
 
@@ -84,39 +82,30 @@ impl Reply {
         }
     }
 
-    /// 413: the body has more than `most` bytes.
-    pub fn too_large(most: usize) -> Self {
-        Self::error(
-            413,
-            "M_TOO_LARGE",
-            &format!("The body is larger than {most} bytes"),
-        )
-    }
-
     /// 500: a fault of ours.
     pub fn broken() -> Self {
         Self::error(500, "M_UNKNOWN", "Internal error")
     }
 
+    /// To come again after this time, rounded up: who comes back at the very time must not be too early.
     fn retry(self, after: Duration) -> Self {
+        let seconds = after.as_millis().div_ceil(1000).max(1);
         Self {
-            retry_after: Some(after.as_secs() + u64::from(after.subsec_nanos() > 0)),
+            retry_after: u64::try_from(seconds).ok(),
             ..self
         }
     }
 
     /// 429: the client itself, or the server that it names, is too much.
     fn limited(after: Duration) -> Self {
-        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        let body = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests", "retry_after_ms": ms });
-        Self {
+        let ms = after.as_micros().div_ceil(1000).max(1);
+        let body = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests", "retry_after_ms": ms as u64 });
+        let reply = Self {
+            status: 429,
             body: body.to_string().into_bytes(),
-            ..Self {
-                status: 429,
-                ..Self::empty()
-            }
-        }
-        .retry(after)
+            ..Self::empty()
+        };
+        reply.retry(after)
     }
 
     /// 503: no fault of the client.

@@ -1,1 +1,39 @@
+//! The black-box suite: it starts the real binary, speaks HTTP with it as Matrix clients do, and plays the homeservers and
+//! the SFU on the other side. It knows the service by its interface only, and needs nothing but the toolchain and loopback.
+//!
+//! What needs the ports 443 or 8448, DNS, a real homeserver or LiveKit's SDKs lives in `tests/e2e`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it measured on stderr"
+)]
+
+// the instruments
+mod certificate;
+mod client;
+mod homeserver;
+mod jwt;
+mod process;
+mod request;
+mod settings;
+mod sfu;
+mod stage;
+mod trap;
+
+// the tests
+mod config;
+mod credentials;
+mod dev;
+mod grants;
+mod hostile;
+mod malformed;
+mod resolution;
+mod reuse;
+mod room;
+mod routes;
+mod ssrf;
+mod status;
+mod tarpit;
+mod token;
+mod trust;

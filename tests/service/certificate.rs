@@ -1,0 +1,70 @@
+//! An authority that lives as long as the test process, and the certificates that it signs for the fake homeservers.
+
+use std::sync::{Arc, OnceLock};
+
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// What a fake homeserver presents.
+#[derive(Clone, Copy)]
+pub(crate) enum Presents<'a> {
+    /// A certificate of the suite's authority for this name or address.
+    Name(&'a str),
+    /// A certificate for this name that nobody but itself vouches for.
+    SelfSigned(&'a str),
+}
+
+/// The authority's certificate: what `LIVEKIT_CA_FILE` is given.
+pub(crate) fn authority_pem() -> &'static str {
+    &authority().pem
+}
+
+/// The TLS side of a server that presents `presents`.
+pub(crate) fn server_config(presents: Presents<'_>) -> Arc<ServerConfig> {
+    let key = KeyPair::generate().unwrap();
+    let leaf = match presents {
+        Presents::Name(name) => leaf_for(name).signed_by(&key, &authority().issuer).unwrap(),
+        Presents::SelfSigned(name) => leaf_for(name).self_signed(&key).unwrap(),
+    };
+    let chain = vec![CertificateDer::from(leaf.der().to_vec())];
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    Arc::new(config)
+}
+
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of the black-box suite");
+        let certificate: Certificate = params.self_signed(&key).unwrap();
+        Authority {
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        }
+    })
+}
+
+fn leaf_for(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("fake homeserver {name}"));
+    params
+}

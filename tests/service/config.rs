@@ -1,0 +1,223 @@
+//! Settings and commands, as an administrator meets them.
+
+use crate::client::{self, Address};
+use crate::process::{Service, run_to_exit};
+use crate::settings::{KEY, SECRET, Settings};
+use crate::stage::User;
+
+/// `EX_CONFIG` of sysexits.h: systemd is told not to try again.
+const WRONG_SETTING: Option<i32> = Some(78);
+
+#[test]
+fn a_wrong_setting_ends_the_start_and_is_named() {
+    for (name, value) in [
+        ("LIVEKIT_URL", "ftp://sfu.example.com"),
+        ("LIVEKIT_URL", "sfu.example.com"),
+        ("LIVEKIT_URL", "wss://"),
+        ("LIVEKIT_API_URL", "nonsense"),
+        ("LIVEKIT_JWT_BIND", "nonsense"),
+        ("LIVEKIT_JWT_BIND", "127.0.0.1:99999"),
+        ("LIVEKIT_ALLOWED_NETWORKS", "10.0.0.0/33"),
+        ("LIVEKIT_DENIED_NETWORKS", "all"),
+        ("LIVEKIT_TOKEN_LIFETIME_SECONDS", "59"),
+        ("LIVEKIT_TOKEN_LIFETIME_SECONDS", "86401"),
+        ("LIVEKIT_TOKEN_LIFETIME_SECONDS", "1h"),
+        ("LIVEKIT_OPENID_CACHE_SECONDS", "301"),
+        ("LIVEKIT_OPENID_CACHE_SECONDS", "-1"),
+        ("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "maybe"),
+        ("LIVEKIT_CAN_UPDATE_OWN_METADATA", "maybe"),
+        ("LIVEKIT_FEDERATION_URL_OVERRIDES", "example.com"),
+        ("LIVEKIT_FEDERATION_URL_OVERRIDES", "example.com=ftp://x"),
+        ("LIVEKIT_CA_FILE", "/nonexistent/ca.pem"),
+        ("LIVEKIT_FULL_ACCESS_HOMESERVERS", "https://example.com"),
+        (
+            "LIVEKIT_FULL_ACCESS_HOMESERVERS",
+            "example.com,*.example.com",
+        ),
+    ] {
+        for command in [&[][..], &["serve"], &["check-config"]] {
+            let exit = run_to_exit(command, &Settings::complete().set(name, value));
+            assert_eq!(exit.code, WRONG_SETTING, "{name}={value} {exit:?}");
+            let sentence = format!("{name}: expected");
+            assert!(exit.stderr.contains(&sentence), "{name}={value} {exit:?}");
+            assert!(exit.stderr.contains("found"), "{name}={value} {exit:?}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_setting_ends_the_start_and_is_named() {
+    for name in ["LIVEKIT_URL", "LIVEKIT_KEY", "LIVEKIT_SECRET"] {
+        for settings in [
+            Settings::complete().unset(name),
+            // an empty value is an unset one
+            Settings::complete().set(name, ""),
+        ] {
+            let exit = run_to_exit(&[], &settings);
+            assert_eq!(exit.code, WRONG_SETTING, "{name} {exit:?}");
+            assert!(exit.stderr.contains(name), "{name} {exit:?}");
+        }
+    }
+    let exit = run_to_exit(&[], &Settings::none());
+    assert_eq!(exit.code, WRONG_SETTING, "{exit:?}");
+}
+
+#[test]
+fn a_bind_beside_an_older_name_for_it_is_an_error() {
+    for older in ["LIVEKIT_JWT_PORT", "LK_JWT_PORT", "TOKEN_SERVER_PORT"] {
+        let exit = run_to_exit(&[], &Settings::complete().set(older, "8080"));
+        assert_eq!(exit.code, WRONG_SETTING, "{exit:?}");
+        assert!(exit.stderr.contains(older), "{exit:?}");
+        assert!(exit.stderr.contains("LIVEKIT_JWT_BIND"), "{exit:?}");
+    }
+}
+
+#[test]
+fn the_older_names_for_the_port_still_work_and_warn() {
+    for older in ["LIVEKIT_JWT_PORT", "LK_JWT_PORT", "TOKEN_SERVER_PORT"] {
+        let settings = Settings::complete()
+            .unset("LIVEKIT_JWT_BIND")
+            .set(older, "0");
+        let service = Service::start(&settings);
+        assert_eq!(service.request("GET", "/healthz").status, 200);
+        let warning = service.wait_for_log(older);
+        assert!(warning.contains("WARN"), "{warning}");
+        assert!(warning.contains("LIVEKIT_JWT_BIND"), "{warning}");
+    }
+}
+
+#[test]
+fn what_kubernetes_injects_is_ignored_with_a_warning() {
+    let service = Service::start(
+        &Settings::complete()
+            .set("LIVEKIT_JWT_PORT", "tcp://10.0.0.1:8080")
+            .set("LIVEKIT_JWT_SERVICE_HOST", "10.0.0.1")
+            .set("LIVEKIT_JWT_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    );
+    let warning = service.wait_for_log("LIVEKIT_JWT_PORT");
+    assert!(warning.contains("WARN"), "{warning}");
+    let log = service.log();
+    assert!(!log.contains("LIVEKIT_JWT_SERVICE_HOST"));
+    assert!(!log.contains("LIVEKIT_JWT_PORT_8080_TCP_ADDR"));
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_the_nearest_known_one() {
+    for (wrong, meant) in [
+        (
+            "LIVEKIT_FULL_ACCESS_HOMESERVER",
+            "LIVEKIT_FULL_ACCESS_HOMESERVERS",
+        ),
+        ("LIVEKIT_SECRETFILE", "LIVEKIT_SECRET_FILE"),
+        ("LK_JWT_PROT", "LK_JWT_PORT"),
+    ] {
+        let service = Service::start(&Settings::complete().set(wrong, "1"));
+        let warning = service.wait_for_log("did you mean");
+        assert!(warning.contains("WARN"), "{warning}");
+        assert!(warning.contains(wrong), "{warning}");
+        let (_, suggestion) = warning.split_once("did you mean").unwrap();
+        assert!(suggestion.contains(meant), "{warning}");
+    }
+}
+
+#[test]
+fn url_key_and_secret_are_enough_and_the_log_says_what_that_means() {
+    let service = Service::start(&Settings::complete());
+    let line = service.wait_for_log("LIVEKIT_FULL_ACCESS_HOMESERVERS");
+    assert!(line.contains("restricted"), "{line}");
+}
+
+#[test]
+fn an_empty_host_is_every_address_of_both_families() {
+    let service = Service::start(&Settings::complete().set("LIVEKIT_JWT_BIND", ":0"));
+    let Address::Tcp(address) = service.address() else {
+        panic!("{:?}", service.address());
+    };
+    for ip in ["127.0.0.1", "::1"] {
+        let address =
+            Address::Tcp((ip.parse::<std::net::IpAddr>().unwrap(), address.port()).into());
+        assert_eq!(
+            client::request(&address, "GET", "/healthz", b"").status,
+            200,
+            "{ip}"
+        );
+    }
+}
+
+#[test]
+fn a_bind_to_loopback_of_either_family_works() {
+    for bind in ["127.0.0.1:0", "[::1]:0", "localhost:0"] {
+        let service = Service::start(&Settings::complete().set("LIVEKIT_JWT_BIND", bind));
+        assert_eq!(service.request("GET", "/healthz").status, 200, "{bind}");
+    }
+}
+
+#[test]
+fn a_unix_socket_is_served_even_after_a_crash_left_it_behind() {
+    let settings = Settings::complete();
+    let path = settings.path("socket");
+    let settings = settings.set("LIVEKIT_JWT_BIND", format!("unix:{}", path.display()));
+    let mut first = Service::start(&settings);
+    assert_eq!(first.request("GET", "/healthz").status, 200);
+    first.kill();
+    assert!(path.exists());
+    let second = Service::start(&settings);
+    assert_eq!(second.request("GET", "/healthz").status, 200);
+    let reply = second.post("/get_token", &User::new("alice", "[::1]").get_token());
+    assert_eq!(reply.status, 401);
+}
+
+#[test]
+fn check_config_says_what_was_understood_and_masks_secrets() {
+    let settings = Settings::complete()
+        .unset("LIVEKIT_SECRET")
+        .set_file("LIVEKIT_SECRET_FROM_FILE", &format!("{SECRET}\n"))
+        .set("LIVEKIT_LOCAL_HOMESERVERS", "example.com other.example");
+    let exit = run_to_exit(&["check-config"], &settings);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for needle in [
+        "wss://sfu.example.com",
+        "LIVEKIT_LOCAL_HOMESERVERS",
+        "LIVEKIT_SECRET_FROM_FILE",
+        "example.com",
+        "other.example",
+        "127.0.0.1:0",
+        KEY,
+    ] {
+        assert!(exit.stdout.contains(needle), "{needle} {exit:?}");
+    }
+}
+
+#[test]
+fn a_wrong_secret_is_not_quoted_by_the_complaint_about_it() {
+    for (name, value) in [
+        ("LIVEKIT_KEYS", SECRET),
+        ("LIVEKIT_KEYS", &format!("{SECRET}:")),
+        (
+            "LIVEKIT_URL",
+            &format!("wss://user:{SECRET}@sfu.example.com"),
+        ),
+    ] {
+        let settings = Settings::complete()
+            .unset("LIVEKIT_KEY")
+            .unset("LIVEKIT_SECRET")
+            .set(name, value);
+        let exit = run_to_exit(&[], &settings);
+        assert_eq!(exit.code, WRONG_SETTING, "{exit:?}");
+    }
+}
+
+#[test]
+fn help_and_version_need_no_settings() {
+    let exit = run_to_exit(&["--help"], &Settings::none());
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for needle in ["serve", "check-config", "--dev", "LIVEKIT_URL"] {
+        assert!(exit.stdout.contains(needle), "{needle} {exit:?}");
+    }
+    let exit = run_to_exit(&["--version"], &Settings::none());
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(exit.stdout.contains(env!("CARGO_PKG_VERSION")), "{exit:?}");
+    let exit = run_to_exit(&["--nonsense"], &Settings::complete());
+    assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
+    assert!(exit.stderr.contains("--nonsense"), "{exit:?}");
+}

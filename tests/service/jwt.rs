@@ -1,0 +1,47 @@
+//! Verifies what the service signed and hashed, with no code of the service.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// The claims of a token that `secret` signed with HS256. Panics with what is wrong with any other.
+pub(crate) fn claims(jwt: &str, secret: &str) -> Value {
+    let segments: Vec<&str> = jwt.split('.').collect();
+    let [header, claims, signature] = segments[..] else {
+        panic!("{} segments in {jwt}", segments.len());
+    };
+    assert_eq!(
+        decoded(header),
+        serde_json::json!({"alg": "HS256", "typ": "JWT"}),
+        "the header, and nothing else in it"
+    );
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("{header}.{claims}").as_bytes());
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    mac.verify_slice(&signature)
+        .unwrap_or_else(|_| panic!("signature of {jwt}"));
+    decoded(claims)
+}
+
+/// Room name or identity: unpadded standard base64 of SHA-256 over the canonical JSON array of `parts`.
+pub(crate) fn hash(parts: &[&str]) -> String {
+    let canonical = serde_json::to_string(parts).unwrap();
+    STANDARD_NO_PAD.encode(Sha256::digest(canonical.as_bytes()))
+}
+
+/// Now, in seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}
+
+fn decoded(segment: &str) -> Value {
+    let bytes = URL_SAFE_NO_PAD
+        .decode(segment)
+        .unwrap_or_else(|error| panic!("segment {segment}: {error}"));
+    serde_json::from_slice(&bytes).unwrap()
+}

@@ -1,0 +1,158 @@
+//! Full access: the room is created before the reply. Restricted: it is not created at all.
+
+use std::thread;
+
+use crate::homeserver::Homeserver;
+use crate::jwt;
+use crate::process::Service;
+use crate::settings::{KEY, SECRET, Settings};
+use crate::sfu::{Conduct, CreateRoom, Sfu};
+use crate::stage::{LOOPBACK, Stage};
+
+/// How long the token of one call may live, in seconds: it is used at once.
+const SHORT: i64 = 600;
+
+#[test]
+fn full_access_creates_exactly_the_room_of_the_token() {
+    let stage = Stage::full_access();
+    let user = stage.homeserver.user("alice");
+    let bodies = [
+        ("/get_token", user.get_token()),
+        ("/sfu/get", user.sfu_get()),
+    ];
+    for (number, (path, body)) in bodies.iter().enumerate() {
+        let reply = stage.service.post(path, body);
+        let claims = jwt::claims(&reply.jwt(), SECRET);
+        let calls = stage.sfu.calls();
+        assert_eq!(calls.len(), number + 1, "one call for each request");
+        let call = &calls[number];
+        assert_eq!(call.request.method, "POST");
+        assert_eq!(call.request.target, "/twirp/livekit.RoomService/CreateRoom");
+        assert_eq!(
+            call.request.header("content-type"),
+            Some("application/protobuf")
+        );
+        assert_eq!(
+            call.create_room(),
+            CreateRoom {
+                name: claims["video"]["room"].as_str().unwrap().to_owned(),
+                empty_timeout: 300,
+                max_participants: 0,
+                departure_timeout: 20,
+            }
+        );
+        assert_ne!(claims["video"]["roomCreate"], true);
+    }
+}
+
+#[test]
+fn the_call_carries_a_short_lived_token_that_can_create_rooms_and_join_none() {
+    let stage = Stage::full_access();
+    stage.get_token(&stage.homeserver.user("alice")).jwt();
+    let claims = &stage.sfu.calls()[0].claims;
+    let now = jwt::now();
+    assert_eq!(claims["iss"], KEY);
+    assert_eq!(claims["video"]["roomCreate"], true);
+    assert_ne!(claims["video"]["roomJoin"], true);
+    let exp = claims["exp"].as_i64().unwrap();
+    assert!((now..=now + SHORT).contains(&exp), "{claims}");
+    let nbf = claims["nbf"].as_i64().unwrap();
+    assert!((now - 10..=now).contains(&nbf), "{claims}");
+}
+
+#[test]
+fn the_reply_waits_for_the_room() {
+    let stage = Stage::full_access_with(Conduct::Waits, |settings| settings);
+    let user = stage.homeserver.user("alice");
+    thread::scope(|scope| {
+        let reply = scope.spawn(|| stage.get_token(&user));
+        stage.sfu.wait_for_call();
+        // another request is served meanwhile, so the first could have been answered by now
+        assert_eq!(stage.service.request("GET", "/healthz").status, 200);
+        assert!(!reply.is_finished());
+        stage.sfu.release();
+        assert_eq!(reply.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn restricted_users_get_a_token_and_no_room() {
+    let stage = Stage::restricted();
+    let user = stage.homeserver.user("alice");
+    stage.get_token(&user).jwt();
+    stage.sfu_get(&user).jwt();
+    assert_eq!(stage.sfu.connections(), 0);
+}
+
+#[test]
+fn a_refused_user_leaves_no_room() {
+    let stage = Stage::full_access();
+    let stranger = stage.homeserver.stranger("mallory");
+    assert_eq!(stage.get_token(&stranger).status, 401);
+    assert_eq!(stage.sfu.connections(), 0);
+}
+
+#[test]
+fn full_access_goes_by_the_exact_server_name_in_either_variable() {
+    for variable in [
+        "LIVEKIT_FULL_ACCESS_HOMESERVERS",
+        "LIVEKIT_LOCAL_HOMESERVERS",
+    ] {
+        for (listed, full) in [
+            ("NAME", true),
+            ("other.example, NAME", true),
+            ("other.example NAME", true),
+            ("*", true),
+            ("localhost", false),
+            ("other.example", false),
+        ] {
+            let homeserver = Homeserver::honest();
+            let listed = listed.replace("NAME", homeserver.name());
+            let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+                settings
+                    .set(variable, &listed)
+                    .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
+            });
+            stage.get_token(&stage.homeserver.user("alice")).jwt();
+            let calls = stage.sfu.calls().len();
+            assert_eq!(calls, usize::from(full), "{variable}={listed}");
+        }
+    }
+}
+
+#[test]
+fn the_sfu_is_reached_at_the_api_url_with_its_path() {
+    let homeserver = Homeserver::honest();
+    let sfu = Sfu::start(Conduct::Serves);
+    for (url, prefix) in [
+        (format!("http://{}", sfu.address()), ""),
+        (format!("ws://{}/", sfu.address()), ""),
+        (
+            format!("http://{}/livekit/sfu", sfu.address()),
+            "/livekit/sfu",
+        ),
+        (
+            format!("ws://{}/livekit/sfu/", sfu.address()),
+            "/livekit/sfu",
+        ),
+    ] {
+        for (public, api) in [
+            ("wss://sfu.invalid/public", Some(&url)),
+            (url.as_str(), None),
+        ] {
+            let mut settings = Settings::complete()
+                .set("LIVEKIT_URL", public)
+                .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name());
+            if let Some(api) = api {
+                settings = settings.set("LIVEKIT_API_URL", api);
+            }
+            let service = Service::start(&settings);
+            let reply = service.post("/get_token", &homeserver.user("alice").get_token());
+            assert_eq!(reply.status, 200, "{url} {reply:?}");
+            assert_eq!(reply.json()["url"], public);
+            let call = sfu.calls().pop().unwrap();
+            let path = format!("{prefix}/twirp/livekit.RoomService/CreateRoom");
+            assert_eq!(call.request.target, path, "{url}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Methods and paths: what is answered where, below any prefix, and by HTTP/1.0.
+
+use crate::stage::Stage;
+use crate::status::{ENDPOINTS, assert_cors, assert_error};
+
+#[test]
+fn another_method_is_told_which_ones_there_are() {
+    let stage = Stage::full_access();
+    for (path, _) in ENDPOINTS {
+        for method in ["GET", "PUT", "DELETE", "PATCH"] {
+            let reply = stage.service.request(method, path);
+            assert_eq!(reply.verdict(), (405, "M_UNRECOGNIZED".to_owned()));
+            let allow = reply.header("allow").unwrap();
+            assert!(
+                allow.contains("POST") && allow.contains("OPTIONS"),
+                "{allow}"
+            );
+        }
+        let reply = stage.service.request("HEAD", path);
+        assert_eq!(reply.status, 405);
+        assert_cors(&reply);
+    }
+    let reply = stage.service.request("POST", "/healthz");
+    assert_eq!(reply.verdict(), (405, "M_UNRECOGNIZED".to_owned()));
+    let allow = reply.header("allow").unwrap();
+    assert!(allow.contains("GET") && allow.contains("HEAD"), "{allow}");
+}
+
+#[test]
+fn unknown_paths_and_those_of_later_times_are_not_found() {
+    let stage = Stage::full_access();
+    for path in [
+        "/",
+        "/nothing",
+        "/get_token/more",
+        "/xget_token",
+        "/sfu",
+        "/get",
+        "/sfuget",
+        "/delegate_delayed_leave",
+        "/prefix/delegate_delayed_leave",
+    ] {
+        for method in ["POST", "GET"] {
+            let reply = stage.service.request(method, path);
+            assert_eq!(
+                reply.verdict(),
+                (404, "M_UNRECOGNIZED".to_owned()),
+                "{method} {path}"
+            );
+            assert_cors(&reply);
+            assert_error(&reply);
+        }
+    }
+}
+
+#[test]
+fn a_preflight_is_answered() {
+    let stage = Stage::full_access();
+    for path in ["/get_token", "/sfu/get", "/livekit/jwt//sfu/get/"] {
+        let request = format!(
+            "OPTIONS {path} HTTP/1.1\r\nHost: x\r\nOrigin: https://app.example.com\r\n\
+             Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type\r\n\r\n"
+        );
+        let reply = stage.service.raw(request.as_bytes());
+        assert_eq!(reply.status, 200, "{path}");
+        assert_cors(&reply);
+    }
+}
+
+#[test]
+fn it_says_that_it_is_well() {
+    let stage = Stage::full_access();
+    for path in ["/healthz", "/healthz/", "//healthz", "/livekit/jwt/healthz"] {
+        assert_eq!(stage.service.request("GET", path).status, 200, "{path}");
+        let reply = stage.service.request("HEAD", path);
+        assert_eq!(reply.status, 200, "{path}");
+    }
+}
+
+#[test]
+fn it_answers_below_any_prefix() {
+    let stage = Stage::full_access();
+    for prefix in [
+        "",
+        "/",
+        "/livekit/jwt",
+        "/livekit//jwt//",
+        "/a/b/c/d/e",
+        "/get_token",
+    ] {
+        for tail in ["", "/", "//", "?from=proxy"] {
+            for (path, body) in ENDPOINTS {
+                let path = format!("{prefix}{}{tail}", path.replace("/get", "//get"));
+                let user = stage.homeserver.user("alice");
+                let reply = stage.service.post(&path, &body(&user));
+                assert_eq!(reply.status, 200, "{path} {reply:?}");
+            }
+        }
+    }
+}
+
+/// nginx speaks HTTP/1.0 to its back end unless told otherwise.
+#[test]
+fn it_answers_http_1_0() {
+    let stage = Stage::full_access();
+    let body = stage.homeserver.user("alice").get_token().to_string();
+    let length = body.len();
+    let request = format!("POST /get_token HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}");
+    assert_eq!(stage.service.raw(request.as_bytes()).status, 200);
+}

@@ -1,0 +1,242 @@
+//! An SFU's RoomService: plain HTTP, Twirp with protobuf bodies.
+//!
+//! A fake because a test has to see the very call (bytes, grants, order) and to make the SFU refuse, hang or talk rubbish.
+//! It reads protobuf and JWTs with code of its own. Its threads end with the test process.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::jwt;
+use crate::request::Request;
+use crate::settings::SECRET;
+
+/// Longer than a look-up at a hostile homeserver can last.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How it treats a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conduct {
+    /// As LiveKit does: 200 with the room if signature, grant and content type are right.
+    Serves,
+    /// As [`Conduct::Serves`], once [`Sfu::release`] is called.
+    Waits,
+    /// Serves, but closes the connection after each answer without a word about it.
+    ForgetsConnections,
+    /// Always this status, with this body.
+    Says(&'static str, &'static str),
+    /// Nothing, while the connection stands.
+    Hangs,
+    /// Bytes that are not HTTP.
+    Garbage,
+}
+
+/// A running fake SFU.
+pub(crate) struct Sfu {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+/// One call, with the claims of its token.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) request: Request,
+    pub(crate) claims: Value,
+}
+
+/// What `CreateRoomRequest` says (LiveKit protocol, `livekit_room.proto`). Absent numbers are 0.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct CreateRoom {
+    pub(crate) name: String,
+    pub(crate) empty_timeout: u64,
+    pub(crate) max_participants: u64,
+    pub(crate) departure_timeout: u64,
+}
+
+impl Sfu {
+    pub(crate) fn start(conduct: Conduct) -> Self {
+        Self::with_secret(conduct, SECRET)
+    }
+
+    /// One whose API secret is not the suite's.
+    pub(crate) fn with_secret(conduct: Conduct, secret: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            conduct,
+            secret,
+            released: Mutex::new(false),
+            calls: Mutex::default(),
+            changed: Condvar::new(),
+            connections: AtomicUsize::new(0),
+        });
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                shared.connections.fetch_add(1, Ordering::SeqCst);
+                let state = Arc::clone(&shared);
+                thread::spawn(move || state.serve(stream));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// `ws://127.0.0.1:PORT`, as administrators write it.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.state.calls.lock().unwrap().clone()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it has been called once.
+    pub(crate) fn wait_for_call(&self) {
+        let calls = self.state.calls.lock().unwrap();
+        let (calls, _) = self
+            .state
+            .changed
+            .wait_timeout_while(calls, PATIENCE, |calls| calls.is_empty())
+            .unwrap();
+        assert!(!calls.is_empty(), "nobody called the SFU");
+    }
+
+    /// Lets the calls through that [`Conduct::Waits`] holds.
+    pub(crate) fn release(&self) {
+        *self.state.released.lock().unwrap() = true;
+        self.state.changed.notify_all();
+    }
+}
+
+impl Call {
+    /// The body, read as a `CreateRoomRequest`. Panics at anything that is none.
+    pub(crate) fn create_room(&self) -> CreateRoom {
+        let mut room = CreateRoom::default();
+        let mut rest = self.request.body.as_slice();
+        while !rest.is_empty() {
+            let tag = varint(&mut rest);
+            match (tag >> 3, tag & 7) {
+                (1, 2) => {
+                    let length = usize::try_from(varint(&mut rest)).unwrap();
+                    let (name, tail) = rest.split_at(length);
+                    room.name = String::from_utf8(name.to_vec()).unwrap();
+                    rest = tail;
+                }
+                (2, 0) => room.empty_timeout = varint(&mut rest),
+                (3, 0) => room.max_participants = varint(&mut rest),
+                (10, 0) => room.departure_timeout = varint(&mut rest),
+                other => panic!("field {other:?} in {self:?}"),
+            }
+        }
+        room
+    }
+}
+
+fn varint(rest: &mut &[u8]) -> u64 {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, tail) = rest.split_first().unwrap();
+        *rest = tail;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return value;
+        }
+    }
+    panic!("a varint without end");
+}
+
+struct State {
+    conduct: Conduct,
+    secret: &'static str,
+    released: Mutex<bool>,
+    calls: Mutex<Vec<Call>>,
+    changed: Condvar,
+    connections: AtomicUsize,
+}
+
+impl State {
+    fn serve(&self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let mut stream = BufReader::new(stream);
+        while let Some(request) = Request::read(&mut stream) {
+            let call = Call {
+                claims: claims(&request, self.secret),
+                request,
+            };
+            let verdict = verdict(&call);
+            self.calls.lock().unwrap().push(call);
+            self.changed.notify_all();
+            let answered = match self.conduct {
+                Conduct::Serves | Conduct::ForgetsConnections => {
+                    respond(stream.get_mut(), verdict.0, verdict.1)
+                }
+                Conduct::Waits => {
+                    let released = self.released.lock().unwrap();
+                    let wait = self
+                        .changed
+                        .wait_timeout_while(released, PATIENCE, |free| !*free);
+                    drop(wait);
+                    respond(stream.get_mut(), verdict.0, verdict.1)
+                }
+                Conduct::Says(status, body) => respond(stream.get_mut(), status, body),
+                Conduct::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
+                Conduct::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
+            };
+            let once = matches!(self.conduct, Conduct::ForgetsConnections | Conduct::Garbage);
+            if answered.is_err() || once {
+                break;
+            }
+        }
+    }
+}
+
+fn respond(out: &mut impl Write, status: &str, body: &str) -> std::io::Result<()> {
+    let length = body.len();
+    out.write_all(
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/protobuf\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .as_bytes(),
+    )
+}
+
+/// The claims of the call's token, or null if none stands there. Panics at a wrong signature.
+fn claims(request: &Request, secret: &str) -> Value {
+    match request
+        .header("authorization")
+        .map(|value| value.strip_prefix("Bearer "))
+    {
+        Some(Some(jwt)) => jwt::claims(jwt, secret),
+        _ => Value::Null,
+    }
+}
+
+/// What the real one would say.
+fn verdict(call: &Call) -> (&'static str, &'static str) {
+    if call.claims["video"]["roomCreate"] != true {
+        return (
+            "401 Unauthorized",
+            r#"{"code":"unauthenticated","msg":"permissions denied"}"#,
+        );
+    }
+    match call.request.header("content-type") {
+        Some("application/protobuf") => ("200 OK", "\n\u{3}RM_"),
+        _ => (
+            "404 Not Found",
+            r#"{"code":"bad_route","msg":"unexpected Content-Type"}"#,
+        ),
+    }
+}

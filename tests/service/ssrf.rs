@@ -1,0 +1,223 @@
+//! A stranger's `matrix_server_name` opens no door inside: listeners on loopback see nobody, and the client gets the
+//! answer that every refused client gets. Well-known and redirects from port 443 are shown in `tests/e2e`.
+
+use std::net::TcpStream;
+
+use crate::homeserver::{Behaviour, Homeserver};
+use crate::process::Service;
+use crate::settings::Settings;
+use crate::sfu::Conduct;
+use crate::stage::{LOOPBACK, Stage, User};
+use crate::trap::Trap;
+
+/// Names that lead to loopback, or would if something on the way read them kindly. `PORT` is the trap's.
+const INWARD: [&str; 48] = [
+    // plainly
+    "127.0.0.1:PORT",
+    "127.0.0.1",
+    "127.1.2.3:PORT",
+    "[::1]:PORT",
+    "[::1]",
+    "localhost:PORT",
+    "LOCALHOST:PORT",
+    "localhost",
+    "localhost.:PORT",
+    "127.0.0.1.:PORT",
+    "0.0.0.0:PORT",
+    "[::]:PORT",
+    // IPv4 in IPv6: mapped, compatible, NAT64, 6to4, and as hexadecimal
+    "[::ffff:127.0.0.1]:PORT",
+    "[::ffff:7f00:1]:PORT",
+    "[::127.0.0.1]:PORT",
+    "[64:ff9b::127.0.0.1]:PORT",
+    "[64:ff9b::7f00:1]:PORT",
+    "[64:ff9b:1::7f00:1]:PORT",
+    "[2002:7f00:1::]:PORT",
+    "[2002:7f00:0001::1]:PORT",
+    "[0:0:0:0:0:0:0:1]:PORT",
+    "[::1%lo]:PORT",
+    "[::1%251]:PORT",
+    // IPv4 as getaddrinfo reads it
+    "2130706433:PORT",
+    "0x7f000001:PORT",
+    "0x7f.0.0.1:PORT",
+    "0x7f.1:PORT",
+    "0177.0.0.1:PORT",
+    "017700000001:PORT",
+    "127.1:PORT",
+    "127.0.1:PORT",
+    "0:PORT",
+    // names that are none
+    "user@127.0.0.1:PORT",
+    "user:password@localhost:PORT",
+    "localhost:PORT@example.com",
+    "localhost:PORT/",
+    "localhost:PORT/path",
+    "localhost:PORT?query",
+    "localhost:PORT#fragment",
+    "example.com#@localhost:PORT",
+    "localhost\\@example.com:PORT",
+    "https://localhost:PORT",
+    "//localhost:PORT",
+    " localhost:PORT",
+    "localhost:PORT\t",
+    "localhost:PORT\r\nHost: example.com",
+    "localhost\0:PORT",
+    "１２７.０.０.１:PORT",
+];
+
+/// Private and special addresses where nobody listens here: they must not even be tried.
+const ELSEWHERE: [&str; 14] = [
+    "10.0.0.1",
+    "10.0.0.1:80",
+    "172.16.0.1",
+    "192.168.1.1:443",
+    "100.64.0.1",
+    "169.254.169.254",
+    "169.254.169.254:80",
+    "198.18.0.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "[fe80::1]",
+    "[fd00:ec2::254]:80",
+    "[ff02::1]",
+    "[::ffff:169.254.169.254]:80",
+];
+
+#[test]
+fn no_server_name_leads_to_an_inner_address() {
+    let traps = Trap::on_both_loopbacks();
+    let service = Service::start(&Settings::complete());
+    let refusal = refusal(&service);
+    let names = INWARD.iter().chain(&ELSEWHERE);
+    let mut wrong = Vec::new();
+    for name in names {
+        let name = name.replace("PORT", &traps[0].port().to_string());
+        let user = User::new("alice", &name);
+        for (path, body) in [
+            ("/get_token", user.get_token()),
+            ("/sfu/get", user.sfu_get()),
+        ] {
+            let reply = service.post(path, &body);
+            if reply.status != 401 || reply.body != refusal {
+                wrong.push(format!("{path} {name:?}: {reply:?}"));
+            }
+            let visits = traps.each_ref().map(Trap::visits);
+            if visits != [0, 0] {
+                wrong.push(format!("{path} {name:?}: visits {visits:?} so far"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Without this the test above could pass with traps that see nothing.
+#[test]
+fn the_same_names_lead_there_if_the_administrator_allows_it() {
+    for name in ["127.0.0.1:PORT", "[::1]:PORT", "localhost:PORT"] {
+        let traps = Trap::on_both_loopbacks();
+        let service =
+            Service::start(&Settings::complete().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK));
+        let name = name.replace("PORT", &traps[0].port().to_string());
+        // the traps never answer
+        let asking = TcpStream::connect(tcp(&service)).unwrap();
+        send(&asking, &User::new("alice", &name));
+        traps[usize::from(name.starts_with("[::"))].wait_for(1);
+    }
+}
+
+#[test]
+fn full_access_for_everyone_exempts_nobody() {
+    let traps = Trap::on_both_loopbacks();
+    let service = Service::start(&Settings::complete().set("LIVEKIT_FULL_ACCESS_HOMESERVERS", "*"));
+    let refusal = refusal(&service);
+    for name in ["127.0.0.1:PORT", "[::1]:PORT", "localhost:PORT"] {
+        let name = name.replace("PORT", &traps[0].port().to_string());
+        let reply = service.post("/get_token", &User::new("alice", &name).get_token());
+        assert_eq!(reply.status, 401, "{name}");
+        assert_eq!(reply.body, refusal, "{name}");
+    }
+    assert_eq!(traps.each_ref().map(Trap::visits), [0, 0]);
+}
+
+#[test]
+fn a_listed_homeserver_exempts_only_its_own_name() {
+    let traps = Trap::on_both_loopbacks();
+    let stage = Stage::full_access();
+    let port = traps[0].port();
+    let home = stage.homeserver.port();
+    for name in [
+        format!("localhost:{port}"),
+        format!("127.0.0.1:{home}"),
+        format!("[::1]:{home}"),
+        format!("LOCALHOST:{home}"),
+    ] {
+        let reply = stage.get_token(&User::new("alice", &name));
+        assert_eq!(reply.status, 401, "{name}");
+    }
+    assert_eq!(traps.each_ref().map(Trap::visits), [0, 0]);
+    assert_eq!(stage.homeserver.connections(), 0);
+}
+
+#[test]
+fn a_redirect_by_a_listed_homeserver_exempts_nobody_either() {
+    let trap = Trap::on("127.0.0.1");
+    let location = format!("Location: https://127.0.0.1:{}/\r\n", trap.port());
+    let behaviour = Behaviour::Says("307 Temporary Redirect", location, String::new());
+    let homeserver = Homeserver::start("localhost", behaviour);
+    let name = homeserver.name().to_owned();
+    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+        settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
+    });
+    let reply = stage.get_token(&stage.homeserver.user("alice"));
+    assert_eq!(reply.status, 401);
+    assert_eq!(stage.homeserver.seen().len(), 1);
+    assert_eq!(trap.visits(), 0);
+}
+
+#[test]
+fn denied_networks_are_added_to_those_denied_by_default() {
+    let traps = Trap::on_both_loopbacks();
+    let service = Service::start(
+        &Settings::complete().set("LIVEKIT_DENIED_NETWORKS", "8.8.0.0/16, 2a00::/12"),
+    );
+    for name in ["8.8.8.8:1", "[2a00::1]:1", "127.0.0.1:PORT"] {
+        let name = name.replace("PORT", &traps[0].port().to_string());
+        let reply = service.post("/get_token", &User::new("alice", &name).get_token());
+        assert_eq!(reply.status, 401, "{name}");
+        let address = name.rsplit_once(':').unwrap().0.trim_matches(['[', ']']);
+        service.wait_for_log(address);
+    }
+    assert_eq!(traps.each_ref().map(Trap::visits), [0, 0]);
+}
+
+#[test]
+fn the_log_tells_the_administrator_what_was_refused_and_how_to_allow_it() {
+    let service = Service::start(&Settings::complete());
+    for (name, address) in [("localhost:4711", "127.0.0.1"), ("[::1]:4712", "::1")] {
+        service.post("/get_token", &User::new("alice", name).get_token());
+        service.wait_for_words(&[name, address, "LIVEKIT_ALLOWED_NETWORKS"]);
+    }
+}
+
+/// The body of a refusal that has nothing to do with addresses.
+fn refusal(service: &Service) -> Vec<u8> {
+    let nonsense = User::new("alice", "not a server name");
+    let reply = service.post("/get_token", &nonsense.get_token());
+    assert_eq!(reply.verdict(), (401, "M_UNAUTHORIZED".to_owned()));
+    reply.body
+}
+
+fn tcp(service: &Service) -> std::net::SocketAddr {
+    match service.address() {
+        crate::client::Address::Tcp(address) => *address,
+        crate::client::Address::Unix(path) => panic!("{path:?}"),
+    }
+}
+
+fn send(mut stream: &TcpStream, user: &User) {
+    use std::io::Write;
+    let body = user.get_token().to_string();
+    let bytes = crate::client::written("POST", "/get_token", body.as_bytes());
+    stream.write_all(&bytes).unwrap();
+}

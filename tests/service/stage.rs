@@ -1,0 +1,126 @@
+//! The usual cast: a homeserver, an SFU, the service between them, and the users who ask it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::client::Reply;
+use crate::homeserver::Homeserver;
+use crate::process::Service;
+use crate::settings::{NEVER_LOGGED, Settings};
+use crate::sfu::{Conduct, Sfu};
+
+/// What the service is told about loopback where its users are strangers.
+pub(crate) const LOOPBACK: &str = "127.0.0.0/8,::1/128";
+
+/// An honest homeserver, an SFU and a service.
+pub(crate) struct Stage {
+    pub(crate) homeserver: Homeserver,
+    pub(crate) sfu: Sfu,
+    pub(crate) service: Service,
+}
+
+impl Stage {
+    /// The homeserver's users have full access.
+    pub(crate) fn full_access() -> Self {
+        Self::full_access_with(Conduct::Serves, |settings| settings)
+    }
+
+    pub(crate) fn full_access_with(
+        conduct: Conduct,
+        change: impl FnOnce(Settings) -> Settings,
+    ) -> Self {
+        let homeserver = Homeserver::honest();
+        let name = homeserver.name().to_owned();
+        Self::with(homeserver, conduct, |settings| {
+            change(settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name))
+        })
+    }
+
+    /// The homeserver's users are strangers.
+    pub(crate) fn restricted() -> Self {
+        Self::restricted_with(|settings| settings)
+    }
+
+    pub(crate) fn restricted_with(change: impl FnOnce(Settings) -> Settings) -> Self {
+        Self::with(Homeserver::honest(), Conduct::Serves, |settings| {
+            change(settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK))
+        })
+    }
+
+    pub(crate) fn with(
+        homeserver: Homeserver,
+        conduct: Conduct,
+        change: impl FnOnce(Settings) -> Settings,
+    ) -> Self {
+        let sfu = Sfu::start(conduct);
+        let settings = change(Settings::complete().set("LIVEKIT_URL", sfu.url()));
+        let service = Service::start(&settings);
+        Self {
+            homeserver,
+            sfu,
+            service,
+        }
+    }
+
+    pub(crate) fn get_token(&self, user: &User) -> Reply {
+        self.service.post("/get_token", &user.get_token())
+    }
+
+    pub(crate) fn sfu_get(&self, user: &User) -> Reply {
+        self.service.post("/sfu/get", &user.sfu_get())
+    }
+}
+
+/// Someone with an OpenID token, and the requests that their client makes.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) id: String,
+    pub(crate) server_name: String,
+    pub(crate) token: String,
+}
+
+impl User {
+    /// A user of `server_name` with a token that was never used before.
+    pub(crate) fn new(localpart: &str, server_name: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self {
+            id: format!("@{localpart}:{server_name}"),
+            server_name: server_name.to_owned(),
+            token: format!("{NEVER_LOGGED}-openid-{number}"),
+        }
+    }
+
+    /// The body of `/get_token`.
+    pub(crate) fn get_token(&self) -> Value {
+        json!({
+            "room_id": "!roomid:example.com",
+            "slot_id": "slot1234",
+            "openid_token": self.openid_token(),
+            "member": {
+                "id": "memberABC",
+                "claimed_user_id": self.id,
+                "claimed_device_id": "DEVICE123",
+            },
+        })
+    }
+
+    /// The body of `/sfu/get`.
+    pub(crate) fn sfu_get(&self) -> Value {
+        json!({
+            "room": "!roomid:example.com",
+            "openid_token": self.openid_token(),
+            "device_id": "DEVICE123",
+        })
+    }
+
+    fn openid_token(&self) -> Value {
+        json!({
+            "access_token": self.token,
+            "token_type": "Bearer",
+            "matrix_server_name": self.server_name,
+            "expires_in": 3600,
+        })
+    }
+}

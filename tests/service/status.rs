@@ -1,0 +1,222 @@
+//! The status table of the Matrix endpoints, and what stands on every reply: CORS, and nothing but `errcode` and `error`
+//! in the body of an error. What becomes of a body is in `malformed`, methods and paths in `routes`.
+
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use crate::client::{self, Reply};
+use crate::sfu::Conduct;
+use crate::stage::{Stage, User};
+
+/// An endpoint and the body that it takes.
+pub(crate) type Endpoint = (&'static str, fn(&User) -> Value);
+
+pub(crate) const ENDPOINTS: [Endpoint; 2] =
+    [("/get_token", User::get_token), ("/sfu/get", User::sfu_get)];
+
+#[test]
+fn every_reply_may_be_read_by_a_browser() {
+    let stage = Stage::full_access();
+    let good = stage.homeserver.user("alice");
+    let stranger = stage.homeserver.stranger("mallory");
+    for (path, body) in ENDPOINTS {
+        let replies = [
+            (200, stage.service.post(path, &body(&good))),
+            (401, stage.service.post(path, &body(&stranger))),
+            (400, stage.service.request("POST", path)),
+            (400, stage.service.post(path, &Value::Null)),
+            (413, too_large(&stage, path)),
+            (405, stage.service.request("GET", path)),
+            (405, stage.service.request("DELETE", path)),
+            (200, stage.service.request("OPTIONS", path)),
+            (404, stage.service.request("POST", "/elsewhere")),
+            (404, stage.service.request("GET", "/")),
+        ];
+        for (status, reply) in replies {
+            assert_eq!(reply.status, status, "{path} {reply:?}");
+            assert_cors(&reply);
+            if status >= 400 {
+                assert_error(&reply);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failing_sfu_is_an_unknown_error_that_a_browser_may_read() {
+    for conduct in [
+        Conduct::Says(
+            "401 Unauthorized",
+            r#"{"code":"unauthenticated","msg":"no"}"#,
+        ),
+        Conduct::Says("401 Unauthorized", "invalid API key: APItestkey\n"),
+        Conduct::Says(
+            "503 Service Unavailable",
+            r#"{"code":"unavailable","msg":"no"}"#,
+        ),
+        Conduct::Says("302 Found", ""),
+        Conduct::Garbage,
+    ] {
+        let stage = Stage::full_access_with(conduct, |settings| settings);
+        for (path, body) in ENDPOINTS {
+            let user = stage.homeserver.user("alice");
+            let reply = stage.service.post(path, &body(&user));
+            assert_eq!(
+                reply.verdict(),
+                (500, "M_UNKNOWN".to_owned()),
+                "{conduct:?} {path}"
+            );
+            assert_cors(&reply);
+            assert_error(&reply);
+        }
+    }
+}
+
+#[test]
+fn an_sfu_that_is_not_there_is_an_unknown_error() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = free.local_addr().unwrap();
+    drop(free);
+    let stage = Stage::full_access_with(Conduct::Serves, |settings| {
+        settings.set("LIVEKIT_API_URL", format!("http://{nobody}"))
+    });
+    for (path, body) in ENDPOINTS {
+        let user = stage.homeserver.user("alice");
+        let reply = stage.service.post(path, &body(&user));
+        assert_eq!(reply.verdict(), (500, "M_UNKNOWN".to_owned()), "{path}");
+        assert_cors(&reply);
+    }
+}
+
+#[test]
+fn an_sfu_that_hangs_is_given_up() {
+    let stage = Stage::full_access_with(Conduct::Hangs, |settings| settings);
+    let user = stage.homeserver.user("alice");
+    let reply = stage.get_token(&user);
+    assert_eq!(reply.verdict(), (500, "M_UNKNOWN".to_owned()));
+    assert_eq!(stage.sfu.calls().len(), 1, "one try");
+}
+
+#[test]
+fn all_that_is_not_believed_gets_one_and_the_same_sentence() {
+    let stage = Stage::full_access();
+    let homeserver = &stage.homeserver;
+    let unknown = homeserver.stranger("alice");
+    let mut claims_another = homeserver.user("mallory");
+    claims_another.id = format!("@alice:{}", homeserver.name());
+    let foreign = homeserver.stranger("alice");
+    homeserver.vouch(&foreign.token, "@alice:elsewhere.example");
+    let suffixed = homeserver.stranger("alice");
+    homeserver.vouch(&suffixed.token, &format!("{}.example", suffixed.id));
+    let two_colons = homeserver.stranger("alice");
+    homeserver.vouch(
+        &two_colons.token,
+        &format!("@alice:elsewhere.example:{}", homeserver.name()),
+    );
+    let not_an_id = homeserver.stranger("alice");
+    homeserver.vouch(&not_an_id.token, homeserver.name());
+    let nowhere = User::new("alice", "127.0.0.1:1");
+    let no_name = User::new("alice", "no server name");
+
+    let mut sentences = Vec::new();
+    let users = [
+        &unknown,
+        &foreign,
+        &suffixed,
+        &two_colons,
+        &not_an_id,
+        &nowhere,
+        &no_name,
+    ];
+    for (path, body) in ENDPOINTS {
+        for user in users {
+            sentences.push((path, user, stage.service.post(path, &body(user))));
+        }
+    }
+    // `/sfu/get` claims no user id
+    let reply = stage.get_token(&claims_another);
+    sentences.push(("/get_token", &claims_another, reply));
+
+    for (path, user, reply) in &sentences {
+        assert_eq!(
+            reply.verdict(),
+            (401, "M_UNAUTHORIZED".to_owned()),
+            "{path} {user:?}"
+        );
+        assert_eq!(reply.body, sentences[0].2.body, "{path} {user:?}");
+        assert_cors(reply);
+        assert_error(reply);
+    }
+    assert!(stage.sfu.calls().is_empty(), "no room for any of them");
+}
+
+#[test]
+fn a_body_that_is_only_announced_too_large_is_refused_at_once() {
+    let stage = Stage::full_access();
+    for length in ["65537000", "100000000000000"] {
+        let head =
+            format!("POST /get_token HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let reply = stage.service.raw(head.as_bytes());
+        assert_eq!(reply.verdict(), (413, "M_TOO_LARGE".to_owned()), "{length}");
+        assert_cors(&reply);
+    }
+    assert_eq!(stage.service.request("GET", "/healthz").status, 200);
+}
+
+#[test]
+fn a_body_too_large_in_chunks_is_refused() {
+    let stage = Stage::full_access();
+    let mut request =
+        b"POST /sfu/get HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..100 {
+        request.extend_from_slice(b"1000\r\n");
+        request.extend_from_slice(&[b' '; 0x1000]);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    let reply = stage.service.raw(&request);
+    assert_eq!(reply.verdict(), (413, "M_TOO_LARGE".to_owned()));
+    assert_cors(&reply);
+}
+
+fn too_large(stage: &Stage, path: &str) -> Reply {
+    let mut body = stage.homeserver.user("alice").get_token();
+    body["filler"] = "x".repeat(100_000).into();
+    client::post(stage.service.address(), path, &body)
+}
+
+pub(crate) fn assert_cors(reply: &Reply) {
+    let field = |name| {
+        reply
+            .header(name)
+            .unwrap_or_else(|| panic!("no {name} in {reply:?}"))
+    };
+    assert_eq!(field("access-control-allow-origin"), "*", "{reply:?}");
+    let methods = field("access-control-allow-methods");
+    assert!(
+        methods.contains("POST") && methods.contains("OPTIONS"),
+        "{reply:?}"
+    );
+    let allowed = field("access-control-allow-headers").to_ascii_lowercase();
+    let allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+    for name in [
+        "accept",
+        "content-type",
+        "content-length",
+        "accept-encoding",
+        "x-csrf-token",
+        "authorization",
+    ] {
+        assert!(allowed.contains(&name), "{name} in {reply:?}");
+    }
+}
+
+pub(crate) fn assert_error(reply: &Reply) {
+    let body = reply.json();
+    let members: Vec<&String> = body.as_object().unwrap().keys().collect();
+    assert_eq!(members, ["errcode", "error"], "{reply:?}");
+    assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()));
+    let content_type = reply.header("content-type").unwrap();
+    assert!(content_type.starts_with("application/json"), "{reply:?}");
+}

@@ -1,0 +1,175 @@
+//! The reply and the token: for whom, for which room, how long.
+
+use serde_json::json;
+
+use crate::homeserver::Homeserver;
+use crate::jwt;
+use crate::settings::{KEY, SECRET};
+use crate::sfu::Conduct;
+use crate::stage::{Stage, User};
+
+/// Seconds by which a token may start before now or be cut while the test runs.
+const SLACK: i64 = 10;
+
+#[test]
+fn the_reply_is_the_url_unchanged_and_the_token() {
+    for url in [
+        "wss://sfu.example.com",
+        "wss://sfu.example.com/",
+        "ws://sfu.example.com:7880/livekit/sfu/",
+        "https://sfu.example.com:443/sfu",
+    ] {
+        let stage = Stage::restricted_with(|settings| settings.set("LIVEKIT_URL", url));
+        let user = stage.homeserver.user("alice");
+        for reply in [stage.get_token(&user), stage.sfu_get(&user)] {
+            assert_eq!(reply.status, 200, "{reply:?}");
+            let body = reply.json();
+            assert_eq!(body["url"], url);
+            assert_eq!(body.as_object().unwrap().len(), 2, "url and jwt: {body}");
+            let content_type = reply.header("content-type").unwrap();
+            assert!(content_type.starts_with("application/json"), "{reply:?}");
+        }
+    }
+}
+
+#[test]
+fn the_claims_are_those_of_the_specification() {
+    let stage = Stage::restricted();
+    let user = stage.homeserver.user("alice");
+    let identity = jwt::hash(&[&user.id, "DEVICE123", "memberABC"]);
+    let literal = format!("{}:DEVICE123", user.id);
+    let modern = jwt::hash(&["!roomid:example.com", "slot1234"]);
+    let legacy = jwt::hash(&["!roomid:example.com", "m.call#ROOM"]);
+    for (reply, identity, room) in [
+        (stage.get_token(&user), identity, modern),
+        (stage.sfu_get(&user), literal, legacy),
+    ] {
+        let now = jwt::now();
+        let claims = jwt::claims(&reply.jwt(), SECRET);
+        assert_eq!(claims["iss"], KEY);
+        assert_eq!(claims["sub"], identity);
+        let nbf = claims["nbf"].as_i64().unwrap();
+        let exp = claims["exp"].as_i64().unwrap();
+        assert!((now - SLACK..=now).contains(&nbf), "{now} {claims}");
+        assert!(
+            (now + 3600 - SLACK..=now + 3600 + SLACK).contains(&exp),
+            "{claims}"
+        );
+        // the Python SDK refuses `aud`; `jti` would be the identity's fallback
+        for absent in ["aud", "jti", "crit"] {
+            assert_eq!(claims.get(absent), None, "{claims}");
+        }
+        let video = &claims["video"];
+        assert_eq!(video["room"], room);
+        assert_eq!(video["roomJoin"], true);
+        assert_eq!(video["canPublish"], true);
+        assert_eq!(video["canSubscribe"], true);
+        for never in [
+            "roomCreate",
+            "hidden",
+            "roomAdmin",
+            "roomList",
+            "roomRecord",
+            "ingressAdmin",
+            "recorder",
+            "agent",
+            "canUpdateOwnMetadata",
+        ] {
+            let grant = &video[never];
+            assert!(grant.is_null() || *grant == false, "{never} in {claims}");
+        }
+        assert!(!claims.to_string().contains("null"), "{claims}");
+    }
+}
+
+/// The first two vectors of the specification, through the service; the third belongs to the application-service mode.
+#[test]
+fn room_and_identity_are_the_vectors_of_the_specification() {
+    const ROOM: &str = "O8437W3+jmzMVjoIP3tNwbm+XxHQk2iKpOA7aqw3qSc";
+    const IDENTITY: &str = "J+T45tGruxc+HrUOqJJlyQSV33m728Cme4+vt8/SWrU";
+    let stage = overridden_to_example_com();
+    let user = stage.homeserver.user("alice");
+
+    let claims = jwt::claims(&stage.get_token(&user).jwt(), SECRET);
+    assert_eq!(claims["video"]["room"], ROOM);
+    assert_eq!(claims["sub"], IDENTITY);
+
+    let claims = jwt::claims(&stage.sfu_get(&user).jwt(), SECRET);
+    assert_eq!(claims["sub"], "@alice:example.com:DEVICE123");
+
+    // the suite's own hash, against all three
+    assert_eq!(jwt::hash(&["!roomid:example.com", "slot1234"]), ROOM);
+    assert_eq!(
+        jwt::hash(&["@alice:example.com", "DEVICE123", "memberABC"]),
+        IDENTITY
+    );
+    assert_eq!(
+        jwt::hash(&["@alice:example.com", "memberABC"]),
+        "M3VnsLXrkbxIDINXO64u8PZzFyD9ZYFiQULR2dshWYs"
+    );
+}
+
+#[test]
+fn hashed_names_escape_what_canonical_json_escapes_and_nothing_else() {
+    let stage = Stage::restricted();
+    for odd in [
+        "<&>",
+        "quote\" backslash\\ slash/",
+        "line\u{2028}separator paragraph\u{2029}",
+        "Grüße 🎥 日本",
+    ] {
+        let user = stage.homeserver.user("alice");
+        let mut body = user.get_token();
+        body["room_id"] = json!(odd);
+        body["slot_id"] = json!(odd);
+        body["member"]["id"] = json!(odd);
+        body["member"]["claimed_device_id"] = json!(odd);
+        let reply = stage.service.post("/get_token", &body);
+        let claims = jwt::claims(&reply.jwt(), SECRET);
+        assert_eq!(claims["video"]["room"], jwt::hash(&[odd, odd]), "{odd:?}");
+        assert_eq!(claims["sub"], jwt::hash(&[&user.id, odd, odd]), "{odd:?}");
+    }
+}
+
+#[test]
+fn the_user_is_whom_the_homeserver_names() {
+    let stage = Stage::restricted();
+    let user = stage.homeserver.user("bob");
+    let claims = jwt::claims(&stage.sfu_get(&user).jwt(), SECRET);
+    let name = stage.homeserver.name();
+    assert_eq!(claims["sub"], format!("@bob:{name}:DEVICE123"));
+}
+
+/// Server names are compared byte for byte.
+#[test]
+fn a_homeserver_cannot_vouch_for_a_stranger() {
+    let stage = overridden_to_example_com();
+    for subject in [
+        "@alice:EXAMPLE.com",
+        "@alice:example.com:8448",
+        "@alice:example.com.",
+        "@alice:matrix.example.com",
+        "@alice:evil.example:example.com",
+        "@:example.com@",
+        "alice:example.com",
+        "@aliceexample.com",
+        "@alice:",
+        "",
+    ] {
+        let user = User::new("alice", "example.com");
+        stage.homeserver.vouch(&user.token, subject);
+        for reply in [stage.get_token(&user), stage.sfu_get(&user)] {
+            assert_eq!(reply.status, 401, "{subject:?} {reply:?}");
+        }
+    }
+    let alice = stage.homeserver.user("alice");
+    assert_eq!(stage.sfu_get(&alice).status, 200);
+}
+
+fn overridden_to_example_com() -> Stage {
+    let homeserver = Homeserver::honest().named("example.com");
+    let over = format!("example.com=https://localhost:{}", homeserver.port());
+    Stage::with(homeserver, Conduct::Serves, |settings| {
+        settings.set("LIVEKIT_FEDERATION_URL_OVERRIDES", over)
+    })
+}
