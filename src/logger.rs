@@ -10,6 +10,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 const MAX_LINE: usize = 16 * 1024;
 /// The most that libraries may say: from `debug` on they log headers, and with them tokens.
 const FOREIGN: LevelFilter = LevelFilter::Warn;
+/// Reports as an error that its listener is closed, which the gate does on purpose; what else befalls it ends the service.
+const HUSHED: &str = "tiny_http";
 /// What our own targets begin with; it goes without saying.
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
@@ -30,9 +32,10 @@ struct Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let most = match own(metadata.target()) {
-            Some(_) => self.level,
-            None => self.level.min(FOREIGN),
+        let most = match metadata.target() {
+            target if own(target).is_some() => self.level,
+            target if target.split("::").next() == Some(HUSHED) => LevelFilter::Off,
+            _ => self.level.min(FOREIGN),
         };
         metadata.level() <= most
     }

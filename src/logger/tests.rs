@@ -137,6 +137,9 @@ fn libraries_are_heard_from_warn_on_and_lookalikes_are_libraries() {
         Level::Debug
     ));
     assert!(!heard(LevelFilter::Info, ours, Level::Debug));
+    for hushed in ["tiny_http", "tiny_http::util"] {
+        assert!(!heard(LevelFilter::Trace, hushed, Level::Error), "{hushed}");
+    }
     for foreign in ["ureq::run", "rustls::client", "livekit_token_services", ""] {
         assert!(
             !heard(LevelFilter::Trace, foreign, Level::Info),
