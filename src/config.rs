@@ -47,6 +47,12 @@ pub struct Config {
     pub allowed_networks: Vec<Network>,
     /// Networks where no homeserver may be, unless allowed.
     pub denied_networks: Vec<Network>,
+    /// Proxies, beside loopback, that are believed about whom a request is from.
+    pub trusted_proxies: Vec<Network>,
+    /// Connections of clients in all.
+    pub max_connections: usize,
+    /// Connections of one public address.
+    pub max_connections_per_address: usize,
     /// PEM files with more certificate authorities.
     pub ca_files: Vec<PathBuf>,
     /// Directories with such files.
@@ -214,6 +220,19 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
     let mut networks = |name| reader.parsed(name, "", values::NETWORKS, values::networks);
     let allowed_networks = networks("LIVEKIT_ALLOWED_NETWORKS");
     let denied_networks = networks("LIVEKIT_DENIED_NETWORKS");
+    let trusted_proxies = networks("LIVEKIT_TRUSTED_PROXIES");
+    let max_connections = reader.parsed(
+        "LIVEKIT_MAX_CONNECTIONS",
+        "16384",
+        "16 to 1000000",
+        |text| values::number(text, 16..=1_000_000),
+    );
+    let max_connections_per_address = reader.parsed(
+        "LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS",
+        "256",
+        "1 to 1000000",
+        |text| values::number(text, 1..=1_000_000),
+    );
     let (ca_files, ca_dirs) = settings::authorities(reader);
     let insecure_skip_verify_tls = settings::insecure(reader);
     let token_lifetime = reader.parsed(
@@ -243,6 +262,9 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         federation_overrides: federation_overrides?,
         allowed_networks: allowed_networks?,
         denied_networks: denied_networks?,
+        trusted_proxies: trusted_proxies?,
+        max_connections: max_connections?,
+        max_connections_per_address: max_connections_per_address?,
         ca_files,
         ca_dirs,
         insecure_skip_verify_tls,

@@ -47,6 +47,15 @@ pub(super) fn seconds(text: &str, range: RangeInclusive<u64>) -> Result<Duration
     }
 }
 
+/// A whole number within a range.
+pub(super) fn number(text: &str, range: RangeInclusive<usize>) -> Result<usize, &str> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits && range.contains(&number) => Ok(number),
+        _ => Err(text),
+    }
+}
+
 pub(super) fn url(text: &str) -> Result<BaseUrl, &str> {
     BaseUrl::parse(text).map_err(|_| text)
 }

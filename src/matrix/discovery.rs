@@ -266,5 +266,11 @@ impl fmt::Display for Found {
     }
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::well_known::fuzzing::{delegation, redirect};
+}
+
 #[cfg(test)]
 mod tests;

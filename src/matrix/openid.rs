@@ -126,7 +126,18 @@ struct Userinfo {
     sub: String,
 }
 
-type Verdict = Result<VerifiedUser, Refusal>;
+/// A clear answer.
+pub(crate) type Verdict = Result<VerifiedUser, Refusal>;
+
+/// Reads the userinfo that `server` gave.
+pub(crate) fn read(server: &ServerName, body: &[u8]) -> Result<Verdict, Error> {
+    let userinfo: Userinfo = serde_json::from_slice(body).map_err(|_| Error::NotUserinfo)?;
+    Ok(match UserId::parse(&userinfo.sub) {
+        Ok(user) if user.server() == server => Ok(VerifiedUser(user)),
+        Ok(user) => Err(Refusal::Stranger(user)),
+        Err(_) => Err(Refusal::NotAUser),
+    })
+}
 
 /// Asks homeservers who their users are.
 #[derive(Debug)]
@@ -184,13 +195,7 @@ impl Verifier {
             status @ (401 | 403) => return Ok(Err(Refusal::UnknownToken(status))),
             status => return Err(Error::Status(status)),
         }
-        let userinfo: Userinfo =
-            serde_json::from_slice(&answer.body).map_err(|_| Error::NotUserinfo)?;
-        Ok(match UserId::parse(&userinfo.sub) {
-            Ok(user) if user.server() == server => Ok(VerifiedUser(user)),
-            Ok(user) => Err(Refusal::Stranger(user)),
-            Err(_) => Err(Refusal::NotAUser),
-        })
+        read(server, &answer.body)
     }
 
     fn recall(&self, key: &[u8; 32]) -> Option<Verdict> {

@@ -88,6 +88,12 @@ pub fn lookup_addresses(
     }
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::srv::fuzzing::srv_answer;
+}
+
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 struct Slot(&'static AtomicUsize);

@@ -226,6 +226,25 @@ fn join(authority: &str, target: &str, location: &str) -> Option<(String, String
     Some((authority.to_owned(), next))
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{Asked, HeaderMap, ServerName};
+
+    /// Where a well-known document says that the server is.
+    pub fn delegation(body: &[u8]) -> Option<ServerName> {
+        match super::read(body, &HeaderMap::new()) {
+            Asked::Delegated(name, _) => Some(name),
+            Asked::Absent(_) | Asked::Unreachable(_) => None,
+        }
+    }
+
+    /// Where a redirect from there leads.
+    pub fn redirect(authority: &str, target: &str, location: &str) -> Option<(String, String)> {
+        super::join(authority, target, location)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

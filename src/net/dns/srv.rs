@@ -334,5 +334,17 @@ fn order(mut records: Vec<Record>, mut pick: impl FnMut(u32) -> u32) -> Vec<SrvT
     ordered
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// The records in a DNS server's answer to a question for `name` under `id`, if it is one.
+    pub fn srv_answer(message: &[u8], id: u16, name: &str) -> Option<super::SrvAnswer> {
+        match super::read(message, id, name) {
+            super::Reading::Answer(answer) => Some(answer),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
