@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use livekit_token_service::cli::{self, Command};
 use livekit_token_service::config::{Bind, Config, Environment, Report};
 use livekit_token_service::exchange::{Exchange, Terms};
-use livekit_token_service::http::gate::{self, limits};
+use livekit_token_service::http::gate;
+use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
 use livekit_token_service::http::listener::{self, Listener};
 use livekit_token_service::http::route::Routes;
 use livekit_token_service::livekit::room_service::RoomService;
@@ -85,10 +86,11 @@ fn serve(
             return Ok(1);
         }
     };
+    let limits = limits(&config);
     let opening = opening(&config, &listener, dev);
     let routes = routes(config, &roots, workers);
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    match listener::serve(listener, workers, routes, opened) {
+    match listener::serve(listener, workers, limits, routes, opened) {
         Ok(()) => Ok(0),
         Err(reason) => {
             error!("{reason}");
@@ -131,6 +133,16 @@ fn listen(bind: &Bind) -> io::Result<Listener> {
     }
 }
 
+fn limits(config: &Config) -> Limits {
+    let mut limits = Limits {
+        connections: config.max_connections,
+        connections_per_address: config.max_connections_per_address,
+        ..Limits::default()
+    };
+    limits.trusted.extend(&config.trusted_proxies);
+    limits
+}
+
 /// What is said once clients are let in.
 fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
     let full_access = match &config.full_access {
@@ -170,7 +182,7 @@ fn routes(config: Config, roots: &Roots, workers: usize) -> Routes {
         Fetcher::new(client_config(roots, homeservers), policy, workers),
         config.federation_overrides,
         config.full_access.clone(),
-        Places::of(limits::outbound_workers(workers)),
+        Places::of(outbound_workers(workers)),
     );
     let sfu = Fetcher::new(
         client_config(roots, Verification::On),

@@ -63,6 +63,7 @@ impl fmt::Display for Listener {
 pub fn serve(
     listener: Listener,
     workers: usize,
+    limits: Limits,
     routes: Routes,
     opened: impl FnOnce(),
 ) -> Result<(), gate::Error> {
@@ -73,7 +74,7 @@ pub fn serve(
     gate::serve(
         vec![listener],
         workers,
-        Limits::default(),
+        limits,
         |head: &Head<'_>| Routes::goes_outbound(head.method(), head.target()),
         move |request: &mut Request| response(answer(request, &routes)),
         || response(Reply::broken()),

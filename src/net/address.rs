@@ -184,6 +184,16 @@ fn embedded(ip: IpAddr) -> Option<IpAddr> {
     }
 }
 
+/// Whether an address is one of the public Internet, where one address is one party or few.
+pub fn is_public(ip: IpAddr) -> bool {
+    let any = |networks: &[Network]| {
+        networks
+            .iter()
+            .any(|n| n.contains(ip) || embedded(ip).is_some_and(|v4| n.contains(v4)))
+    };
+    !any(&PRIVATE) && !any(&NEVER)
+}
+
 /// Whose wish it is to dial an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Trust {

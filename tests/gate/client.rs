@@ -6,7 +6,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,13 @@ pub(crate) fn connect_from(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStre
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// An address that nothing has been sent from yet: ports of closed connections stay taken for a minute.
+pub(crate) fn fresh_address() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 1 + high, low, 1)
 }
 
 /// An answer, read to its end.

@@ -1,10 +1,10 @@
 //! Clients in numbers: idle, flooding, pipelining, more than there are descriptors; and the end in the middle of them.
 
 use crate::attacks::{crowd, survived, threads};
-use crate::client::{ATTACKER, Honest, connect_from, is_closed, read_answer};
+use crate::client::{ATTACKER, Honest, connect_from, fresh_address, is_closed, read_answer};
 use crate::service::Service;
 use std::io::{self, ErrorKind, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -47,11 +47,16 @@ fn idle(count: usize) {
     raise_descriptors();
     let service = Service::shipped();
     let (threads, honest) = (threads(&service), Honest::start(&service));
-    let silent = crowd(&service, count / 2, b"");
-    let mut kept = crowd(&service, count / 2, HEALTH);
-    for stream in &mut kept {
-        assert_eq!(read_answer(stream, false).expect("an answer").status, 200);
+    let mut kept = Vec::new();
+    // not all at once: more than the queue holds would be told to come again
+    for _ in 0..count / 200 {
+        let mut hundred = crowd(&service, 100, HEALTH);
+        for stream in &mut hundred {
+            assert_eq!(read_answer(stream, false).expect("an answer").status, 200);
+        }
+        kept.append(&mut hundred);
     }
+    let silent = crowd(&service, count / 2, b"");
     let before = service.cpu_seconds();
     thread::sleep(Duration::from_secs(2));
     println!(
@@ -94,10 +99,10 @@ fn flood(service: Service, count: usize, attack: &str) {
     raise_descriptors();
     let (threads, honest) = (threads(&service), Honest::start(&service));
     let (to, begun) = (service.address(), Instant::now());
-    let floods: Vec<_> = (3..6)
-        .map(|last| {
+    let floods: Vec<_> = (0..3)
+        .map(|_| {
             thread::spawn(move || {
-                let from = Ipv4Addr::new(127, 0, 0, last);
+                let from = fresh_address();
                 let mut held: Vec<TcpStream> = Vec::new();
                 for _ in 0..count / 3 {
                     let mut stream = connect_from(from, to).expect("connect");
@@ -188,9 +193,9 @@ fn the_end_under_load_loses_nothing() {
 
 /// Asks until nobody lets it in. A request is lost if its connection was there and no answer came.
 fn busy_client(to: SocketAddr, kept: bool, over: &AtomicBool) -> (usize, Option<io::Error>) {
-    let mut answered = 0;
+    let (mut answered, from) = (0, fresh_address());
     while !over.load(Ordering::Relaxed) {
-        let Ok(mut stream) = connect_from(ATTACKER, to) else {
+        let Ok(mut stream) = connect_from(from, to) else {
             break;
         };
         loop {

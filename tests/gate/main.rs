@@ -3,11 +3,20 @@
 //! Run it with names (or parts of them) to choose tests. They run one after the other, for each measures the honest client
 //! beside the attack. With `stand` as its only argument this program is the service itself.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it reports what it has measured"
+)]
+
 mod attacks;
 mod behaviour;
 mod client;
+mod endless;
+mod fairness;
 mod floods;
 mod malformed;
+mod proxy;
 mod service;
 mod stand;
 
@@ -35,11 +44,16 @@ fn main() -> ExitCode {
     let all = [
         malformed::TESTS,
         behaviour::TESTS,
+        fairness::TESTS,
         attacks::TESTS,
+        endless::TESTS,
         floods::TESTS,
     ];
+    // what needs more than the toolchain must be asked for
+    let more = chosen.iter().any(|name| name.contains("nginx"));
+    let more = if more { proxy::TESTS } else { &[] };
     let mut failed = Vec::new();
-    for (name, test) in all.into_iter().flatten() {
+    for (name, test) in all.into_iter().flatten().chain(more) {
         if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

@@ -24,7 +24,11 @@ pub(crate) fn run() -> ExitCode {
             (Listener::Tcp(listener), address)
         }
     };
-    let mut limits = Limits::default();
+    // clients of other loopback addresses stand for those of the Internet
+    let mut limits = Limits {
+        limits_private: true,
+        ..Limits::default()
+    };
     if let Ok(trusted) = env::var("STAND_TRUSTED") {
         let networks = trusted.split(',').filter(|network| !network.is_empty());
         limits.trusted = networks.map(|n| n.parse().expect("network")).collect();

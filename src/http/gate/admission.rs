@@ -78,25 +78,34 @@ impl Gate {
             return;
         }
         self.accept_paused = None;
-        for _ in 0..ACCEPTED_AT_ONCE {
-            let Some(door) = self.doors.iter_mut().find(|door| door.ready) else {
-                return;
-            };
-            match door.accept() {
-                Ok((socket, address)) => self.admit(socket, address),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => door.ready = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    count(&self.stats.accept_errors);
-                    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-                    if Errno::from_io_error(&error).is_some_and(|errno| exhausted.contains(&errno))
-                    {
-                        self.evict();
-                        self.accept_paused = Some(self.now + PAUSE);
-                        log::warn!("clients wait: {error}");
-                        return;
-                    }
-                    log::debug!("a client went before it was accepted: {error}");
+        for door in 0..self.doors.len() {
+            let mut left = ACCEPTED_AT_ONCE;
+            while left > 0 && self.doors[door].ready && self.accept_paused.is_none() {
+                self.accept_one(door);
+                left -= 1;
+            }
+        }
+    }
+
+    fn accept_one(&mut self, door: usize) {
+        let error = match self.doors[door].accept() {
+            Ok((socket, address)) => return self.admit(socket, address),
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.doors[door].ready = false,
+            io::ErrorKind::Interrupted => {}
+            _ => {
+                let errors = self.stats.accept_errors.fetch_add(1, Relaxed) + 1;
+                let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+                if !Errno::from_io_error(&error).is_some_and(|errno| exhausted.contains(&errno)) {
+                    return log::debug!("a client went before it was accepted: {error}");
+                }
+                self.evict();
+                self.accept_paused = Some(self.now + PAUSE);
+                // it comes again every 50 ms until it is mended
+                if errors.is_power_of_two() {
+                    log::warn!("clients wait: {error} ({errors} times)");
                 }
             }
         }
@@ -107,8 +116,9 @@ impl Gate {
         let peer = Peer {
             address,
             trusted: address.is_none_or(|address| self.limits.trusts(address)),
+            bucket: address.and_then(|address| self.limits.bucket(address)),
         };
-        let crowded = peer.bucket().is_some_and(|bucket| {
+        let crowded = peer.bucket.is_some_and(|bucket| {
             self.per_address.get(&bucket).copied().unwrap_or(0)
                 >= self.limits.connections_per_address
         });
@@ -123,7 +133,7 @@ impl Gate {
         }
         self.serial += 1;
         place.insert(Connection::new(socket, peer, self.serial, self.now));
-        if let Some(bucket) = peer.bucket() {
+        if let Some(bucket) = peer.bucket {
             *self.per_address.entry(bucket).or_insert(0) += 1;
         }
         self.stats
@@ -140,7 +150,7 @@ impl Gate {
         self.leave_queue(slot);
         let connection = self.connections.remove(slot);
         self.held -= connection.weight;
-        if let Some(bucket) = connection.peer.bucket() {
+        if let Some(bucket) = connection.peer.bucket {
             decrement(&mut self.per_address, bucket);
         }
         self.spare(connection.input);
@@ -205,21 +215,6 @@ impl Gate {
             count(&self.stats.evicted);
             self.close(slot);
         }
-    }
-}
-
-impl Peer {
-    /// What its connections are counted under, if they are.
-    fn bucket(&self) -> Option<IpAddr> {
-        self.address.filter(|_| !self.trusted).map(bucket)
-    }
-}
-
-/// What one party is likely to own: an IPv4 address, or the /64 of an IPv6 one.
-pub(super) fn bucket(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
-        v4 => v4,
     }
 }
 

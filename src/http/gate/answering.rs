@@ -134,5 +134,6 @@ impl Gate {
         }
         self.spare(request);
         self.give_until(slot, self.now + self.limits.idle_time(trusted));
+        self.weigh(slot);
     }
 }

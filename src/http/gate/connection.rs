@@ -22,8 +22,10 @@ pub(super) struct Ticket {
 pub(super) struct Peer {
     /// `None` on a unix socket.
     pub(super) address: Option<IpAddr>,
-    /// A proxy of ours, exempt from limits per address.
+    /// A proxy of ours, believed about whom it speaks for.
     pub(super) trusted: bool,
+    /// What its connections are counted under, if they are.
+    pub(super) bucket: Option<IpAddr>,
 }
 
 /// How far the present request has come.

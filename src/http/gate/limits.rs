@@ -1,6 +1,6 @@
 //! What a client may cost, and for how long. Times are totals, never per read: a byte now and then buys nothing.
 
-use crate::net::address::Network;
+use crate::net::address::{Network, is_public};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -58,6 +58,9 @@ pub struct Limits {
     /// Networks of trusted proxies: exempt from limits per address, and believed about `X-Forwarded-For`, whose addresses
     /// have the limits instead. Peers on unix sockets are trusted in any case.
     pub trusted: Vec<Network>,
+    /// Whether private addresses have limits too. Normally they have none: behind one there is a proxy that nobody named, or
+    /// the network address translation of a container, and all its clients would share the limits of one.
+    pub limits_private: bool,
     /// Normally [`WORK_TIME`].
     pub work_time: Duration,
 }
@@ -72,6 +75,7 @@ impl Default for Limits {
                 .iter()
                 .filter_map(|network| network.parse().ok())
                 .collect(),
+            limits_private: false,
             work_time: WORK_TIME,
         }
     }
@@ -81,6 +85,15 @@ impl Limits {
     /// Whether this peer is a proxy of ours.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(address))
+    }
+
+    /// What an address is counted under, if it is: itself, or the /64 of an IPv6 one.
+    pub(super) fn bucket(&self, address: IpAddr) -> Option<IpAddr> {
+        let counted = !self.trusts(address) && (self.limits_private || is_public(address));
+        counted.then(|| match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+            v4 => v4,
+        })
     }
 
     /// How long a connection may wait for its next request.

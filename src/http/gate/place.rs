@@ -16,6 +16,8 @@ const GREETING: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: gate\r\nTE: identity\r\
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Bytes of the head of an answer; ours have a few hundred.
 const ANSWER_HEAD_BYTES: usize = 64 << 10;
+/// Bytes of a buffer that are kept from one job to the next.
+const KEPT_BYTES: usize = 64 << 10;
 
 /// For whom a place works.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +91,7 @@ impl Place {
         std::mem::swap(&mut self.request, request);
         self.sent = 0;
         self.answer.clear();
+        self.answer.shrink_to(KEPT_BYTES);
         self.needed = 0;
     }
 

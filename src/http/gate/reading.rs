@@ -1,6 +1,5 @@
 //! From bytes to a complete request.
 
-use super::admission::bucket;
 use super::connection::{Call, Client, Peer, Stage};
 use super::limits::{BODY_TIME, HEAD_TIME, Limits, REQUESTS_PER_CONNECTION};
 use super::{CLIENTS, Gate};
@@ -118,7 +117,7 @@ impl Gate {
             keep_alive: head.keeps_alive() && !last,
             bodiless: head.method() == "HEAD",
             outbound: (self.lane)(&head),
-            charged: client.filter(|ip| !self.limits.trusts(*ip)).map(bucket),
+            charged: client.and_then(|address| self.limits.bucket(address)),
             body: connection.request.len(),
         };
         connection.stage = match head.framing() {

@@ -70,6 +70,7 @@ impl Gate {
             let sent = self.places[place].send(self.poll.registry(), Token(PLACES + place));
             self.keep_error(sent);
             self.give_until(ticket.slot, self.now + self.limits.work_time);
+            self.weigh(ticket.slot);
         }
     }
 

@@ -58,8 +58,7 @@ where
     }
     let address = back_door.listener.local_addr().map_err(Error::Backend)?;
     let gate = Gate::new(listeners, &address, count, limits, lane)?;
-    work.closing.store(true, Ordering::SeqCst);
-    back_door.close().map_err(Error::Backend)?;
+    back_door.close(&work.closing).map_err(Error::Backend)?;
     opened(gate.stats());
     let finished = gate.run()?;
     work.ending.store(true, Ordering::SeqCst);
@@ -161,12 +160,17 @@ impl BackDoor {
         })
     }
 
-    /// Lets nobody in any more; those who are in stay.
-    fn close(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(
-            &self.listener,
-            rustix::net::Shutdown::Both,
-        )?)
+    /// Lets nobody in any more; those who are in stay. Without its path nobody finds it. A name cannot be taken away, so
+    /// there the listener itself must end, about which tiny_http complains once: `closing` tells that we know.
+    fn close(mut self, closing: &AtomicBool) -> io::Result<()> {
+        match self.directory.take() {
+            Some(directory) => fs::remove_dir_all(directory),
+            None => {
+                closing.store(true, Ordering::SeqCst);
+                let both = rustix::net::Shutdown::Both;
+                Ok(rustix::net::shutdown(&self.listener, both)?)
+            }
+        }
     }
 }
 

@@ -228,7 +228,7 @@ fn join(authority: &str, target: &str, location: &str) -> Option<(String, String
 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(super) mod fuzzing {
     use super::{Asked, HeaderMap, ServerName};
 
     /// Where a well-known document says that the server is.

@@ -336,7 +336,7 @@ fn order(mut records: Vec<Record>, mut pick: impl FnMut(u32) -> u32) -> Vec<SrvT
 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(super) mod fuzzing {
     /// The records in a DNS server's answer to a question for `name` under `id`, if it is one.
     pub fn srv_answer(message: &[u8], id: u16, name: &str) -> Option<super::SrvAnswer> {
         match super::read(message, id, name) {

@@ -1,0 +1,32 @@
+//! What is believed of a DNS message answers our question, and another parser finds the same records in it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use livekit_token_service::fuzzing::srv_answer;
+use simple_dns::Packet;
+
+const NAME: &str = "_matrix-fed._tcp.example.org";
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some(answer) = srv_answer(bytes, 7, NAME) else {
+        return;
+    };
+    assert_eq!(bytes[..2], [0, 7]);
+    assert_eq!(bytes[2] & 0x80, 0x80);
+    assert!(
+        bytes
+            .windows(11)
+            .any(|w| w.eq_ignore_ascii_case(b"_matrix-fed"))
+    );
+    let packet = Packet::parse(bytes).expect("it was read before");
+    assert!(answer.targets.len() <= packet.answers.len().min(64));
+    assert!(
+        answer
+            .targets
+            .iter()
+            .all(|target| target.host.len() <= 1024)
+    );
+    // another name or id was not answered
+    assert!(srv_answer(bytes, 8, NAME).is_none());
+    assert!(srv_answer(bytes, 7, "_matrix._tcp.example.org").is_none());
+});

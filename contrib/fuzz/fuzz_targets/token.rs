@@ -1,0 +1,34 @@
+//! No bytes are a token of ours unless we have signed them.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use livekit_token_service::livekit::token::{ApiKey, Claims, verify};
+use std::time::Duration;
+
+const NOW: u64 = 1_800_000_000;
+
+fuzz_target!(|bytes: &[u8]| {
+    let key = ApiKey::new(
+        "key",
+        "a secret that the fuzzer does not know, of enough length",
+    );
+    let keys = [key];
+    let token = Claims::create_room().sign(&keys[0], NOW, Duration::from_secs(60));
+    let ours = token.expose();
+    assert!(verify(ours, &keys, NOW).is_ok());
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    assert!(verify(text, &keys, NOW).is_err(), "forged: {text}");
+    // one of the segments replaced by theirs
+    for segment in 0..3 {
+        let mut parts: Vec<&str> = ours.split('.').collect();
+        if parts[segment] != text {
+            parts[segment] = text;
+            assert!(
+                verify(&parts.join("."), &keys, NOW).is_err(),
+                "forged: {parts:?}"
+            );
+        }
+    }
+});

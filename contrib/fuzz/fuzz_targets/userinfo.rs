@@ -1,0 +1,21 @@
+//! No homeserver vouches for a stranger, whatever it answers.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use livekit_token_service::fuzzing::userinfo;
+use livekit_token_service::matrix::id::ServerName;
+
+fuzz_target!(|bytes: &[u8]| {
+    for server in ["example.com", "example.com:8448", "[2001:db8::1]"] {
+        let server = ServerName::parse(server).expect("a name");
+        let Some(user) = userinfo(&server, bytes) else {
+            continue;
+        };
+        assert_eq!(user.server(), &server);
+        let text = user.as_str();
+        assert!(text.starts_with('@') && text.ends_with(&format!(":{server}")));
+        assert!(text.len() <= 255 && !text.chars().any(char::is_control));
+        // nothing but the first colon ends the localpart
+        assert_eq!(text.find(':'), Some(text.len() - server.as_str().len() - 1));
+    }
+});

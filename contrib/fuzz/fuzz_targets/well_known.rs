@@ -1,0 +1,35 @@
+//! Whatever a well-known document or a redirect says, it leads to a server name by https or nowhere.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use livekit_token_service::fuzzing::{delegation, redirect};
+use livekit_token_service::matrix::id::ServerName;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(name) = delegation(bytes) {
+        let document: serde_json::Value = serde_json::from_slice(bytes).expect("JSON");
+        assert_eq!(document["m.server"].as_str(), Some(name.as_str()));
+    }
+    let Ok(location) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Some((authority, target)) = redirect("a.example", "/.well-known/matrix/server", location)
+    else {
+        return;
+    };
+    assert!(
+        target.starts_with('/') && target.bytes().all(|b| b.is_ascii_graphic()),
+        "{target:?}"
+    );
+    // a host other than before must stand in the location, and nothing of it may be a user or a path
+    if authority != "a.example" {
+        assert!(location.contains(&authority));
+        let scheme = location
+            .get(..8)
+            .is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+        assert!(scheme || location.starts_with("//"), "{location:?}");
+        if ServerName::parse(&authority).is_ok() {
+            assert!(!authority.contains(['@', '/', '?', '#']));
+        }
+    }
+});
