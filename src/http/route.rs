@@ -111,9 +111,9 @@ impl Routes {
             Ok(request) => request,
             Err(error) => {
                 let reply = Reply::from(&error);
-                let status = reply.status;
+                let (status, cause) = (reply.status, error.to_string());
                 info!(
-                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} cause=\"{error}\""
+                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} cause={cause:?}"
                 );
                 return reply;
             }
@@ -129,21 +129,21 @@ impl Routes {
                     identity,
                     ..
                 } = &granted;
-                let (user, access, matrix_room) =
-                    (user.id(), access.as_str(), request.room.as_str());
+                let (user, access) = (user.id().as_str(), access.as_str());
+                let (identity, matrix_room) = (identity.as_str(), request.room.as_str());
                 info!(
-                    "granted request={id:08x} client={client} endpoint={endpoint} user={user} access={access} \
-                     matrix_room={matrix_room:?} room={room} identity={identity} ms={ms}"
+                    "granted request={id:08x} client={client} endpoint={endpoint} user={user:?} access={access} \
+                     matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
                 );
                 Reply::granted(&self.url, &granted)
             }
             Err(error) => {
                 let reply = Reply::from(&error);
-                let (status, server) = (reply.status, &request.server);
+                let (status, server, cause) = (reply.status, &request.server, error.to_string());
                 log!(
                     reply::level(&error),
                     "refused request={id:08x} client={client} endpoint={endpoint} status={status} server={server:?} \
-                     ms={ms} cause=\"{error}\""
+                     ms={ms} cause={cause:?}"
                 );
                 reply
             }

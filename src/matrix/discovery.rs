@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use crate::matrix::id::ServerName;
 use crate::net::address::{Host, Trust};
 use crate::net::dns::{self, SrvTarget};
-use crate::net::fetch::{Fetcher, Route};
+use crate::net::fetch::{self, Fetcher, Route};
 
 mod cache;
 mod well_known;
 
-pub use cache::Waited;
 use cache::{Cache, Shelf};
 use well_known::Asked;
 
@@ -29,6 +28,26 @@ const SRV_TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_s
 const NO_SRV: Duration = Duration::from_secs(300);
 /// How long it is remembered that the DNS did not answer.
 const SRV_FAILED: Duration = Duration::from_secs(60);
+
+/// Why nothing was found out.
+#[derive(Debug)]
+pub enum Error {
+    /// Somebody else's look-up of the same name took longer than the caller could wait.
+    Waited,
+    /// We have no place for it ourselves, which says nothing about the server.
+    NoPlace(fetch::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waited => f.write_str("discovery of the server is still under way"),
+            Self::NoPlace(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
 
 /// Where a homeserver answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +111,7 @@ impl Discovery {
         name: &ServerName,
         trust: Trust,
         deadline: Instant,
-    ) -> Result<Found, Waited> {
+    ) -> Result<Found, Error> {
         if speaks_for_itself(name) {
             let step = if name.ip().is_some() {
                 "1 (IP literal)"
@@ -103,14 +122,17 @@ impl Discovery {
         }
         let known = self.cache.refresh(shelf(trust), name, deadline, |known| {
             let now = Instant::now();
+            if now >= deadline {
+                return Err(Error::Waited);
+            }
             if known.well_known.is_stale(now) {
-                let asked = well_known::ask(fetcher, name.host(), trust, deadline);
+                let asked = well_known::ask(fetcher, name.host(), trust, deadline)?;
                 log_well_known(name, &asked);
                 known.well_known.learn(asked, Instant::now());
             }
             let delegated = known.well_known.delegated();
             if delegated.is_some_and(speaks_for_itself) {
-                return;
+                return Ok(());
             }
             let of = delegated.unwrap_or(name).host();
             if known
@@ -120,6 +142,7 @@ impl Discovery {
             {
                 known.srv = Some(ask_srv(of, deadline));
             }
+            Ok(())
         })?;
         Ok(routes(name, &known, trust))
     }

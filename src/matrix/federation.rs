@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::access::FullAccess;
-use crate::matrix::discovery::{Discovery, Found, Waited};
+use crate::matrix::discovery::{self, Discovery, Found};
 use crate::matrix::id::ServerName;
 use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
@@ -34,7 +34,7 @@ pub enum Error {
     /// It did not answer lately, and is left alone for this long.
     Resting(Duration),
     /// Its discovery takes too long.
-    Discovery(Waited),
+    Discovery(discovery::Error),
     /// DNS says that there is decidedly no homeserver of this name.
     NoSuchServer,
     /// None of the places where it should be answered.
@@ -50,7 +50,7 @@ impl fmt::Display for Error {
                 "the server did not answer lately and is not asked again for {} s",
                 left.as_secs() + 1
             ),
-            Self::Discovery(waited) => waited.fmt(f),
+            Self::Discovery(error) => error.fmt(f),
             Self::NoSuchServer => f.write_str("its SRV record says that there is no homeserver"),
             Self::Unreachable(tried) => {
                 for (index, (place, error)) in tried.iter().enumerate() {
@@ -100,7 +100,6 @@ impl Federation {
     pub fn get(&self, server: &ServerName, target: &str, limits: Limits) -> Result<Answer, Error> {
         let now = Instant::now();
         let known = self.knows(server);
-        self.breakers.check(server, now).map_err(Error::Resting)?;
         if !known {
             self.rate
                 .take(server, now)
@@ -109,6 +108,8 @@ impl Federation {
         let _place = self
             .place(server)
             .map_err(|(full, after)| Error::Busy(full, after))?;
+        // last, as whoever is let through to try has to report what came of it
+        self.breakers.check(server, now).map_err(Error::Resting)?;
         let deadline = now
             + if known {
                 LISTED_BUDGET
@@ -127,7 +128,7 @@ impl Federation {
             Err(Error::Unreachable(tried)) if tried.iter().any(|(_, error)| is_silence(error)) => {
                 self.breakers.failure(server, known, Instant::now());
             }
-            Err(_) => {}
+            Err(_) => self.breakers.spared(server, Instant::now()),
         }
         result
     }
@@ -178,7 +179,10 @@ impl Federation {
         let found = self
             .discovery
             .find(&self.fetcher, server, trust, deadline)
-            .map_err(Error::Discovery)?;
+            .map_err(|error| match error {
+                discovery::Error::NoPlace(error) => no_place(&error),
+                error @ discovery::Error::Waited => Error::Discovery(error),
+            })?;
         log::debug!("discovered server={server} {found}");
         if found.routes.is_empty() {
             Err(Error::NoSuchServer)
@@ -201,12 +205,21 @@ impl Federation {
                 .fetch(route, Request::get(target), limits, deadline)
             {
                 Ok(answer) => return Ok(answer),
-                Err(fetch::Error::Crowded(_)) => return Err(Error::Busy(Full::Name, FULL_RETRY)),
+                Err(error) if error.is_ours() => return Err(no_place(&error)),
                 Err(error) => tried.push((format!("{}:{}", route.host, route.port).into(), error)),
             }
         }
         Err(Error::Unreachable(tried))
     }
+}
+
+/// What the caller is told when we are short of places ourselves.
+fn no_place(error: &fetch::Error) -> Error {
+    let full = match error {
+        fetch::Error::Crowded(_) => Full::Name,
+        _ => Full::Service,
+    };
+    Error::Busy(full, FULL_RETRY)
 }
 
 fn fixed(url: &BaseUrl) -> Route {
@@ -221,5 +234,5 @@ fn fixed(url: &BaseUrl) -> Route {
 
 /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
 fn is_silence(error: &fetch::Error) -> bool {
-    !matches!(error, fetch::Error::Denied(..) | fetch::Error::Crowded(_))
+    !matches!(error, fetch::Error::Denied(..)) && !error.is_ours()
 }

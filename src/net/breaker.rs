@@ -59,6 +59,14 @@ impl<K: Hash + Eq + Clone> Breakers<K> {
         self.lock().remove(server);
     }
 
+    /// A call that was let through came to nothing before the server could answer: the next one may try.
+    pub fn spared(&self, server: &K, now: Instant) {
+        if let Some(state) = self.lock().get_mut(server).filter(|state| state.probing) {
+            state.probing = false;
+            state.open_until = now;
+        }
+    }
+
     /// The server did not answer. `patient` servers are tried every 15 s, however long they are gone.
     pub fn failure(&self, server: &K, patient: bool, now: Instant) {
         let mut servers = self.lock();
@@ -140,6 +148,21 @@ mod tests {
             Err(PROBE - SECOND)
         );
         assert_eq!(breakers.check(&1, now + FIRST + PROBE), Ok(()));
+    }
+
+    #[test]
+    fn a_probe_that_never_reached_the_server_is_made_good() {
+        let breakers = Breakers::default();
+        let now = Instant::now();
+        breakers.failure(&1, false, now);
+        breakers.failure(&1, false, now);
+        let later = now + FIRST;
+        breakers.spared(&1, now);
+        assert_eq!(breakers.check(&1, now), Err(FIRST), "there was no probe");
+        assert_eq!(breakers.check(&1, later), Ok(()));
+        breakers.spared(&1, later);
+        assert_eq!(breakers.check(&1, later), Ok(()));
+        assert!(breakers.check(&1, later).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use crate::net::address::Host;
+use crate::net::address::{Host, Trust};
 
 mod srv;
 
@@ -16,7 +16,9 @@ pub use srv::{SrvAnswer, SrvTarget, lookup_srv};
 
 /// Address look-ups that may be under way at once. One that missed its deadline holds its thread until getaddrinfo gives up
 /// (5 to 30 s with a dead resolver), so there are more of them than outbound places.
-const MAX_LOOKUPS: usize = 128;
+const MAX_LOOKUPS: usize = 160;
+/// Of these, how many strangers' names never take: each of their places may leave several look-ups behind.
+const RESERVED_LOOKUPS: usize = 32;
 /// Stack of a look-up thread: getaddrinfo of glibc needs some 20 KiB, NSS modules more.
 const LOOKUP_STACK: usize = 256 * 1024;
 
@@ -58,13 +60,18 @@ impl std::error::Error for Error {}
 pub fn lookup_addresses(
     host: &Host,
     port: u16,
+    trust: Trust,
     deadline: Instant,
 ) -> Result<Vec<SocketAddr>, Error> {
     let name = match host {
         Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
         Host::Dns(name) => name.clone(),
     };
-    let slot = Slot::take().ok_or(Error::Busy)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Error::Timeout);
+    }
+    let slot = Slot::take(trust).ok_or(Error::Busy)?;
     let (found, answer) = mpsc::sync_channel(1);
     let look_up = move || {
         let addresses = (&*name, port).to_socket_addrs().map(Iterator::collect);
@@ -76,7 +83,6 @@ pub fn lookup_addresses(
         .name("lookup".into())
         .stack_size(LOOKUP_STACK);
     thread.spawn(look_up).map_err(Error::Io)?;
-    let left = deadline.saturating_duration_since(Instant::now());
     match answer.recv_timeout(left) {
         Ok(Ok(addresses)) => Some(addresses)
             .filter(|a: &Vec<_>| !a.is_empty())
@@ -99,8 +105,12 @@ static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 struct Slot(&'static AtomicUsize);
 
 impl Slot {
-    fn take() -> Option<Self> {
-        let free = |taken| (taken < MAX_LOOKUPS).then_some(taken + 1);
+    fn take(trust: Trust) -> Option<Self> {
+        let most = match trust {
+            Trust::Stranger => MAX_LOOKUPS - RESERVED_LOOKUPS,
+            Trust::FullAccess | Trust::Administrator => MAX_LOOKUPS,
+        };
+        let free = |taken| (taken < most).then_some(taken + 1);
         UNDER_WAY
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
             .ok()?;
@@ -125,22 +135,28 @@ mod tests {
 
     #[test]
     fn hosts_of_this_machine_are_found() {
-        let found = lookup_addresses(&Host::parse("localhost"), 8448, soon()).unwrap();
+        let find = |host, port| lookup_addresses(&Host::parse(host), port, Trust::Stranger, soon());
+        let found = find("localhost", 8448).unwrap();
         assert!(
             found
                 .iter()
                 .all(|a| a.ip().is_loopback() && a.port() == 8448)
         );
-        let literal = lookup_addresses(&Host::parse("[2001:db8::1]"), 1, soon()).unwrap();
+        let literal = find("[2001:db8::1]", 1).unwrap();
         assert_eq!(literal, ["[2001:db8::1]:1".parse().unwrap()]);
     }
 
     #[test]
-    fn a_look_up_ends_at_its_deadline() {
-        let past = lookup_addresses(&Host::parse("localhost.invalid"), 1, Instant::now());
-        assert!(
-            matches!(past, Err(Error::Timeout | Error::NotFound)),
-            "{past:?}"
-        );
+    fn no_look_up_is_begun_after_its_deadline() {
+        let host = Host::parse("localhost");
+        let late = lookup_addresses(&host, 1, Trust::Stranger, Instant::now());
+        assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
+    }
+
+    #[test]
+    fn strangers_leave_look_ups_for_the_others() {
+        let strangers: Vec<_> = std::iter::from_fn(|| Slot::take(Trust::Stranger)).collect();
+        assert!(strangers.len() <= MAX_LOOKUPS - RESERVED_LOOKUPS);
+        assert!(Slot::take(Trust::FullAccess).is_some());
     }
 }

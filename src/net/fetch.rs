@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use ureq::Agent;
 
 use crate::net::address::{AddressPolicy, Host, Network, Trust};
-use crate::net::bulkhead::{KeyPlace, PER_NEIGHBOURHOOD, PerKey};
+use crate::net::bulkhead::{PER_NEIGHBOURHOOD, PerKey};
 use crate::net::dns;
 
 mod connection;
@@ -20,6 +20,9 @@ mod pool;
 use connection::Gone;
 use pool::{Kept, Pool};
 
+/// What took too long.
+const CONNECTING: &str = "connecting";
+const EVERYTHING: &str = "the whole call";
 /// Addresses of one host that are tried, in the resolver's order.
 const MAX_ADDRESSES: usize = 4;
 
@@ -125,6 +128,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl Error {
+    /// Whether it is for want of a place of ours, and says nothing about the server.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Crowded(_) | Self::LookUp(_, dns::Error::Busy))
+    }
+}
+
 /// Carries out exchanges, and keeps connections for the next ones.
 #[derive(Debug)]
 pub struct Fetcher {
@@ -147,7 +157,8 @@ impl Fetcher {
 
     /// Asks `request` of the server at `route`, over a kept connection if there is one. Redirects are answers.
     ///
-    /// A kept connection that turns out to be closed is replaced, so every request has to bear being sent twice.
+    /// A kept connection that turns out to be closed is replaced, and an address that does not answer is followed by the
+    /// next one, so every request has to bear being sent twice.
     pub fn fetch(
         &self,
         route: &Route,
@@ -156,77 +167,71 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<Answer, Error> {
         while let Some(kept) = self.pool.take(route) {
-            let places = self.crowd(&kept.near)?;
-            match exchange(&kept.agent, route, request, limits, deadline) {
-                Ok((answer, reusable)) => {
-                    drop(places);
-                    if reusable {
-                        self.pool.put(kept);
-                    }
-                    return Ok(answer);
-                }
-                Err(Failure::Closed) => {}
-                Err(Failure::Other(error)) => return Err(error),
+            match self.exchange(kept, request, limits, deadline) {
+                Err(Error::Connection(error)) if is_closed(error.kind()) => {}
+                outcome => return outcome,
             }
         }
-        let (addresses, near, places) =
-            self.uncrowded(self.vetted(route, deadline)?, route.trust)?;
-        let agent = connection::agent(route, &addresses, &self.tls);
-        let (answer, reusable) =
-            exchange(&agent, route, request, limits, deadline).map_err(Failure::into_error)?;
-        drop(places);
-        if reusable {
-            self.pool.put(Kept {
+        let mut last = None;
+        let mut connect_left = limits.connect;
+        let addresses = self.vetted(route, deadline)?;
+        for (index, address) in addresses.iter().enumerate() {
+            let started = Instant::now();
+            // the last one may take all that is left
+            let share = if index + 1 < addresses.len() {
+                connect_left / 2
+            } else {
+                connect_left
+            };
+            let kept = Kept {
                 route: route.clone(),
-                agent,
-                near,
-                since: Instant::now(),
-            });
+                agent: connection::agent(route, *address, &self.tls),
+                near: Network::neighbourhood(address.ip()),
+                since: started,
+            };
+            let limits = Limits {
+                connect: share,
+                ..limits
+            };
+            match self.exchange(kept, request, limits, deadline) {
+                Err(
+                    error @ (Error::Connection(_) | Error::Timeout(CONNECTING) | Error::Crowded(_)),
+                ) => {
+                    connect_left = connect_left.saturating_sub(started.elapsed());
+                    last = Some(error);
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(last.unwrap_or(Error::LookUp(route.host.clone(), dns::Error::NotFound)))
+    }
+
+    /// Asks over one connection, and keeps it if it can be used again. Holds a place in the network that it is to, so that
+    /// strangers with many names for one network take no more than their share of it.
+    fn exchange(
+        &self,
+        kept: Kept,
+        request: Request<'_>,
+        limits: Limits,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
+        let _place = match kept.route.trust {
+            Trust::Stranger => {
+                let place = self.neighbourhoods.enter(kept.near);
+                Some(place.ok_or(Error::Crowded(kept.near))?)
+            }
+            Trust::FullAccess | Trust::Administrator => None,
+        };
+        let (answer, reusable) = exchange(&kept.agent, &kept.route, request, limits, deadline)?;
+        if reusable {
+            self.pool.put(kept);
         }
         Ok(answer)
     }
 
-    /// Takes a place in each network that a kept connection may be to.
-    fn crowd(&self, near: &[Network]) -> Result<Vec<KeyPlace<Network>>, Error> {
-        near.iter()
-            .map(|network| {
-                self.neighbourhoods
-                    .enter(*network)
-                    .ok_or(Error::Crowded(*network))
-            })
-            .collect()
-    }
-
-    /// Takes a place in each network that strangers' addresses are in; addresses in crowded ones are left out.
-    fn uncrowded(&self, mut addresses: Vec<SocketAddr>, trust: Trust) -> Result<Dialled, Error> {
-        let (mut near, mut places) = (Vec::new(), Vec::new());
-        if trust != Trust::Stranger {
-            return Ok((addresses, near, places));
-        }
-        let mut crowded = None;
-        addresses.retain(|address| {
-            let network = Network::neighbourhood(address.ip());
-            if near.contains(&network) {
-                return true;
-            }
-            match self.neighbourhoods.enter(network) {
-                Some(place) => {
-                    near.push(network);
-                    places.push(place);
-                }
-                None => crowded = Some(network),
-            }
-            near.contains(&network)
-        });
-        match (addresses.is_empty(), crowded) {
-            (true, Some(network)) => Err(Error::Crowded(network)),
-            _ => Ok((addresses, near, places)),
-        }
-    }
-
     /// The addresses of a route that may be dialled.
     fn vetted(&self, route: &Route, deadline: Instant) -> Result<Vec<SocketAddr>, Error> {
-        let found = dns::lookup_addresses(&route.host, route.port, deadline);
+        let found = dns::lookup_addresses(&route.host, route.port, route.trust, deadline);
         let found = found.map_err(|error| Error::LookUp(route.host.clone(), error))?;
         let (allowed, denied): (Vec<_>, Vec<_>) = found
             .into_iter()
@@ -238,24 +243,6 @@ impl Fetcher {
     }
 }
 
-/// Addresses, the networks that they are in, and a place in each.
-type Dialled = (Vec<SocketAddr>, Vec<Network>, Vec<KeyPlace<Network>>);
-
-enum Failure {
-    /// A kept connection was closed before it answered.
-    Closed,
-    Other(Error),
-}
-
-impl Failure {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Closed => Error::Connection(ErrorKind::UnexpectedEof.into()),
-            Self::Other(error) => error,
-        }
-    }
-}
-
 /// The answer, and whether its connection may be used again.
 fn exchange(
     agent: &Agent,
@@ -263,10 +250,10 @@ fn exchange(
     request: Request<'_>,
     limits: Limits,
     deadline: Instant,
-) -> Result<(Answer, bool), Failure> {
+) -> Result<(Answer, bool), Error> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(Failure::Other(Error::Timeout("the whole call")));
+        return Err(Error::Timeout(EVERYTHING));
     }
     let uri = match &route.tls {
         Some(name) => format!("https://{name}:{}{}", route.port, request.target),
@@ -297,7 +284,7 @@ fn exchange(
         None => configured!(agent.get(&uri)).call(),
     };
     let mut response = sent.map_err(failure)?;
-    let too_large = || Failure::Other(Error::TooLarge(limits.max_body));
+    let too_large = || Error::TooLarge(limits.max_body);
     let status = response.status();
     let headers = std::mem::take(response.headers_mut());
     if status.is_redirection() {
@@ -326,7 +313,7 @@ fn exchange(
         .read_to_vec();
     let body = body.map_err(|error| match error {
         ureq::Error::BodyExceedsLimit(_) => too_large(),
-        error => Failure::Other(failure(error).into_error()),
+        error => failure(error),
     })?;
     if body.len() > limits.max_body {
         return Err(too_large());
@@ -342,9 +329,11 @@ fn exchange(
 }
 
 /// Sorts ureq's errors by whose fault they are, and drops what might hold the request's target.
-fn failure(error: ureq::Error) -> Failure {
-    let error = match error {
-        ureq::Error::Other(other) if other.is::<Gone>() => return Failure::Closed,
+fn failure(error: ureq::Error) -> Error {
+    match error {
+        ureq::Error::Other(other) if other.is::<Gone>() => {
+            Error::Connection(ErrorKind::NotConnected.into())
+        }
         ureq::Error::Other(other) => match other.downcast::<rustls::Error>() {
             Ok(tls) => Error::Tls(*tls),
             Err(_) => Error::NotHttp("unexpected error".into()),
@@ -354,25 +343,24 @@ fn failure(error: ureq::Error) -> Failure {
             .and_then(|e| e.downcast_ref::<rustls::Error>())
         {
             Some(tls) => Error::Tls(tls.clone()),
-            None if closed(error.kind()) => return Failure::Closed,
             None => Error::Connection(error),
         },
         ureq::Error::Timeout(part) => Error::Timeout(match part {
-            ureq::Timeout::Connect => "connecting",
+            ureq::Timeout::Connect => CONNECTING,
             ureq::Timeout::RecvResponse => "waiting for the answer",
             ureq::Timeout::RecvBody => "reading the answer",
             ureq::Timeout::SendRequest | ureq::Timeout::SendBody => "sending the request",
-            _ => "the whole call",
+            _ => EVERYTHING,
         }),
         ureq::Error::Protocol(error) => Error::NotHttp(error.to_string()),
         ureq::Error::LargeResponseHeader(..) => Error::NotHttp("its head is too large".into()),
         ureq::Error::ConnectionFailed => Error::Connection(ErrorKind::NotConnected.into()),
         _ => Error::NotHttp("unexpected error".into()),
-    };
-    Failure::Other(error)
+    }
 }
 
-fn closed(kind: ErrorKind) -> bool {
+/// Whether the peer has closed the connection.
+fn is_closed(kind: ErrorKind) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(
         kind,

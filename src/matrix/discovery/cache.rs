@@ -1,11 +1,10 @@
 //! What is known of server names: bounded, and asked for once however many wait for it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Known;
+use super::{Error, Known};
 use crate::matrix::id::ServerName;
 
 /// Names on each shelf. An entry has some 300 bytes, with long names and four SRV targets 2 KiB.
@@ -19,18 +18,6 @@ pub(super) enum Shelf {
     Listed,
     Strangers,
 }
-
-/// Somebody else's look-up of the same name took longer than the caller could wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waited;
-
-impl fmt::Display for Waited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("discovery of the server is still under way")
-    }
-}
-
-impl std::error::Error for Waited {}
 
 #[derive(Debug, Default)]
 pub(super) struct Cache {
@@ -98,8 +85,8 @@ impl Cache {
         shelf: Shelf,
         name: &ServerName,
         deadline: Instant,
-        update: impl FnOnce(&mut Known),
-    ) -> Result<Known, Waited> {
+        update: impl FnOnce(&mut Known) -> Result<(), Error>,
+    ) -> Result<Known, Error> {
         let entry = self.entry(shelf, name);
         let mut state = lock(&entry.state);
         if !state.known.is_stale(Instant::now()) {
@@ -108,7 +95,7 @@ impl Cache {
         while state.flying {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Waited);
+                return Err(Error::Waited);
             }
             state = entry
                 .landed
@@ -123,13 +110,14 @@ impl Cache {
         let mut known = state.known.clone();
         drop(state);
         let flight = Flight(&entry);
-        update(&mut known);
+        // what was found out before it went wrong is worth keeping
+        let outcome = update(&mut known);
         let mut state = lock(&entry.state);
         state.known = known.clone();
         state.learned = Some(Instant::now());
         drop(state);
         drop(flight);
-        Ok(known)
+        outcome.map(|()| known)
     }
 
     /// Has an entry asked for again, unless it was learned after `since`, or that was done within the last minute.
@@ -173,7 +161,7 @@ mod tests {
         ServerName::parse(text).unwrap()
     }
 
-    fn learn(known: &mut Known) {
+    fn learn(known: &mut Known) -> Result<(), Error> {
         let now = Instant::now();
         known.well_known.learn(Asked::Absent("404".into()), now);
         let until = now + Duration::from_secs(60);
@@ -183,6 +171,7 @@ mod tests {
             targets: Vec::new(),
             until,
         });
+        Ok(())
     }
 
     fn soon() -> Instant {
@@ -199,7 +188,7 @@ mod tests {
                     let update = |known: &mut Known| {
                         asked.fetch_add(1, Ordering::SeqCst);
                         std::thread::sleep(Duration::from_millis(50));
-                        learn(known);
+                        learn(known)
                     };
                     cache
                         .refresh(Shelf::Listed, &name("a"), soon(), update)
@@ -225,12 +214,8 @@ mod tests {
                 });
             });
             has_started.recv().unwrap();
-            assert_eq!(
-                cache
-                    .refresh(Shelf::Listed, &name("a"), Instant::now(), learn)
-                    .unwrap_err(),
-                Waited
-            );
+            let late = cache.refresh(Shelf::Listed, &name("a"), Instant::now(), learn);
+            assert!(matches!(late, Err(Error::Waited)));
             assert!(!cache.doubt(Shelf::Listed, &name("a"), soon()));
             finish.send(()).unwrap();
             assert!(flying.join().is_err());
@@ -274,7 +259,7 @@ mod tests {
             let mut asked = false;
             let update = |known: &mut Known| {
                 asked = true;
-                learn(known);
+                learn(known)
             };
             cache
                 .refresh(Shelf::Strangers, &name("a"), soon(), update)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 
+use super::Error;
 use crate::matrix::id::ServerName;
 use crate::net::address::{Host, Trust};
 use crate::net::fetch::{Fetcher, Limits, Request, Route};
@@ -113,12 +114,19 @@ struct Document {
     server: String,
 }
 
-/// Asks `host` where its homeserver is.
-pub(super) fn ask(fetcher: &Fetcher, host: &str, trust: Trust, deadline: Instant) -> Asked {
+/// Asks `host` where its homeserver is. An error is our own, and nothing to remember.
+pub(super) fn ask(
+    fetcher: &Fetcher,
+    host: &str,
+    trust: Trust,
+    deadline: Instant,
+) -> Result<Asked, Error> {
     let (mut authority, mut target) = (host.to_owned(), PATH.to_owned());
     for _ in 0..=MAX_REDIRECTS {
         let Ok(name) = ServerName::parse(&authority) else {
-            return Asked::Absent("redirected to something that is no host".into());
+            return Ok(Asked::Absent(
+                "redirected to something that is no host".into(),
+            ));
         };
         let host = Host::parse(name.host());
         let port = name.port().unwrap_or(443);
@@ -131,10 +139,11 @@ pub(super) fn ask(fetcher: &Fetcher, host: &str, trust: Trust, deadline: Instant
         };
         let answer = match fetcher.fetch(&route, Request::get(&target), LIMITS, deadline) {
             Ok(answer) => answer,
-            Err(error) => return Asked::Unreachable(error.to_string()),
+            Err(error) if error.is_ours() => return Err(Error::NoPlace(error)),
+            Err(error) => return Ok(Asked::Unreachable(error.to_string())),
         };
         match answer.status {
-            200 => return read(&answer.body, &answer.headers),
+            200 => return Ok(read(&answer.body, &answer.headers)),
             301 | 302 | 303 | 307 | 308 => {
                 let location = answer
                     .headers
@@ -143,17 +152,21 @@ pub(super) fn ask(fetcher: &Fetcher, host: &str, trust: Trust, deadline: Instant
                 match location.and_then(|location| join(&authority, &target, location)) {
                     Some(next) => (authority, target) = next,
                     None => {
-                        return Asked::Absent("redirected to something other than https".into());
+                        return Ok(Asked::Absent(
+                            "redirected to something other than https".into(),
+                        ));
                     }
                 }
             }
             status @ (408 | 425 | 429 | 500..) => {
-                return Asked::Unreachable(format!("status {status}"));
+                return Ok(Asked::Unreachable(format!("status {status}")));
             }
-            status => return Asked::Absent(format!("status {status}")),
+            status => return Ok(Asked::Absent(format!("status {status}"))),
         }
     }
-    Asked::Absent(format!("more than {MAX_REDIRECTS} redirects"))
+    Ok(Asked::Absent(format!(
+        "more than {MAX_REDIRECTS} redirects"
+    )))
 }
 
 fn read(body: &[u8], headers: &HeaderMap) -> Asked {
@@ -214,8 +227,11 @@ fn join(authority: &str, target: &str, location: &str) -> Option<(String, String
             return None;
         }
         // a user before the host is no part of a server name, so it is refused there
-        let target = uri.path_and_query().map_or("/", |p| p.as_str());
-        return Some((uri.authority()?.as_str().to_owned(), target.to_owned()));
+        let target = uri.path_and_query().map_or("", |p| p.as_str());
+        // `https://host?query` has an empty path
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        let authority = uri.authority()?.as_str().to_owned();
+        return Some((authority, format!("{slash}{target}")));
     }
     let path = target.split('?').next()?;
     let next = if location.starts_with('?') {
@@ -278,6 +294,7 @@ mod tests {
         let to = |authority: &str, target: &str| Some((authority.to_owned(), target.to_owned()));
         assert_eq!(join("https://b.org/x?y#z"), to("b.org", "/x?y"));
         assert_eq!(join("https://b.org:8443"), to("b.org:8443", "/"));
+        assert_eq!(join("https://b.org?q"), to("b.org", "/?q"));
         assert_eq!(join("HTTPS://b.org/"), to("b.org", "/"));
         assert_eq!(join("//b.org/x"), to("b.org", "/x"));
         assert_eq!(join("/x"), to("a.org", "/x"));

@@ -17,6 +17,8 @@ const MAX_SERVERS: usize = 3;
 const MAX_ATTEMPTS: u32 = 5;
 /// Longest wait for one server: resolv.conf(5) allows 30 s, which no caller waits for.
 const MAX_SERVER_WAIT: Duration = Duration::from_secs(5);
+/// Shortest wait for one server, however little time there is for all of them.
+const MIN_SERVER_WAIT: Duration = Duration::from_millis(500);
 /// Largest answer over UDP that we announce, in bytes: the size that passes everywhere unfragmented (DNS flag day 2020).
 const UDP_PAYLOAD: u16 = 1232;
 /// Largest answer over TCP that is read, in bytes: room for some 200 records; more are of no use.
@@ -62,7 +64,11 @@ pub fn lookup_srv(name: &str, deadline: Instant) -> Result<SrvAnswer, Error> {
     if servers.is_empty() {
         servers.push(LOCAL);
     }
-    let wait = Duration::from_secs(conf.timeout.max(1).into()).min(MAX_SERVER_WAIT);
+    // a first server that is dead must leave time for the others, and for another round
+    let share = deadline.saturating_duration_since(Instant::now()) / (2 * servers.len() as u32);
+    let wait = Duration::from_secs(conf.timeout.max(1).into())
+        .min(MAX_SERVER_WAIT)
+        .min(share.max(MIN_SERVER_WAIT));
     let mut error = Error::Timeout;
     for _ in 0..conf.attempts.clamp(1, MAX_ATTEMPTS) {
         for server in &servers {

@@ -1,4 +1,4 @@
-//! One connection, to addresses that were vetted: dialled once, never again.
+//! One connection, to an address that was vetted: dialled once, never again.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,8 +24,8 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Bytes buffered in each direction; ureq's own default of 128 KiB would cost a megabyte per four connections.
 const BUFFER: usize = 16 * 1024;
 
-/// An agent for one connection: as ureq sees it, a pool of one that dials `addresses` at most once.
-pub(super) fn agent(route: &Route, addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> Agent {
+/// An agent for one connection: as ureq sees it, a pool of one that dials `address` at most once.
+pub(super) fn agent(route: &Route, address: SocketAddr, tls: &Arc<ClientConfig>) -> Agent {
     let config = Agent::config_builder()
         // the default obeys ALL_PROXY and HTTPS_PROXY, which would bypass the vetting
         .proxy(None)
@@ -55,10 +55,10 @@ pub(super) fn agent(route: &Route, addresses: &[SocketAddr], tls: &Arc<ClientCon
         ().chain(Once(AtomicBool::new(false)))
             .chain(TcpConnector::default())
             .chain(tls);
-    Agent::with_parts(config, connector, Vetted(addresses.to_vec()))
+    Agent::with_parts(config, connector, Vetted(address))
 }
 
-/// The connection is gone, and its addresses are not to be used again without a new look-up.
+/// The connection is gone, and its address is not to be used again without a new look-up.
 #[derive(Debug)]
 pub(super) struct Gone;
 
@@ -85,16 +85,14 @@ impl<In: Transport> Connector<In> for Once {
     }
 }
 
-/// Gives the addresses that were vetted; looks nothing up.
+/// Gives the address that was vetted; looks nothing up.
 #[derive(Debug)]
-struct Vetted(Vec<SocketAddr>);
+struct Vetted(SocketAddr);
 
 impl Resolver for Vetted {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let mut addresses = self.empty();
-        for address in &self.0 {
-            addresses.push(*address);
-        }
+        addresses.push(self.0);
         Ok(addresses)
     }
 }

@@ -18,8 +18,8 @@ const MAX_AGE: Duration = Duration::from_secs(50);
 pub(super) struct Kept {
     pub(super) route: Route,
     pub(super) agent: Agent,
-    /// The networks that it may be to, counted again with every use.
-    pub(super) near: Vec<Network>,
+    /// The network that it is to, counted with every use.
+    pub(super) near: Network,
     pub(super) since: Instant,
 }
 
@@ -93,7 +93,7 @@ mod tests {
         Kept {
             route,
             agent: Agent::new_with_defaults(),
-            near: Vec::new(),
+            near: Network::neighbourhood([127, 0, 0, 1].into()),
             since: Instant::now(),
         }
     }
