@@ -125,6 +125,7 @@ pub struct Gate {
 
     connections: Slab<Connection>,
     per_address: HashMap<IpAddr, usize>,
+    /// Requests so far that were complete.
     serial: u64,
     /// Where the search for a connection to evict goes on.
     eldest: usize,

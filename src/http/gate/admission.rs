@@ -131,8 +131,7 @@ impl Gate {
         if let Err(error) = socket.register(self.poll.registry(), token, Interest::READABLE) {
             return log::warn!("a client is turned away: {error}");
         }
-        self.serial += 1;
-        place.insert(Connection::new(socket, peer, self.serial, self.now));
+        place.insert(Connection::new(socket, peer, self.now));
         if let Some(bucket) = peer.bucket {
             *self.per_address.entry(bucket).or_insert(0) += 1;
         }

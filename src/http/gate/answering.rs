@@ -120,6 +120,8 @@ impl Gate {
             connection.stage = Stage::Lingering(LINGER_BYTES);
             connection.input = Vec::new();
             connection.request = Vec::new();
+            // what is unread already was told by an event that is over
+            self.woken.push(slot);
             return self.give_until(slot, self.now + LINGER_TIME);
         }
         connection.stage = Stage::Idle;

@@ -10,7 +10,8 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::time::Instant;
 
-/// A connection and which one of those that have had its place: an answer may come after its client has gone.
+/// A request: its connection, and which one of all requests that have come there. An answer may come after its client has
+/// gone, or after the client was told that it is late, and has asked for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) slot: usize,
@@ -65,6 +66,7 @@ pub(super) struct Call {
 pub(super) struct Connection {
     pub(super) socket: Socket,
     pub(super) peer: Peer,
+    /// Of the present request, once it is complete.
     pub(super) serial: u64,
     pub(super) stage: Stage,
     pub(super) call: Call,
@@ -92,11 +94,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(socket: Socket, peer: Peer, serial: u64, now: Instant) -> Self {
+    pub(super) fn new(socket: Socket, peer: Peer, now: Instant) -> Self {
         Self {
             socket,
             peer,
-            serial,
+            serial: 0,
             stage: Stage::Idle,
             call: Call::default(),
             deadline: now,

@@ -115,32 +115,40 @@ impl Place {
         Ok(())
     }
 
-    /// Reads what has come; true once the answer is complete, which [`Place::finish`] then takes.
+    /// Reads what has come. Once the answer is complete, and the request was sent to its end, [`Place::finish`] takes it.
     ///
     /// # Errors
     /// tiny_http has closed the connection, or says what was not asked: the place can never be used again.
     pub(super) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<Option<Outline>> {
         loop {
-            let count = match self.socket.read(scratch) {
+            match self.socket.read(scratch) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Ok(_) if self.job.is_none() => return Err(ErrorKind::InvalidData.into()),
+                Ok(count) => self.answer.extend_from_slice(&scratch[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.complete(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
-            };
-            let job = self.job.ok_or(ErrorKind::InvalidData)?;
-            self.answer.extend_from_slice(&scratch[..count]);
-            if self.answer.len() < self.needed {
-                continue;
             }
-            match outline(&self.answer, job.bodiless)? {
-                Some(outline) if self.answer.len() > outline.end => {
-                    return Err(ErrorKind::InvalidData.into());
-                }
-                Some(outline) if self.answer.len() == outline.end => return Ok(Some(outline)),
-                unfinished => self.needed = unfinished.map_or(0, |outline| outline.end),
+            if let Some(outline) = self.complete()? {
+                return Ok(Some(outline));
             }
         }
+    }
+
+    fn complete(&mut self) -> io::Result<Option<Outline>> {
+        let unsent = self.sent < self.request.len();
+        let Some(job) = self
+            .job
+            .filter(|_| !unsent && self.answer.len() >= self.needed)
+        else {
+            return Ok(None);
+        };
+        let outline = outline(&self.answer, job.bodiless)?;
+        self.needed = outline.as_ref().map_or(0, |outline| outline.end);
+        if outline.is_some() && self.answer.len() > self.needed {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        Ok(outline.filter(|outline| self.answer.len() == outline.end))
     }
 
     /// Ends the job: gives it back with the bytes of its answer, and the place is free.

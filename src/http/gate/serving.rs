@@ -32,8 +32,12 @@ impl Gate {
         }
         connection.call.charged = charged;
         connection.stage = Stage::Queued;
-        let serial = connection.serial;
-        self.queues[lane].push_back(Ticket { slot, serial });
+        self.serial += 1;
+        connection.serial = self.serial;
+        self.queues[lane].push_back(Ticket {
+            slot,
+            serial: self.serial,
+        });
         self.dispatch();
         if matches!(self.connections.get(slot), Some(c) if matches!(c.stage, Stage::Queued)) {
             self.give_until(slot, self.now + QUEUE_TIME);
