@@ -76,22 +76,12 @@ struct Known {
 struct Srv {
     of: Box<str>,
     service: Service,
+    /// At most [`MAX_TARGETS`], all of them names with a port.
     targets: Vec<SrvTarget>,
-    until: Instant,
-}
-
-impl Known {
-    fn is_stale(&self, now: Instant) -> bool {
-        let needs_srv = !self.well_known.delegated().is_some_and(speaks_for_itself);
-        self.well_known.is_stale(now)
-            || needs_srv && self.srv.as_ref().is_none_or(|srv| srv.until <= now)
-    }
-
-    /// Has everything asked for again.
-    fn expire(&mut self) {
-        self.well_known.expire();
-        self.srv = None;
-    }
+    /// When to ask again.
+    fresh_until: Instant,
+    /// Until when they hold, should asking again fail.
+    valid_until: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +89,22 @@ enum Service {
     MatrixFed,
     Matrix,
     None,
+}
+
+impl Known {
+    fn is_stale(&self, now: Instant) -> bool {
+        let needs_srv = !self.well_known.delegated().is_some_and(speaks_for_itself);
+        self.well_known.is_stale(now)
+            || needs_srv && self.srv.as_ref().is_none_or(|srv| srv.fresh_until <= now)
+    }
+
+    /// Has everything asked for again.
+    fn expire(&mut self) {
+        self.well_known.expire();
+        if let Some(srv) = &mut self.srv {
+            srv.fresh_until = Instant::now();
+        }
+    }
 }
 
 impl Discovery {
@@ -138,9 +144,10 @@ impl Discovery {
             if known
                 .srv
                 .as_ref()
-                .is_none_or(|srv| *srv.of != *of || srv.until <= now)
+                .is_none_or(|srv| *srv.of != *of || srv.fresh_until <= now)
             {
-                known.srv = Some(ask_srv(of, deadline));
+                let old = known.srv.take().filter(|srv| *srv.of == *of);
+                known.srv = Some(ask_srv(of, old, deadline));
             }
             Ok(())
         })?;
@@ -150,8 +157,10 @@ impl Discovery {
     /// Has a server discovered afresh, because it does not answer where it was found before `since`; at most once a minute.
     ///
     /// A delegation that is still valid is kept if its well-known does not answer either.
-    pub fn doubt(&self, name: &ServerName, trust: Trust, since: Instant) -> bool {
-        !speaks_for_itself(name) && self.cache.doubt(shelf(trust), name, since)
+    pub fn doubt(&self, name: &ServerName, trust: Trust, since: Instant) {
+        if !speaks_for_itself(name) {
+            self.cache.doubt(shelf(trust), name, since);
+        }
     }
 }
 
@@ -228,27 +237,29 @@ fn routes(name: &ServerName, known: &Known, trust: Trust) -> Found {
     };
     let routes = match (service, &known.srv) {
         (Service::MatrixFed | Service::Matrix, Some(srv)) => {
-            let usable = srv.targets.iter().filter(|target| target.port != 0);
-            let named = usable.filter_map(|target| {
-                let parsed = ServerName::parse(&target.host).ok()?;
-                (parsed.ip().is_none() && parsed.port().is_none())
-                    .then(|| route(Host::parse(&target.host), target.port))
-            });
-            named.take(MAX_TARGETS).collect()
+            let targets = srv.targets.iter();
+            targets
+                .map(|target| route(Host::parse(&target.host), target.port))
+                .collect()
         }
         _ => vec![route(tls.clone(), DEFAULT_PORT)],
     };
     Found { routes, step }
 }
 
-/// Asks for both services in turn. A DNS error goes on to port 8448, as no answer is no reason to refuse a server.
-fn ask_srv(of: &str, deadline: Instant) -> Srv {
+/// Asks for both services in turn. After a DNS error an `old` answer that still holds is kept; without one port 8448 is tried,
+/// as no answer is no reason to refuse a server.
+fn ask_srv(of: &str, old: Option<Srv>, deadline: Instant) -> Srv {
     let until = deadline.min(Instant::now() + SRV_BUDGET);
-    let none = |lasting| Srv {
-        of: of.into(),
-        service: Service::None,
-        targets: Vec::new(),
-        until: Instant::now() + lasting,
+    let found = |service, targets, lasting| {
+        let until = Instant::now() + lasting;
+        Srv {
+            of: of.into(),
+            service,
+            targets,
+            fresh_until: until,
+            valid_until: until,
+        }
     };
     for (service, prefix) in [
         (Service::MatrixFed, "_matrix-fed._tcp"),
@@ -258,25 +269,36 @@ fn ask_srv(of: &str, deadline: Instant) -> Srv {
             Ok(answer) if answer.targets.is_empty() => {}
             Ok(answer) => {
                 let lasting = answer.ttl.clamp(SRV_TTL.0, SRV_TTL.1);
+                let count = answer.targets.len();
                 log::debug!(
-                    "srv name={prefix}.{of} targets={} ttl={}s",
-                    answer.targets.len(),
+                    "srv name={prefix}.{of} targets={count} ttl={}s",
                     lasting.as_secs()
                 );
-                return Srv {
-                    of: of.into(),
-                    service,
-                    targets: answer.targets,
-                    until: Instant::now() + lasting,
-                };
+                return found(service, usable(answer.targets), lasting);
             }
             Err(error) => {
                 log::debug!("srv name={prefix}.{of} cause=\"{error}\"");
-                return none(SRV_FAILED);
+                let now = Instant::now();
+                return match old.filter(|srv| srv.valid_until > now) {
+                    Some(old) => Srv {
+                        fresh_until: old.valid_until.min(now + SRV_FAILED),
+                        ..old
+                    },
+                    None => found(Service::None, Vec::new(), SRV_FAILED),
+                };
             }
         }
     }
-    none(NO_SRV)
+    found(Service::None, Vec::new(), NO_SRV)
+}
+
+/// The targets that can be dialled. A name that a resolver might read as an address is none.
+fn usable(targets: Vec<SrvTarget>) -> Vec<SrvTarget> {
+    let is_name = |host: &str| ServerName::parse(host).is_ok_and(|name| !speaks_for_itself(&name));
+    let usable = targets
+        .into_iter()
+        .filter(|target| target.port != 0 && is_name(&target.host));
+    usable.take(MAX_TARGETS).collect()
 }
 
 impl fmt::Display for Found {

@@ -163,16 +163,16 @@ impl Federation {
         let started = Instant::now();
         let found = self.find(server, trust, deadline)?;
         let first = self.try_each(&found.routes, target, limits, deadline);
-        match first {
-            Err(Error::Unreachable(tried)) if self.discovery.doubt(server, trust, started) => {
-                let again = self.find(server, trust, deadline)?;
-                if again.routes == found.routes {
-                    return Err(Error::Unreachable(tried));
-                }
-                self.try_each(&again.routes, target, limits, deadline)
-            }
-            first => first,
+        if !matches!(first, Err(Error::Unreachable(_))) {
+            return first;
         }
+        // one caller a minute may doubt what is known; the others join its look-up, or have its answer already
+        self.discovery.doubt(server, trust, started);
+        let again = self.find(server, trust, deadline)?;
+        if again.routes == found.routes {
+            return first;
+        }
+        self.try_each(&again.routes, target, limits, deadline)
     }
 
     fn find(&self, server: &ServerName, trust: Trust, deadline: Instant) -> Result<Found, Error> {

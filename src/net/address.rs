@@ -160,7 +160,7 @@ const PRIVATE: [Network; 20] = [
 ];
 
 /// No homeserver is there, but a cloud's metadata service may be: dialled only if the administrator allows the very range.
-const NEVER: [Network; 8] = [
+const NEVER: [Network; 11] = [
     Network::v4(0, 0, 0, 0, 8),
     Network::v4(169, 254, 0, 0, 16),
     Network::v4(224, 0, 0, 0, 4),
@@ -168,30 +168,43 @@ const NEVER: [Network; 8] = [
     Network::v6([0, 0, 0, 0, 0, 0, 0, 0], 128),
     Network::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
     Network::v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+    // metadata services: AWS, Google, Oracle, Alibaba
     Network::v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+    Network::v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+    Network::v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
+    Network::v4(100, 100, 100, 200, 32),
 ];
 
-/// The IPv4 address that an IPv6 address carries: mapped, compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
+/// What IANA has given out of IPv6 so far: nothing else is routed, whatever it may come to mean.
+const GLOBAL_V6: Network = Network::v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
+
+/// The IPv4 address that an IPv6 address carries: mapped, translated (RFC 2765), compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
 fn embedded(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = ip else { return None };
     let v4 =
         |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)).into());
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         _ => None,
     }
 }
 
-/// Whether an address is one of the public Internet, where one address is one party or few.
+/// Whether one of the networks has the address, or the IPv4 address that it carries.
+fn any(networks: &[Network], ip: IpAddr) -> bool {
+    let carried = embedded(ip);
+    networks
+        .iter()
+        .any(|n| n.contains(ip) || carried.is_some_and(|v4| n.contains(v4)))
+}
+
+/// Whether an address is one of the public Internet.
 pub fn is_public(ip: IpAddr) -> bool {
-    let any = |networks: &[Network]| {
-        networks
-            .iter()
-            .any(|n| n.contains(ip) || embedded(ip).is_some_and(|v4| n.contains(v4)))
-    };
-    !any(&PRIVATE) && !any(&NEVER)
+    let routed = ip.is_ipv4() || GLOBAL_V6.contains(ip) || embedded(ip).is_some();
+    routed && !any(&PRIVATE, ip) && !any(&NEVER, ip)
 }
 
 /// Whose wish it is to dial an address.
@@ -220,17 +233,12 @@ impl AddressPolicy {
 
     /// Whether an address may be dialled.
     pub fn allows(&self, ip: IpAddr, trust: Trust) -> bool {
-        let any = |networks: &[Network]| {
-            networks
-                .iter()
-                .any(|n| n.contains(ip) || embedded(ip).is_some_and(|v4| n.contains(v4)))
-        };
         match trust {
             Trust::Administrator => true,
-            _ if any(&self.allowed) => true,
-            _ if any(&self.denied) || any(&NEVER) => false,
+            _ if any(&self.allowed, ip) => true,
+            _ if any(&self.denied, ip) || any(&NEVER, ip) => false,
             Trust::FullAccess => true,
-            Trust::Stranger => !any(&PRIVATE),
+            Trust::Stranger => is_public(ip),
         }
     }
 }
@@ -285,6 +293,10 @@ mod tests {
             "3fff::1",
             "5f00::1",
             "fec0::1",
+            "::2",
+            "::ffff:0:127.0.0.1",
+            "4000::1",
+            "fd20:ce::254",
             "100::1",
         ] {
             assert!(!policy.allows(ip(address), Trust::Stranger), "{address}");

@@ -22,6 +22,7 @@ use pool::{Kept, Pool};
 
 /// What took too long.
 const CONNECTING: &str = "connecting";
+const ANSWER: &str = "waiting for the answer";
 const EVERYTHING: &str = "the whole call";
 /// Addresses of one host that are tried, in the resolver's order.
 const MAX_ADDRESSES: usize = 4;
@@ -169,6 +170,8 @@ impl Fetcher {
         while let Some(kept) = self.pool.take(route) {
             match self.exchange(kept, request, limits, deadline) {
                 Err(Error::Connection(error)) if is_closed(error.kind()) => {}
+                // a peer that went without a word may still be there for a new connection
+                Err(Error::Connection(_) | Error::Timeout(ANSWER)) => self.pool.forget(route),
                 outcome => return outcome,
             }
         }
@@ -347,7 +350,7 @@ fn failure(error: ureq::Error) -> Error {
         },
         ureq::Error::Timeout(part) => Error::Timeout(match part {
             ureq::Timeout::Connect => CONNECTING,
-            ureq::Timeout::RecvResponse => "waiting for the answer",
+            ureq::Timeout::RecvResponse => ANSWER,
             ureq::Timeout::RecvBody => "reading the answer",
             ureq::Timeout::SendRequest | ureq::Timeout::SendBody => "sending the request",
             _ => EVERYTHING,

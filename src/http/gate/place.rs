@@ -11,7 +11,7 @@ use std::os::unix::net::SocketAddr;
 use std::time::Duration;
 
 /// What tiny_http is asked once on each new connection; the service answers it without a word in its log.
-const GREETING: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: gate\r\nTE: identity\r\n\r\n";
+const GREETING: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost: gate\r\nTE: identity\r\n\r\n";
 /// For the answer to it: workers have nothing else to do yet.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Bytes of the head of an answer; ours have a few hundred.

@@ -169,7 +169,8 @@ mod tests {
             of: "a".into(),
             service: Service::None,
             targets: Vec::new(),
-            until,
+            fresh_until: until,
+            valid_until: until,
         });
         Ok(())
     }

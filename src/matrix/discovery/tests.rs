@@ -27,7 +27,8 @@ fn known(delegated: Option<&str>, service: Service, targets: &[(&str, u16)]) -> 
         of: "x".into(),
         service,
         targets,
-        until: now + Duration::from_secs(60),
+        fresh_until: now + Duration::from_secs(60),
+        valid_until: now + Duration::from_secs(60),
     });
     known
 }
@@ -112,6 +113,10 @@ fn a_delegated_name_is_what_the_certificate_and_the_host_header_name() {
 
 #[test]
 fn srv_targets_are_names_and_few() {
+    let target = |(host, port): &(&str, u16)| SrvTarget {
+        host: (*host).into(),
+        port: *port,
+    };
     let odd = [
         ("", 0),
         ("10.0.0.1", 8448),
@@ -120,17 +125,33 @@ fn srv_targets_are_names_and_few() {
         ("t.org", 0),
         ("under_score.org", 1),
     ];
-    let found = routes(
-        &name("a.org"),
-        &known(None, Service::MatrixFed, &odd),
-        Trust::Stranger,
-    );
-    assert!(found.routes.is_empty());
+    assert_eq!(usable(odd.iter().map(target).collect()), []);
     let many = [("t.org", 1); 10];
-    let found = routes(
-        &name("a.org"),
-        &known(None, Service::MatrixFed, &many),
-        Trust::Stranger,
+    assert_eq!(usable(many.iter().map(target).collect()).len(), MAX_TARGETS);
+    // a service that is decidedly not there
+    let nowhere = known(None, Service::MatrixFed, &[]);
+    assert!(
+        routes(&name("a.org"), &nowhere, Trust::Stranger)
+            .routes
+            .is_empty()
     );
-    assert_eq!(found.routes.len(), MAX_TARGETS);
+}
+
+#[test]
+fn records_that_still_hold_outlive_a_dns_failure() {
+    let now = Instant::now();
+    let mut known = known(None, Service::MatrixFed, &[("t.org", 1)]);
+    let old = known.srv.take().unwrap();
+    // nobody answers before a deadline that has passed
+    let kept = ask_srv("x", Some(old.clone()), now);
+    assert_eq!(
+        (kept.service, &kept.targets),
+        (Service::MatrixFed, &old.targets)
+    );
+    let gone = Srv {
+        valid_until: now,
+        ..old
+    };
+    let lost = ask_srv("x", Some(gone), now);
+    assert_eq!((lost.service, lost.targets), (Service::None, vec![]));
 }

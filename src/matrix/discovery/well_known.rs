@@ -23,6 +23,9 @@ const LIMITS: Limits = Limits {
     max_body: 50 * 1024,
 };
 
+/// For all of it, redirects included, so that a slow one leaves time for the server itself.
+const BUDGET: Duration = Duration::from_secs(8);
+
 /// How long a delegation is believed: as its headers say, by default a day (spec), at least 5 minutes, at most 48 hours.
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 const MIN_TTL: Duration = Duration::from_secs(300);
@@ -52,8 +55,9 @@ pub(super) struct Memory {
     fresh_until: Option<Instant>,
     /// Until when the delegation holds, should asking again fail.
     valid_until: Option<Instant>,
-    /// Failures in a row.
+    /// Failures in a row, and whether they were clear ones.
     failures: u32,
+    absent: bool,
 }
 
 impl Memory {
@@ -74,6 +78,11 @@ impl Memory {
         let pause = |first: Duration, failures: u32| {
             (first * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE)
         };
+        // a 404 after a time-out is the first of its kind, and the reverse
+        let absent = matches!(asked, Asked::Absent(_));
+        if self.absent != absent {
+            (self.absent, self.failures) = (absent, 0);
+        }
         match asked {
             Asked::Delegated(to, ttl) => {
                 // asked again a little early, so that a failure then finds the delegation still valid
@@ -83,15 +92,16 @@ impl Memory {
                     fresh_until: Some(now + (ttl - early)),
                     valid_until: Some(now + ttl),
                     failures: 0,
+                    absent: false,
                 };
             }
             Asked::Absent(_) => {
-                let fresh_until = Some(now + pause(ABSENT, self.failures));
                 *self = Self {
                     delegated: None,
-                    fresh_until,
+                    fresh_until: Some(now + pause(ABSENT, self.failures)),
                     valid_until: None,
                     failures: self.failures + 1,
+                    absent,
                 };
             }
             Asked::Unreachable(_) => {
@@ -114,14 +124,15 @@ struct Document {
     server: String,
 }
 
-/// Asks `host` where its homeserver is. An error is our own, and nothing to remember.
+/// Asks `original` where its homeserver is. An error is our own, and nothing to remember.
 pub(super) fn ask(
     fetcher: &Fetcher,
-    host: &str,
+    original: &str,
     trust: Trust,
     deadline: Instant,
 ) -> Result<Asked, Error> {
-    let (mut authority, mut target) = (host.to_owned(), PATH.to_owned());
+    let deadline = deadline.min(Instant::now() + BUDGET);
+    let (mut authority, mut target) = (original.to_owned(), PATH.to_owned());
     for _ in 0..=MAX_REDIRECTS {
         let Ok(name) = ServerName::parse(&authority) else {
             return Ok(Asked::Absent(
@@ -130,6 +141,12 @@ pub(super) fn ask(
         };
         let host = Host::parse(name.host());
         let port = name.port().unwrap_or(443);
+        // what a listed server's web site redirects to is nothing that the administrator has named
+        let trust = if authority == original {
+            trust
+        } else {
+            Trust::Stranger
+        };
         let route = Route {
             tls: Some(host.clone()),
             host,

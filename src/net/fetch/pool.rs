@@ -53,6 +53,11 @@ impl Pool {
         Some(idle.remove(index))
     }
 
+    /// Closes all connections to `route`: one of them has turned out to be dead, and the others may be as old.
+    pub(super) fn forget(&self, route: &Route) {
+        self.lock().retain(|kept| kept.route != *route);
+    }
+
     /// Keeps a connection; strangers' oldest go first when there are too many.
     pub(super) fn put(&self, mut kept: Kept) {
         kept.since = Instant::now();
@@ -69,8 +74,11 @@ impl Pool {
                 .iter()
                 .enumerate()
                 .min_by_key(|(_, other)| (other.route.trust, other.since));
-            if let Some((index, _)) = least {
-                idle.remove(index);
+            match least {
+                Some((index, least)) if least.route.trust <= kept.route.trust => {
+                    drop(idle.remove(index))
+                }
+                _ => return,
             }
         }
         idle.push(kept);
@@ -113,6 +121,33 @@ mod tests {
         assert!(
             pool.take(&kept("0.example", Trust::Stranger).route)
                 .is_none()
+        );
+    }
+
+    #[test]
+    fn a_stranger_finds_no_room_among_listed_servers() {
+        let pool = Pool::new(2);
+        for name in ["a.example", "b.example"] {
+            pool.put(kept(name, Trust::FullAccess));
+        }
+        pool.put(kept("stranger.example", Trust::Stranger));
+        assert!(
+            pool.take(&kept("stranger.example", Trust::Stranger).route)
+                .is_none()
+        );
+        pool.put(kept("c.example", Trust::FullAccess));
+        assert!(
+            pool.take(&kept("a.example", Trust::FullAccess).route)
+                .is_none()
+        );
+        pool.forget(&kept("b.example", Trust::FullAccess).route);
+        assert!(
+            pool.take(&kept("b.example", Trust::FullAccess).route)
+                .is_none()
+        );
+        assert!(
+            pool.take(&kept("c.example", Trust::FullAccess).route)
+                .is_some()
         );
     }
 
