@@ -10,7 +10,6 @@ mod settings;
 mod values;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -25,6 +24,7 @@ use crate::livekit::token::ApiKey;
 use crate::matrix::id::ServerName;
 use crate::net::address::Network;
 use crate::net::base_url::BaseUrl;
+use crate::net::tls::Roots;
 
 /// Everything that an administrator decides.
 #[derive(Debug, Clone)]
@@ -53,10 +53,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Connections of one public address.
     pub max_connections_per_address: usize,
-    /// PEM files with more certificate authorities.
-    pub ca_files: Vec<PathBuf>,
-    /// Directories with such files.
-    pub ca_dirs: Vec<PathBuf>,
+    /// The certificate authorities that are believed.
+    pub roots: Roots,
     /// Whether certificates of homeservers go unchecked.
     pub insecure_skip_verify_tls: bool,
     /// For how long a token can be used to join.
@@ -233,7 +231,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "1 to 1000000",
         |text| values::number(text, 1..=1_000_000),
     );
-    let (ca_files, ca_dirs) = settings::authorities(reader);
+    let roots = settings::authorities(reader);
     let insecure_skip_verify_tls = settings::insecure(reader);
     let token_lifetime = reader.parsed(
         "LIVEKIT_TOKEN_LIFETIME_SECONDS",
@@ -265,8 +263,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         trusted_proxies: trusted_proxies?,
         max_connections: max_connections?,
         max_connections_per_address: max_connections_per_address?,
-        ca_files,
-        ca_dirs,
+        roots,
         insecure_skip_verify_tls,
         token_lifetime: token_lifetime?,
         can_update_own_metadata: can_update_own_metadata?,

@@ -3,6 +3,7 @@
 //! Authenticate, authorise, create the room for those who may have it created, sign; every step needs what the one before it gave.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::access::{Access, FullAccess};
@@ -12,7 +13,7 @@ use crate::livekit::token::{
     AccessToken, ApiKey, Claims, Identity, InvalidName, Participation, RoomName,
 };
 use crate::matrix::federation;
-use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId};
+use crate::matrix::id::{DeviceId, MemberId, RoomId, ServerName, SlotId};
 use crate::matrix::openid::{self, OpenIdToken, VerifiedUser, Verifier};
 use crate::net::bulkhead::Full;
 
@@ -135,11 +136,16 @@ impl Exchange {
         }
     }
 
-    /// Carries out one exchange. Waits for the user's homeserver and, with full access, for the SFU.
-    pub fn token(&self, request: &TokenRequest) -> Result<Granted, Error> {
+    /// Whether the administrator has named this server, and so answers for it.
+    pub fn vouches_for(&self, server: &str) -> bool {
+        ServerName::parse(server).is_ok_and(|server| self.verifier.federation().knows(&server))
+    }
+
+    /// Carries out one exchange for a client at `client`. Waits for the user's homeserver and, with full access, for the SFU.
+    pub fn token(&self, request: &TokenRequest, client: Option<IpAddr>) -> Result<Granted, Error> {
         let user = self
             .verifier
-            .verify(&request.server, &request.token)
+            .verify(&request.server, &request.token, client)
             .map_err(|error| match error {
                 openid::Error::Federation(federation::Error::Busy(full, after)) => {
                     Error::Busy(full, after)

@@ -6,3 +6,4 @@ pub mod listener;
 pub mod reply;
 pub mod request;
 pub mod route;
+pub mod tally;

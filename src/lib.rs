@@ -10,7 +10,7 @@
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses.
-//! - Words: [`matrix::id`], [`livekit::token`]; and [`random`].
+//! - Words: [`matrix::id`], [`livekit::token`]; [`random`] and [`memo`].
 
 pub mod access;
 pub mod alias;
@@ -21,6 +21,7 @@ pub mod http;
 pub mod livekit;
 pub mod logger;
 pub mod matrix;
+pub mod memo;
 pub mod net;
 pub mod random;
 

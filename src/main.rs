@@ -1,7 +1,7 @@
 //! Puts the house together.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
 use livekit_token_service::cli::{self, Command};
@@ -18,7 +18,7 @@ use livekit_token_service::matrix::openid::Verifier;
 use livekit_token_service::net::address::{AddressPolicy, Host};
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
-use livekit_token_service::net::tls::{Roots, Verification, client_config};
+use livekit_token_service::net::tls::{Verification, client_config};
 use log::{error, info, warn};
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
@@ -62,13 +62,6 @@ fn serve(
             return Ok(cli::EXIT_CONFIG);
         }
     };
-    let roots = match roots(&config) {
-        Ok(roots) => roots,
-        Err(reason) => {
-            error!("{reason}");
-            return Ok(cli::EXIT_CONFIG);
-        }
-    };
     let listener = match listen(&config.bind) {
         Ok(listener) => listener,
         Err(reason) => {
@@ -88,7 +81,7 @@ fn serve(
     };
     let limits = limits(&config);
     let opening = opening(&config, &listener, dev);
-    let routes = routes(config, &roots, workers);
+    let routes = routes(config, workers);
     let opened = || opening.iter().for_each(|line| info!("{line}"));
     match listener::serve(listener, workers, limits, routes, opened) {
         Ok(()) => Ok(0),
@@ -99,29 +92,10 @@ fn serve(
     }
 }
 
-fn roots(config: &Config) -> Result<Roots, String> {
-    let mut roots = Roots::common();
-    for file in &config.ca_files {
-        roots.add_file(file).map_err(|error| {
-            format!("LIVEKIT_CA_FILE: expected a PEM file of certificates, found {error}")
-        })?;
-    }
-    for directory in &config.ca_dirs {
-        if let Err(error) = roots.add_directory(directory) {
-            warn!("SSL_CERT_DIR: {error}");
-        }
-    }
-    Ok(roots)
-}
-
 fn listen(bind: &Bind) -> io::Result<Listener> {
     match bind {
         Bind::Unix(path) => Listener::unix(path),
-        // where the kernel has no IPv6, IPv4 is everywhere
-        Bind::Everywhere(port) => Listener::tcp(&[
-            SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
-            SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
-        ]),
+        Bind::Everywhere(port) => Listener::everywhere(*port),
         Bind::Tcp {
             host: Host::Ip(ip),
             port,
@@ -171,7 +145,7 @@ fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
     lines
 }
 
-fn routes(config: Config, roots: &Roots, workers: usize) -> Routes {
+fn routes(config: Config, workers: usize) -> Routes {
     let homeservers = if config.insecure_skip_verify_tls {
         Verification::Off
     } else {
@@ -179,13 +153,13 @@ fn routes(config: Config, roots: &Roots, workers: usize) -> Routes {
     };
     let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
     let federation = Federation::new(
-        Fetcher::new(client_config(roots, homeservers), policy, workers),
+        Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
         config.federation_overrides,
         config.full_access.clone(),
         Places::of(outbound_workers(workers)),
     );
     let sfu = Fetcher::new(
-        client_config(roots, Verification::On),
+        client_config(&config.roots, Verification::On),
         AddressPolicy::default(),
         workers,
     );

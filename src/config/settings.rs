@@ -1,13 +1,14 @@
 //! The settings that take more than one variable, or deserve a word of warning.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::reader::{Reader, Value, quoted};
 use super::report::Origin;
 use super::{Defaults, Error, values};
 use crate::access::FullAccess;
 use crate::net::base_url::BaseUrl;
+use crate::net::tls::Roots;
 
 /// The only value of `LIVEKIT_INSECURE_SKIP_VERIFY_TLS` that has an effect.
 const INSECURE: &str = "YES_I_KNOW_WHAT_I_AM_DOING";
@@ -104,35 +105,48 @@ pub(super) fn full_access(reader: &mut Reader<'_>, defaults: &Defaults) -> Optio
     Some(access)
 }
 
-/// Files and directories of certificate authorities. Ours has to be there; those that are set for every program need not.
-pub(super) fn authorities(reader: &mut Reader<'_>) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let mut files = Vec::new();
-    for name in ["LIVEKIT_CA_FILE", "SSL_CERT_FILE"] {
-        let Some(value) = reader.value(name) else {
-            continue;
-        };
-        match File::open(&value.text) {
-            Ok(_) => {
-                files.push(PathBuf::from(&value.text));
-                reader.report.set(name, value.text, value.origin);
-            }
-            Err(source) if name == "LIVEKIT_CA_FILE" => reader.errors.push(Error::Unreadable {
-                name,
+/// The certificate authorities that are believed. Our own file has to be there and of use; what is set for every program need not.
+pub(super) fn authorities(reader: &mut Reader<'_>) -> Roots {
+    let mut roots = Roots::common();
+    if let Some(value) = reader.value("LIVEKIT_CA_FILE") {
+        match (
+            File::open(&value.text),
+            roots.add_file(Path::new(&value.text)),
+        ) {
+            (Err(source), _) => reader.errors.push(Error::Unreadable {
+                name: value.name,
                 path: quoted(&value.text),
                 source,
             }),
-            Err(source) => reader.report.warn(format!(
-                "{name} is ignored: {}: {source}",
-                quoted(&value.text)
-            )),
+            (Ok(_), Err(error)) => {
+                let found = format!("{}: {}", quoted(&value.text), error.reason());
+                reader.wrong(value.name, "a PEM file of certificates", found);
+            }
+            (Ok(_), Ok(())) => reader.report.set(value.name, value.text, value.origin),
         }
     }
-    let mut directories = Vec::new();
-    if let Some(value) = reader.value("SSL_CERT_DIR") {
-        directories = values::directories(&value.text);
-        reader.report.set(value.name, value.text, value.origin);
+    let mut others = Vec::new();
+    if let Some(value) = reader.value("SSL_CERT_FILE") {
+        others.push((roots.add_file(Path::new(&value.text)), value));
     }
-    (files, directories)
+    if let Some(value) = reader.value("SSL_CERT_DIR") {
+        let mut directories = values::directories(&value.text).into_iter();
+        others.push((
+            directories.try_for_each(|path| roots.add_directory(&path)),
+            value,
+        ));
+    }
+    for (added, value) in others {
+        if let Err(error) = added {
+            let (name, text) = (value.name, quoted(&value.text));
+            reader
+                .report
+                .warn(format!("{name} is ignored: {text}: {}", error.reason()));
+        } else {
+            reader.report.set(value.name, value.text, value.origin);
+        }
+    }
+    roots
 }
 
 /// Whether certificates go unchecked: never by a mere `true`.

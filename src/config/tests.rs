@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
@@ -202,22 +202,25 @@ fn certificates_are_checked_unless_the_exact_words_say_otherwise() {
 fn authorities_of_every_program_may_be_absent_ours_may_not() {
     let scratch = Scratch::new();
     let ca = scratch.path().join("ca.pem");
-    fs::write(&ca, "").unwrap();
-    let (config, report) = valid(&[
+    let certificate = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
+    fs::write(&ca, certificate.cert.pem()).unwrap();
+    let (_, report) = valid(&[
         ("LIVEKIT_CA_FILE", ca.to_str().unwrap()),
-        ("SSL_CERT_FILE", "/nowhere/roots.pem"),
-        ("SSL_CERT_DIR", "/etc/ssl/certs::/opt/certs"),
+        ("SSL_CERT_FILE", "/etc/hosts"),
+        ("SSL_CERT_DIR", "/etc/ssl/certs:/nowhere"),
     ]);
-    assert_eq!(config.ca_files, [ca]);
-    assert_eq!(
-        config.ca_dirs,
-        [Path::new("/etc/ssl/certs"), Path::new("/opt/certs")]
-    );
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let ignored = format!("{name} is ignored: ");
+        assert!(
+            report.warnings().iter().any(|w| w.starts_with(&ignored)),
+            "{report:?}"
+        );
+    }
+    fs::write(&ca, "no certificate").unwrap();
+    let wrong = errors(&environment(&[("LIVEKIT_CA_FILE", ca.to_str().unwrap())]));
     assert!(
-        report
-            .warnings()
-            .iter()
-            .any(|w| w.starts_with("SSL_CERT_FILE is ignored: "))
+        wrong[0].starts_with("LIVEKIT_CA_FILE: expected a PEM file of certificates, found"),
+        "{wrong:?}"
     );
 }
 

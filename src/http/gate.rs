@@ -27,6 +27,7 @@ pub use stats::Stats;
 pub use workers::serve;
 
 use crate::http::head::Head;
+use crate::http::tally::Tally;
 use admission::Door;
 use connection::{Connection, Ticket};
 use mio::net::UnixStream;
@@ -122,6 +123,7 @@ pub struct Gate {
     limits: Limits,
     lane: fn(&Head<'_>) -> bool,
     stats: Arc<Stats>,
+    shed: Tally,
 
     connections: Slab<Connection>,
     per_address: HashMap<IpAddr, usize>,
@@ -189,6 +191,7 @@ impl Gate {
             limits,
             lane,
             stats,
+            shed: Tally::default(),
             connections: Slab::new(),
             per_address: HashMap::new(),
             serial: 0,

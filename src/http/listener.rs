@@ -3,13 +3,14 @@
 use std::fmt;
 use std::fs::Permissions;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use tiny_http::{Header, Request, Response, ResponseBox};
 
+use crate::http::gate::limits::BACKLOG;
 use crate::http::gate::{self, Limits};
 use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
@@ -31,6 +32,28 @@ impl Listener {
     /// Listens on the first of `addresses` that can be had.
     pub fn tcp(addresses: &[SocketAddr]) -> io::Result<Self> {
         TcpListener::bind(addresses).map(Self::Tcp)
+    }
+
+    /// Listens on a port of every address: IPv6 and IPv4 on one socket, whatever the system's default is; IPv4 alone where the
+    /// kernel has no IPv6.
+    pub fn everywhere(port: u16) -> io::Result<Self> {
+        use rustix::net::{
+            AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
+        };
+        let (family, kind) = (AddressFamily::INET6, SocketType::STREAM);
+        let Ok(socket) = socket_with(family, kind, SocketFlags::CLOEXEC, None) else {
+            return Self::tcp(&[(Ipv4Addr::UNSPECIFIED, port).into()]);
+        };
+        sockopt::set_ipv6_v6only(&socket, false)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        match bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+            Err(rustix::io::Errno::ADDRNOTAVAIL) => {
+                return Self::tcp(&[(Ipv4Addr::UNSPECIFIED, port).into()]);
+            }
+            bound => bound?,
+        }
+        listen(&socket, BACKLOG)?;
+        Ok(Self::Tcp(socket.into()))
     }
 
     /// Listens on a path; a socket that nobody listens on any more is replaced, anything else is not touched.

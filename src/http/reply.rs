@@ -22,8 +22,7 @@ pub const CORS: [(&str, &str); 4] = [
     ("Access-Control-Max-Age", "86400"),
 ];
 
-/// What the client gets.
-#[derive(Debug)]
+/// What the client gets. Its body may hold a token: never logged.
 pub struct Reply {
     /// Status code.
     pub status: u16,
@@ -138,7 +137,9 @@ impl From<&exchange::Error> for Reply {
             exchange::Error::BadIdentity(error) => {
                 Self::error(400, "M_BAD_JSON", &format!("device_id: {error}"))
             }
-            exchange::Error::Busy(Full::Name, after) => Self::limited(*after),
+            exchange::Error::Busy(Full::Name | Full::Neighbourhood | Full::Rate, after) => {
+                Self::limited(*after)
+            }
             exchange::Error::Busy(Full::Service, after) => Self::busy(*after),
             exchange::Error::RoomNotCreated(..) => {
                 Self::error(500, "M_UNKNOWN", "Unable to create room on SFU")
@@ -147,12 +148,13 @@ impl From<&exchange::Error> for Reply {
     }
 }
 
-/// How loud an error is: warnings are the administrator's to mend.
-pub fn level(error: &exchange::Error) -> Level {
+/// How loud an error is: what is wrong with the SFU or a `listed` homeserver is the administrator's to mend, what is wrong with
+/// strangers is theirs. Callers who find no place are counted elsewhere, for there may be many.
+pub fn level(error: &exchange::Error, listed: bool) -> Level {
     match error {
         exchange::Error::RoomNotCreated(..) => Level::Error,
-        exchange::Error::NotAuthenticated(openid::Error::Federation(_))
-        | exchange::Error::Busy(..) => Level::Warn,
+        exchange::Error::NotAuthenticated(openid::Error::Federation(_)) if listed => Level::Warn,
+        exchange::Error::Busy(..) => Level::Debug,
         exchange::Error::NotAuthenticated(_)
         | exchange::Error::NotWhoTheyClaim(..)
         | exchange::Error::BadIdentity(_) => Level::Info,

@@ -37,7 +37,8 @@ impl std::error::Error for Error {}
 
 /// Reads the body of `POST /get_token` (MSC4195).
 pub fn get_token(body: &[u8]) -> Result<TokenRequest, Error> {
-    let body = Object::read(body)?;
+    let body = read(body)?;
+    let body = Object(&body);
     let (server, token) = openid_token(&body)?;
     let member = body.object("member")?;
     let request = TokenRequest {
@@ -67,7 +68,8 @@ pub fn get_token(body: &[u8]) -> Result<TokenRequest, Error> {
 
 /// Reads the body of `POST /sfu/get`, the older form.
 pub fn sfu_get(body: &[u8]) -> Result<TokenRequest, Error> {
-    let body = Object::read(body)?;
+    let body = read(body)?;
+    let body = Object(&body);
     let (server, token) = openid_token(&body)?;
     let request = TokenRequest {
         server,
@@ -84,7 +86,7 @@ pub fn sfu_get(body: &[u8]) -> Result<TokenRequest, Error> {
     Ok(request)
 }
 
-fn openid_token(body: &Object) -> Result<(String, OpenIdToken), Error> {
+fn openid_token(body: &Object<'_>) -> Result<(String, OpenIdToken), Error> {
     let token = body.object("openid_token")?;
     let server = token.name("openid_token.matrix_server_name", "matrix_server_name")?;
     let access_token = token.named("openid_token.access_token", "access_token")?;
@@ -92,7 +94,7 @@ fn openid_token(body: &Object) -> Result<(String, OpenIdToken), Error> {
 }
 
 /// Both delay fields, valid, or neither.
-fn refuse_delegation(body: &Object) -> Result<(), Error> {
+fn refuse_delegation(body: &Object<'_>) -> Result<(), Error> {
     let timeout = match body.get("delay_timeout") {
         None => None,
         Some(Value::Number(number)) => Some(number.as_u64()),
@@ -139,29 +141,30 @@ fn parse<T>(
     parse(text).map_err(|expected| Error::Field(name, expected.to_string()))
 }
 
-/// A JSON object that says by name what it lacks. Of repeated names the last one counts, as it does for browsers.
-struct Object(Map<String, Value>);
-
-impl Object {
-    fn read(body: &[u8]) -> Result<Self, Error> {
-        match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(_) => Err(Error::Field("body", "a JSON object".into())),
-            Err(_) => Err(Error::NotJson),
-        }
+/// The object in a body.
+fn read(body: &[u8]) -> Result<Map<String, Value>, Error> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::Field("body", "a JSON object".into())),
+        Err(_) => Err(Error::NotJson),
     }
+}
 
+/// A JSON object that says by name what it lacks. Of repeated names the last one counts, as it does for browsers.
+struct Object<'a>(&'a Map<String, Value>);
+
+impl<'a> Object<'a> {
     /// A field's value; null is as good as none.
-    fn get(&self, name: &str) -> Option<&Value> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    fn text(&self, name: &'static str) -> Result<&str, Error> {
+    fn text(&self, name: &'static str) -> Result<&'a str, Error> {
         self.named(name, name)
     }
 
     /// The non-empty string `name`, called `path` if it is amiss.
-    fn named(&self, path: &'static str, name: &str) -> Result<&str, Error> {
+    fn named(&self, path: &'static str, name: &str) -> Result<&'a str, Error> {
         let text = self
             .get(name)
             .and_then(Value::as_str)
@@ -170,7 +173,7 @@ impl Object {
     }
 
     /// As [`Self::named`], and short.
-    fn name(&self, path: &'static str, name: &str) -> Result<&str, Error> {
+    fn name(&self, path: &'static str, name: &str) -> Result<&'a str, Error> {
         let text = self.named(path, name)?;
         if text.len() <= MAX_NAME {
             Ok(text)
@@ -182,7 +185,6 @@ impl Object {
     fn object(&self, name: &'static str) -> Result<Self, Error> {
         let object = self.get(name).and_then(Value::as_object);
         object
-            .cloned()
             .map(Self)
             .ok_or_else(|| Error::Field(name, "an object".into()))
     }

@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use log::{debug, info, log};
+use log::{debug, info, log, warn};
 
-use crate::exchange::{Exchange, Granted, TokenRequest};
+use crate::exchange::{self, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply};
 use crate::http::request;
+use crate::http::tally::Tally;
 use crate::random;
 
 /// Characters of an unknown path that reach the log.
 const MAX_SHOWN: usize = 100;
 
-/// A request, complete.
-#[derive(Debug)]
+/// A request, complete. Its body may hold a token: never logged.
 pub struct Call<'a> {
     /// As it came.
     pub method: &'a str,
@@ -59,12 +59,17 @@ fn shown(text: &str) -> String {
 pub struct Routes {
     exchange: Exchange,
     url: String,
+    busy: Tally,
 }
 
 impl Routes {
     /// `url` is where clients find the SFU.
     pub fn new(exchange: Exchange, url: String) -> Self {
-        Self { exchange, url }
+        Self {
+            exchange,
+            url,
+            busy: Tally::default(),
+        }
     }
 
     /// Whether the answer will wait for other servers.
@@ -118,7 +123,7 @@ impl Routes {
                 return reply;
             }
         };
-        let outcome = self.exchange.token(&request);
+        let outcome = self.exchange.token(&request, client.parse().ok());
         let ms = started.elapsed().as_millis();
         match outcome {
             Ok(granted) => {
@@ -141,10 +146,15 @@ impl Routes {
                 let reply = Reply::from(&error);
                 let (status, server, cause) = (reply.status, &request.server, error.to_string());
                 log!(
-                    reply::level(&error),
+                    reply::level(&error, self.exchange.vouches_for(server)),
                     "refused request={id:08x} client={client} endpoint={endpoint} status={status} server={server:?} \
                      ms={ms} cause={cause:?}"
                 );
+                if let exchange::Error::Busy(..) = error
+                    && let Some(count) = self.busy.count(Instant::now())
+                {
+                    warn!("busy refused={count} cause={cause:?}");
+                }
                 reply
             }
         }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::access::FullAccess;
 use crate::matrix::discovery::{self, Discovery, Found};
 use crate::matrix::id::ServerName;
-use crate::net::address::Trust;
+use crate::memo::Memo;
+use crate::net::address::{Trust, is_public, party};
 use crate::net::base_url::BaseUrl;
 use crate::net::breaker::Breakers;
-use crate::net::bulkhead::{Bulkhead, Full, Place, Places};
+use crate::net::bulkhead::{Bulkhead, Full, PER_KNOWN_STRANGER, PER_STRANGER, Place, Places};
 use crate::net::fetch::{self, Answer, Fetcher, Limits, Request, Route};
 use crate::net::rate::Rate;
 
@@ -18,9 +20,16 @@ use crate::net::rate::Rate;
 const STRANGER_BUDGET: Duration = Duration::from_secs(15);
 /// For a call to a listed server in all.
 const LISTED_BUDGET: Duration = Duration::from_secs(25);
-/// Calls in the name of one stranger: a burst when a meeting starts, and one each interval.
-const STRANGER_BURST: u32 = 50;
-const STRANGER_INTERVAL: Duration = Duration::from_millis(100);
+/// Calls that one address causes to one stranger's server: a burst for those behind one router, and one each interval.
+const CLIENT_BURST: u32 = 20;
+const CLIENT_INTERVAL: Duration = Duration::from_millis(500);
+/// Calls to one stranger's server, whoever causes them: what it can be made to answer through us.
+const NAME_BURST: u32 = 200;
+const NAME_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a server that has answered counts as one that does.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
+/// Names that are remembered as such.
+const KNOWN_NAMES: usize = 1024;
 /// Names whose rate is remembered.
 const RATED_NAMES: usize = 4096;
 /// What to tell a caller for whom there is no place: by then a call to a tarpit may have ended.
@@ -33,8 +42,6 @@ pub enum Error {
     Busy(Full, Duration),
     /// It did not answer lately, and is left alone for this long.
     Resting(Duration),
-    /// Its discovery takes too long.
-    Discovery(discovery::Error),
     /// DNS says that there is decidedly no homeserver of this name.
     NoSuchServer,
     /// None of the places where it should be answered.
@@ -50,7 +57,6 @@ impl fmt::Display for Error {
                 "the server did not answer lately and is not asked again for {} s",
                 left.as_secs() + 1
             ),
-            Self::Discovery(error) => error.fmt(f),
             Self::NoSuchServer => f.write_str("its SRV record says that there is no homeserver"),
             Self::Unreachable(tried) => {
                 for (index, (place, error)) in tried.iter().enumerate() {
@@ -75,6 +81,8 @@ pub struct Federation {
     bulkhead: Bulkhead<ServerName>,
     breakers: Breakers<ServerName>,
     rate: Rate<ServerName>,
+    client_rate: Rate<(IpAddr, ServerName)>,
+    answering: Memo<ServerName, ()>,
 }
 
 impl Federation {
@@ -92,24 +100,37 @@ impl Federation {
             full_access,
             bulkhead: Bulkhead::new(places),
             breakers: Breakers::default(),
-            rate: Rate::new(STRANGER_INTERVAL, STRANGER_BURST, RATED_NAMES),
+            rate: Rate::new(NAME_INTERVAL, NAME_BURST, RATED_NAMES),
+            client_rate: Rate::new(CLIENT_INTERVAL, CLIENT_BURST, RATED_NAMES),
+            answering: Memo::new(KNOWN_NAMES),
         }
     }
 
-    /// Asks `target` (path and query) of `server`, wherever that is. Whatever it answers is an answer.
-    pub fn get(&self, server: &ServerName, target: &str, limits: Limits) -> Result<Answer, Error> {
+    /// Asks `target` (path and query) of `server`, wherever that is, for a client at `client`. Whatever it answers is an answer.
+    pub fn get(
+        &self,
+        server: &ServerName,
+        target: &str,
+        limits: Limits,
+        client: Option<IpAddr>,
+    ) -> Result<Answer, Error> {
         let now = Instant::now();
         let known = self.knows(server);
-        if !known {
-            self.rate
-                .take(server, now)
-                .map_err(|wait| Error::Busy(Full::Name, wait))?;
+        let _place = if known {
+            self.bulkhead.enter_listed()
+        } else {
+            self.check_rates(server, client, now)?;
+            let answers = self.answering.recall(server, now).is_some();
+            let most = if answers {
+                PER_KNOWN_STRANGER
+            } else {
+                PER_STRANGER
+            };
+            self.bulkhead.enter_stranger(server.clone(), most)
         }
-        let _place = self
-            .place(server)
-            .map_err(|(full, after)| Error::Busy(full, after))?;
+        .map_err(|full| Error::Busy(full, FULL_RETRY))?;
         // last, as whoever is let through to try has to report what came of it
-        self.breakers.check(server, now).map_err(Error::Resting)?;
+        let attempt = self.breakers.attempt(server, now).map_err(Error::Resting)?;
         let deadline = now
             + if known {
                 LISTED_BUDGET
@@ -123,28 +144,52 @@ impl Federation {
             }
             None => self.discover_and_get(server, target, limits, deadline),
         };
+        let now = Instant::now();
         match &result {
-            Ok(_) => self.breakers.success(server),
-            Err(Error::Unreachable(tried)) if tried.iter().any(|(_, error)| is_silence(error)) => {
-                self.breakers.failure(server, known, Instant::now());
+            Ok(_) => {
+                attempt.succeeded();
+                if !known {
+                    self.answering
+                        .learn(server.clone(), (), now + KNOWN_FOR, now);
+                }
             }
-            Err(_) => self.breakers.spared(server, Instant::now()),
+            Err(Error::Unreachable(tried)) if tried.iter().any(|(_, error)| is_silence(error)) => {
+                attempt.failed(known, now);
+                self.answering.forget(server);
+            }
+            Err(_) => {}
         }
         result
     }
 
-    /// A place to wait in on behalf of a user of `server`, for whatever answer; or which were taken, and when to try again.
+    /// A place to wait in on behalf of a user of `server`, for an answer that is not their server's; or which places were
+    /// taken, and when to try again.
     pub fn place(&self, server: &ServerName) -> Result<Place<ServerName>, (Full, Duration)> {
         let place = if self.knows(server) {
             self.bulkhead.enter_listed()
         } else {
-            self.bulkhead.enter_stranger(server.clone())
+            self.bulkhead.enter_anybody()
         };
         place.map_err(|full| (full, FULL_RETRY))
     }
 
-    /// An administrator who says where a server is vouches for it as much as one who lists it.
-    fn knows(&self, server: &ServerName) -> bool {
+    /// Private addresses are proxies or routers: they have no rate of their own.
+    fn check_rates(
+        &self,
+        server: &ServerName,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let public = client.filter(|ip| is_public(*ip));
+        let by_client = public.map(|ip| self.client_rate.take(&(party(ip), server.clone()), now));
+        by_client
+            .unwrap_or(Ok(()))
+            .and_then(|()| self.rate.take(server, now))
+            .map_err(|wait| Error::Busy(Full::Rate, wait))
+    }
+
+    /// Whether the administrator lists a server or says where it is, and so vouches for it.
+    pub fn knows(&self, server: &ServerName) -> bool {
         self.full_access.lists(server) || self.overrides.contains_key(server)
     }
 
@@ -181,7 +226,7 @@ impl Federation {
             .find(&self.fetcher, server, trust, deadline)
             .map_err(|error| match error {
                 discovery::Error::NoPlace(error) => no_place(&error),
-                error @ discovery::Error::Waited => Error::Discovery(error),
+                discovery::Error::Waited => Error::Busy(Full::Service, FULL_RETRY),
             })?;
         log::debug!("discovered server={server} {found}");
         if found.routes.is_empty() {
@@ -216,7 +261,7 @@ impl Federation {
 /// What the caller is told when we are short of places ourselves.
 fn no_place(error: &fetch::Error) -> Error {
     let full = match error {
-        fetch::Error::Crowded(_) => Full::Name,
+        fetch::Error::Crowded(_) => Full::Neighbourhood,
         _ => Full::Service,
     };
     Error::Busy(full, FULL_RETRY)

@@ -1,8 +1,7 @@
 //! From an OpenID token to the user whom their homeserver knows by it (Matrix spec v1.16, server-server API, "OpenID").
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::matrix::federation::{self, Federation};
 use crate::matrix::id::{Invalid, ServerName, UserId};
+use crate::memo::Memo;
 use crate::net::fetch::Limits;
 
 /// Longest token that is passed on, in bytes. Synapse's have 24; escaped, this one still fits a request line.
@@ -144,7 +144,7 @@ pub(crate) fn read(server: &ServerName, body: &[u8]) -> Result<Verdict, Error> {
 pub struct Verifier {
     federation: Federation,
     remember: Duration,
-    verdicts: Mutex<HashMap<[u8; 32], (Verdict, Instant)>>,
+    verdicts: Memo<[u8; 32], Verdict>,
 }
 
 impl Verifier {
@@ -153,7 +153,7 @@ impl Verifier {
         Self {
             federation,
             remember,
-            verdicts: Mutex::default(),
+            verdicts: Memo::new(MAX_REMEMBERED),
         }
     }
 
@@ -162,8 +162,13 @@ impl Verifier {
         &self.federation
     }
 
-    /// Asks `server` whose token it is. The user has to be of that very server: no homeserver can vouch for a stranger.
-    pub fn verify(&self, server: &str, token: &OpenIdToken) -> Result<VerifiedUser, Error> {
+    /// Asks `server` whose token it is, for a client at `client`. The user has to be of that very server: no homeserver can vouch for a stranger.
+    pub fn verify(
+        &self,
+        server: &str,
+        token: &OpenIdToken,
+        client: Option<IpAddr>,
+    ) -> Result<VerifiedUser, Error> {
         let server = ServerName::parse(server).map_err(Error::BadServerName)?;
         if token.0.len() > MAX_TOKEN {
             return Err(Error::TokenTooLong);
@@ -175,20 +180,33 @@ impl Verifier {
             .chain_update(&*token.0)
             .finalize()
             .into();
-        if let Some(verdict) = self.recall(&key) {
+        if let Some(verdict) = self.verdicts.recall(&key, Instant::now()) {
             return verdict.map_err(Error::Refused);
         }
-        let verdict = self.ask(&server, token)?;
-        self.learn(key, &verdict);
+        let verdict = self.ask(&server, token, client)?;
+        let lasting = match verdict {
+            Ok(_) => self.remember,
+            Err(_) => self.remember.min(REFUSED),
+        };
+        if !lasting.is_zero() {
+            let now = Instant::now();
+            self.verdicts
+                .learn(key, verdict.clone(), now + lasting, now);
+        }
         verdict.map_err(Error::Refused)
     }
 
-    fn ask(&self, server: &ServerName, token: &OpenIdToken) -> Result<Verdict, Error> {
+    fn ask(
+        &self,
+        server: &ServerName,
+        token: &OpenIdToken,
+        client: Option<IpAddr>,
+    ) -> Result<Verdict, Error> {
         let token = utf8_percent_encode(&token.0, NON_ALPHANUMERIC);
         let target = format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
         let answer = self
             .federation
-            .get(server, &target, LIMITS)
+            .get(server, &target, LIMITS, client)
             .map_err(Error::Federation)?;
         match answer.status {
             200 => {}
@@ -196,35 +214,5 @@ impl Verifier {
             status => return Err(Error::Status(status)),
         }
         read(server, &answer.body)
-    }
-
-    fn recall(&self, key: &[u8; 32]) -> Option<Verdict> {
-        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (verdict, until) = verdicts.get(key)?;
-        (*until > Instant::now()).then(|| verdict.clone())
-    }
-
-    fn learn(&self, key: [u8; 32], verdict: &Verdict) {
-        let lasting = if verdict.is_ok() {
-            self.remember
-        } else {
-            self.remember.min(REFUSED)
-        };
-        if lasting.is_zero() {
-            return;
-        }
-        let now = Instant::now();
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        if verdicts.len() >= MAX_REMEMBERED {
-            verdicts.retain(|_, (_, until)| *until > now);
-            if verdicts.len() >= MAX_REMEMBERED {
-                let first = verdicts
-                    .iter()
-                    .min_by_key(|(_, (_, until))| *until)
-                    .map(|(key, _)| *key);
-                first.and_then(|key| verdicts.remove(&key));
-            }
-        }
-        verdicts.insert(key, (verdict.clone(), now + lasting));
     }
 }

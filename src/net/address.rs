@@ -207,6 +207,14 @@ pub fn is_public(ip: IpAddr) -> bool {
     routed && !any(&PRIVATE, ip) && !any(&NEVER, ip)
 }
 
+/// What one party is likely to own: an IPv4 address, or the /64 of an IPv6 one.
+pub fn party(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+        v4 => v4,
+    }
+}
+
 /// Whose wish it is to dial an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Trust {

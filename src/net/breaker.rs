@@ -22,77 +22,93 @@ struct State {
     failures: u32,
     open_for: Duration,
     open_until: Instant,
-    probing: bool,
 }
 
 /// A breaker for each server.
 #[derive(Debug)]
-pub struct Breakers<K>(Mutex<HashMap<K, State>>);
+pub struct Breakers<K: Hash + Eq>(Mutex<HashMap<K, State>>);
 
-impl<K: Hash + Eq + Clone> Default for Breakers<K> {
+impl<K: Hash + Eq> Default for Breakers<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Hash + Eq + Clone> Breakers<K> {
+impl<K: Hash + Eq> Breakers<K> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Whether the server may be asked, or how long not. When the time is over one caller is let through to try; the others wait again.
-    pub fn check(&self, server: &K, now: Instant) -> Result<(), Duration> {
+impl<K: Hash + Eq + Clone> Breakers<K> {
+    /// Lets a call to the server pass, or says for how long not. When the time is over one call is let through as a probe; the
+    /// others wait for what comes of it.
+    pub fn attempt(&self, server: &K, now: Instant) -> Result<Attempt<'_, K>, Duration> {
         let mut servers = self.lock();
-        let Some(state) = servers.get_mut(server).filter(|s| s.failures >= FAILURES) else {
-            return Ok(());
-        };
-        if now < state.open_until {
-            return Err(state.open_until - now);
+        let open = servers.get_mut(server).filter(|s| s.failures >= FAILURES);
+        let is_probe = open.is_some();
+        if let Some(state) = open {
+            if now < state.open_until {
+                return Err(state.open_until - now);
+            }
+            state.open_until = now + PROBE;
         }
-        state.probing = true;
-        state.open_until = now + PROBE;
-        Ok(())
+        Ok(Attempt {
+            breakers: self,
+            server: server.clone(),
+            is_probe,
+        })
     }
+}
 
+/// A call that was let pass. Dropped without a word, it says nothing about the server, and the next call may try.
+#[derive(Debug)]
+pub struct Attempt<'a, K: Hash + Eq> {
+    breakers: &'a Breakers<K>,
+    server: K,
+    is_probe: bool,
+}
+
+impl<K: Hash + Eq + Clone> Attempt<'_, K> {
     /// The server answered, whatever it said.
-    pub fn success(&self, server: &K) {
-        self.lock().remove(server);
-    }
-
-    /// A call that was let through came to nothing before the server could answer: the next one may try.
-    pub fn spared(&self, server: &K, now: Instant) {
-        if let Some(state) = self.lock().get_mut(server).filter(|state| state.probing) {
-            state.probing = false;
-            state.open_until = now;
-        }
+    pub fn succeeded(mut self) {
+        self.is_probe = false;
+        self.breakers.lock().remove(&self.server);
     }
 
     /// The server did not answer. `patient` servers are tried every 15 s, however long they are gone.
-    pub fn failure(&self, server: &K, patient: bool, now: Instant) {
-        let mut servers = self.lock();
-        if servers.len() >= MOST && !servers.contains_key(server) {
-            let first = servers
-                .iter()
-                .min_by_key(|(_, s)| s.open_until)
-                .map(|(key, _)| key.clone());
+    pub fn failed(mut self, patient: bool, now: Instant) {
+        let was_probe = std::mem::take(&mut self.is_probe);
+        let mut servers = self.breakers.lock();
+        if servers.len() >= MOST && !servers.contains_key(&self.server) {
+            let first = servers.iter().min_by_key(|(_, s)| s.open_until);
+            let first = first.map(|(key, _)| key.clone());
             first.and_then(|key| servers.remove(&key));
         }
-        let state = servers.entry(server.clone()).or_insert(State {
+        let state = servers.entry(self.server.clone()).or_insert(State {
             failures: 0,
             open_for: FIRST,
             open_until: now,
-            probing: false,
         });
-        if state.failures >= FAILURES && !state.probing {
+        if state.failures >= FAILURES && !was_probe {
             // a call from before the breaker opened
             return;
         }
-        if state.probing && !patient {
+        if was_probe && !patient {
             state.open_for = (state.open_for * 2).min(LONGEST);
         }
         state.failures = (state.failures + 1).min(FAILURES);
-        state.probing = false;
         state.open_until = now + state.open_for;
+    }
+}
+
+impl<K: Hash + Eq> Drop for Attempt<'_, K> {
+    fn drop(&mut self) {
+        if self.is_probe
+            && let Some(state) = self.breakers.lock().get_mut(&self.server)
+        {
+            state.open_until = Instant::now();
+        }
     }
 }
 
@@ -102,22 +118,31 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn fail(breakers: &Breakers<u32>, server: u32, now: Instant) {
+        breakers.attempt(&server, now).unwrap().failed(false, now);
+    }
+
     #[test]
     fn two_failures_open_it_and_one_probe_at_a_time_may_pass() {
         let breakers = Breakers::default();
         let now = Instant::now();
-        breakers.failure(&"hs", false, now);
-        assert_eq!(breakers.check(&"hs", now), Ok(()));
-        for _ in 0..5 {
-            breakers.failure(&"hs", false, now);
-        }
-        assert_eq!(breakers.check(&"hs", now), Err(FIRST));
-        assert_eq!(breakers.check(&"other", now), Ok(()));
+        let early: Vec<_> = (0..5).map(|_| breakers.attempt(&1, now).unwrap()).collect();
+        fail(&breakers, 1, now);
+        fail(&breakers, 1, now);
+        // calls from before it opened do not keep it open for longer
+        early
+            .into_iter()
+            .for_each(|attempt| attempt.failed(false, now + SECOND));
+        assert_eq!(breakers.attempt(&1, now).unwrap_err(), FIRST);
+        assert!(breakers.attempt(&2, now).is_ok());
         let later = now + FIRST;
-        assert_eq!(breakers.check(&"hs", later), Ok(()));
-        assert!(breakers.check(&"hs", later).is_err());
-        breakers.success(&"hs");
-        assert_eq!(breakers.check(&"hs", later), Ok(()));
+        let probe = breakers.attempt(&1, later).unwrap();
+        assert_eq!(
+            breakers.attempt(&1, later + SECOND).unwrap_err(),
+            PROBE - SECOND
+        );
+        probe.succeeded();
+        assert!(breakers.attempt(&1, later).is_ok());
     }
 
     #[test]
@@ -125,44 +150,24 @@ mod tests {
         for (patient, longest) in [(false, LONGEST), (true, FIRST)] {
             let breakers = Breakers::default();
             let mut now = Instant::now();
-            breakers.failure(&1, patient, now);
-            breakers.failure(&1, patient, now);
+            fail(&breakers, 1, now);
+            fail(&breakers, 1, now);
             for _ in 0..10 {
-                now += breakers.check(&1, now).unwrap_err();
-                breakers.check(&1, now).unwrap();
-                breakers.failure(&1, patient, now);
+                now += breakers.attempt(&1, now).unwrap_err();
+                breakers.attempt(&1, now).unwrap().failed(patient, now);
             }
-            assert_eq!(breakers.check(&1, now), Err(longest));
+            assert_eq!(breakers.attempt(&1, now).unwrap_err(), longest);
         }
-    }
-
-    #[test]
-    fn a_probe_that_never_reports_does_not_close_the_way_for_good() {
-        let breakers = Breakers::default();
-        let now = Instant::now();
-        breakers.failure(&1, false, now);
-        breakers.failure(&1, false, now);
-        assert_eq!(breakers.check(&1, now + FIRST), Ok(()));
-        assert_eq!(
-            breakers.check(&1, now + FIRST + SECOND),
-            Err(PROBE - SECOND)
-        );
-        assert_eq!(breakers.check(&1, now + FIRST + PROBE), Ok(()));
     }
 
     #[test]
     fn a_probe_that_never_reached_the_server_is_made_good() {
         let breakers = Breakers::default();
-        let now = Instant::now();
-        breakers.failure(&1, false, now);
-        breakers.failure(&1, false, now);
-        let later = now + FIRST;
-        breakers.spared(&1, now);
-        assert_eq!(breakers.check(&1, now), Err(FIRST), "there was no probe");
-        assert_eq!(breakers.check(&1, later), Ok(()));
-        breakers.spared(&1, later);
-        assert_eq!(breakers.check(&1, later), Ok(()));
-        assert!(breakers.check(&1, later).is_err());
+        let then = Instant::now() - FIRST;
+        fail(&breakers, 1, then);
+        fail(&breakers, 1, then);
+        drop(breakers.attempt(&1, Instant::now()).unwrap());
+        assert!(breakers.attempt(&1, Instant::now()).is_ok());
     }
 
     #[test]
@@ -170,7 +175,7 @@ mod tests {
         let breakers = Breakers::default();
         let now = Instant::now();
         for server in 0..10_000 {
-            breakers.failure(&server, false, now);
+            fail(&breakers, server, now);
         }
         assert_eq!(breakers.lock().len(), MOST);
     }

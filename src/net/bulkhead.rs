@@ -7,35 +7,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Calls that may be under way to one /24 or /64: a stranger may have many names, but not many networks.
 pub const PER_NEIGHBOURHOOD: usize = 8;
-/// Calls that may be under way in the name of one stranger.
+/// Calls that may be under way in the name of one stranger: a server that never answers holds no more than these.
 pub const PER_STRANGER: usize = 4;
+/// As [`PER_STRANGER`], of a server that has answered lately: a meeting's members arrive together.
+pub const PER_KNOWN_STRANGER: usize = 16;
 
 /// What is taken without a lock's poison: the state is a count, right after every step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// At most `most` places for each key. Whoever finds none is told at once; nobody waits.
+/// A number of places for each key. Whoever finds none is told at once; nobody waits.
 #[derive(Debug)]
-pub struct PerKey<K> {
-    taken: Mutex<HashMap<K, usize>>,
-    most: usize,
-}
+pub struct PerKey<K>(Mutex<HashMap<K, usize>>);
 
 impl<K: Hash + Eq + Clone> PerKey<K> {
-    /// `most` places for each key. Memory is bounded by the places that are taken.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self {
-            taken: Mutex::default(),
-            most,
-        })
+    /// All places are free. Memory is bounded by the places that are taken.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::default()))
     }
 
-    /// Takes a place, until it is dropped.
-    pub fn enter(self: &Arc<Self>, key: K) -> Option<KeyPlace<K>> {
-        let mut taken = lock(&self.taken);
+    /// Takes one of `most` places, until it is dropped.
+    pub fn enter(self: &Arc<Self>, key: K, most: usize) -> Option<KeyPlace<K>> {
+        let mut taken = lock(&self.0);
         let count = taken.entry(key.clone()).or_insert(0);
-        if *count >= self.most {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -55,7 +51,7 @@ pub struct KeyPlace<K: Hash + Eq> {
 
 impl<K: Hash + Eq> Drop for KeyPlace<K> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.of.taken);
+        let mut taken = lock(&self.of.0);
         if let Some(count) = taken.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
@@ -92,8 +88,12 @@ impl Places {
 pub enum Full {
     /// All that the caller may have: the service is busy.
     Service,
-    /// Those of the one name: its server is slow, or the name is being asked for too often.
+    /// Those of the one server name: it is slow.
     Name,
+    /// Those of the network that the server is in.
+    Neighbourhood,
+    /// None; but the name is asked for too often.
+    Rate,
 }
 
 impl fmt::Display for Full {
@@ -101,6 +101,8 @@ impl fmt::Display for Full {
         f.write_str(match self {
             Self::Service => "every outbound place is taken",
             Self::Name => "every outbound place of this server name is taken",
+            Self::Neighbourhood => "every outbound place of this server's network is taken",
+            Self::Rate => "this server name is asked for too often",
         })
     }
 }
@@ -119,19 +121,28 @@ impl<K: Hash + Eq + Clone> Bulkhead<K> {
     pub fn new(places: Places) -> Self {
         Self {
             free: Arc::new(Mutex::new(places)),
-            names: PerKey::new(PER_STRANGER),
+            names: PerKey::new(),
         }
     }
 
-    /// Takes a place for a call in the name of a stranger.
-    pub fn enter_stranger(&self, name: K) -> Result<Place<K>, Full> {
-        let name = self.names.enter(name).ok_or(Full::Name)?;
+    /// Takes a place for a call in the name of a stranger, one of `most` for that name.
+    pub fn enter_stranger(&self, name: K, most: usize) -> Result<Place<K>, Full> {
+        let name = self.names.enter(name, most).ok_or(Full::Name)?;
+        self.enter_common(Some(name))
+    }
+
+    /// Takes a place that anybody may have, for a call that is in nobody's name.
+    pub fn enter_anybody(&self) -> Result<Place<K>, Full> {
+        self.enter_common(None)
+    }
+
+    fn enter_common(&self, name: Option<KeyPlace<K>>) -> Result<Place<K>, Full> {
         let mut free = lock(&self.free);
         free.common = free.common.checked_sub(1).ok_or(Full::Service)?;
         Ok(Place {
             free: self.free.clone(),
             reserved: false,
-            _name: Some(name),
+            _name: name,
         })
     }
 
@@ -183,14 +194,20 @@ mod tests {
             reserved: 2,
         });
         let strangers: Vec<_> = (0..3)
-            .map(|name| bulkhead.enter_stranger(name).unwrap())
+            .map(|name| bulkhead.enter_stranger(name, PER_STRANGER).unwrap())
             .collect();
-        assert_eq!(bulkhead.enter_stranger(9).unwrap_err(), Full::Service);
+        assert_eq!(
+            bulkhead.enter_stranger(9, PER_STRANGER).unwrap_err(),
+            Full::Service
+        );
         let listed: Vec<_> = (0..2).map(|_| bulkhead.enter_listed().unwrap()).collect();
         assert_eq!(bulkhead.enter_listed().unwrap_err(), Full::Service);
         drop(strangers);
         let more: Vec<_> = (0..3).map(|_| bulkhead.enter_listed().unwrap()).collect();
-        assert_eq!(bulkhead.enter_stranger(1).unwrap_err(), Full::Service);
+        assert_eq!(
+            bulkhead.enter_stranger(1, PER_STRANGER).unwrap_err(),
+            Full::Service
+        );
         drop((listed, more));
         assert_eq!(
             *lock(&bulkhead.free),
@@ -205,12 +222,15 @@ mod tests {
     fn one_name_takes_only_its_share_and_leaves_no_trace() {
         let bulkhead = Bulkhead::new(Places::of(56));
         let taken: Vec<_> = (0..PER_STRANGER)
-            .map(|_| bulkhead.enter_stranger("slow").unwrap())
+            .map(|_| bulkhead.enter_stranger("slow", PER_STRANGER).unwrap())
             .collect();
-        assert_eq!(bulkhead.enter_stranger("slow").unwrap_err(), Full::Name);
-        let other = bulkhead.enter_stranger("other").unwrap();
+        assert_eq!(
+            bulkhead.enter_stranger("slow", PER_STRANGER).unwrap_err(),
+            Full::Name
+        );
+        let other = bulkhead.enter_stranger("other", PER_STRANGER).unwrap();
         drop((taken, other));
-        assert!(lock(&bulkhead.names.taken).is_empty());
+        assert!(lock(&bulkhead.names.0).is_empty());
         assert_eq!(
             *lock(&bulkhead.free),
             Places {
@@ -226,7 +246,10 @@ mod tests {
             common: 0,
             reserved: 0,
         });
-        assert_eq!(bulkhead.enter_stranger("a").unwrap_err(), Full::Service);
-        assert!(lock(&bulkhead.names.taken).is_empty());
+        assert_eq!(
+            bulkhead.enter_stranger("a", PER_STRANGER).unwrap_err(),
+            Full::Service
+        );
+        assert!(lock(&bulkhead.names.0).is_empty());
     }
 }

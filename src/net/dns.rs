@@ -19,14 +19,14 @@ pub use srv::{SrvAnswer, SrvTarget, lookup_srv};
 const MAX_LOOKUPS: usize = 160;
 /// Of these, how many strangers' names never take: each of their places may leave several look-ups behind.
 const RESERVED_LOOKUPS: usize = 32;
-/// Stack of a look-up thread: getaddrinfo of glibc needs some 20 KiB, NSS modules more.
+/// Stack of a look-up thread: more than getaddrinfo of glibc or musl takes, less than the default of 2 MiB.
 const LOOKUP_STACK: usize = 256 * 1024;
 
 /// Why a look-up gave nothing.
 #[derive(Debug)]
 pub enum Error {
-    /// There is no such name, or it has no address.
-    NotFound,
+    /// No address: in the system's words, which tell a name that does not exist from a DNS that does not answer.
+    NotFound(String),
     /// No answer before the deadline.
     Timeout,
     /// Too many look-ups are under way.
@@ -42,7 +42,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound => f.write_str("no such name"),
+            Self::NotFound(why) => f.write_str(why),
             Self::Timeout => f.write_str("the DNS server did not answer in time"),
             Self::Busy => f.write_str("too many DNS look-ups under way"),
             Self::Refused(code) => write!(f, "the DNS server answered {code}"),
@@ -74,7 +74,9 @@ pub fn lookup_addresses(
     let slot = Slot::take(trust).ok_or(Error::Busy)?;
     let (found, answer) = mpsc::sync_channel(1);
     let look_up = move || {
-        let addresses = (&*name, port).to_socket_addrs().map(Iterator::collect);
+        let addresses = (&*name, port)
+            .to_socket_addrs()
+            .map(Iterator::collect::<Vec<_>>);
         // the caller may be gone
         let _ = found.send(addresses);
         drop(slot);
@@ -84,11 +86,10 @@ pub fn lookup_addresses(
         .stack_size(LOOKUP_STACK);
     thread.spawn(look_up).map_err(Error::Io)?;
     match answer.recv_timeout(left) {
-        Ok(Ok(addresses)) => Some(addresses)
-            .filter(|a: &Vec<_>| !a.is_empty())
-            .ok_or(Error::NotFound),
-        // std keeps getaddrinfo's own code to itself; without an OS error it is EAI_NONAME or its kin
-        Ok(Err(error)) if error.raw_os_error().is_none() => Err(Error::NotFound),
+        Ok(Ok(addresses)) if addresses.is_empty() => Err(Error::NotFound("no address".into())),
+        Ok(Ok(addresses)) => Ok(addresses),
+        // std keeps getaddrinfo's own code to itself, but not its text
+        Ok(Err(error)) if error.raw_os_error().is_none() => Err(Error::NotFound(error.to_string())),
         Ok(Err(error)) => Err(Error::Io(error)),
         Err(_) => Err(Error::Timeout),
     }
@@ -102,7 +103,7 @@ pub mod fuzzing {
 
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
-struct Slot(&'static AtomicUsize);
+struct Slot;
 
 impl Slot {
     fn take(trust: Trust) -> Option<Self> {
@@ -114,13 +115,13 @@ impl Slot {
         UNDER_WAY
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
             .ok()?;
-        Some(Self(&UNDER_WAY))
+        Some(Self)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        UNDER_WAY.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::net::dns;
 mod connection;
 mod pool;
 
-use connection::Gone;
+use connection::{Gone, TooMuch};
 use pool::{Kept, Pool};
 
 /// What took too long.
@@ -151,7 +151,7 @@ impl Fetcher {
         Self {
             tls,
             policy,
-            neighbourhoods: PerKey::new(PER_NEIGHBOURHOOD),
+            neighbourhoods: PerKey::new(),
             pool: Pool::new(most_idle),
         }
     }
@@ -206,7 +206,10 @@ impl Fetcher {
                 outcome => return outcome,
             }
         }
-        Err(last.unwrap_or(Error::LookUp(route.host.clone(), dns::Error::NotFound)))
+        Err(last.unwrap_or(Error::LookUp(
+            route.host.clone(),
+            dns::Error::NotFound("no address".into()),
+        )))
     }
 
     /// Asks over one connection, and keeps it if it can be used again. Holds a place in the network that it is to, so that
@@ -220,7 +223,7 @@ impl Fetcher {
     ) -> Result<Answer, Error> {
         let _place = match kept.route.trust {
             Trust::Stranger => {
-                let place = self.neighbourhoods.enter(kept.near);
+                let place = self.neighbourhoods.enter(kept.near, PER_NEIGHBOURHOOD);
                 Some(place.ok_or(Error::Crowded(kept.near))?)
             }
             Trust::FullAccess | Trust::Administrator => None,
@@ -337,6 +340,7 @@ fn failure(error: ureq::Error) -> Error {
         ureq::Error::Other(other) if other.is::<Gone>() => {
             Error::Connection(ErrorKind::NotConnected.into())
         }
+        ureq::Error::Other(other) if other.is::<TooMuch>() => Error::NotHttp(other.to_string()),
         ureq::Error::Other(other) => match other.downcast::<rustls::Error>() {
             Ok(tls) => Error::Tls(*tls),
             Err(_) => Error::NotHttp("unexpected error".into()),

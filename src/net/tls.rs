@@ -30,6 +30,13 @@ pub struct Error {
     reason: String,
 }
 
+impl Error {
+    /// What is wrong with it, without its path.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.reason)

@@ -33,18 +33,12 @@ impl Gate {
         } else {
             &self.stats.refused
         });
-        let level = if keeps {
-            log::Level::Warn
-        } else {
-            log::Level::Debug
-        };
         let client = Client(connection.peer.address);
-        log::log!(
-            level,
-            "refused client={client} status={} cause=\"{}\"",
-            refusal.status(),
-            refusal.sentence()
-        );
+        let (status, cause) = (refusal.status(), refusal.sentence());
+        log::debug!("refused client={client} status={status} cause={cause:?}");
+        if keeps && let Some(count) = self.shed.count(self.now) {
+            log::warn!("busy refused={count} cause={cause:?}");
+        }
         connection.abandoned = !keeps;
         connection.call.keep_alive &= keeps && self.stopping.is_none();
         let mut out = std::mem::take(&mut self.out);

@@ -1,6 +1,6 @@
 //! What a client may cost, and for how long. Times are totals, never per read: a byte now and then buys nothing.
 
-use crate::net::address::{Network, is_public};
+use crate::net::address::{Network, is_public, party};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -90,10 +90,7 @@ impl Limits {
     /// What an address is counted under, if it is: itself, or the /64 of an IPv6 one.
     pub(super) fn bucket(&self, address: IpAddr) -> Option<IpAddr> {
         let counted = !self.trusts(address) && (self.limits_private || is_public(address));
-        counted.then(|| match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
-            v4 => v4,
-        })
+        counted.then(|| party(address))
     }
 
     /// How long a connection may wait for its next request.

@@ -119,10 +119,14 @@ fn ask(server: SocketAddr, name: &str, tcp: bool, until: Instant) -> Result<SrvA
     }
 }
 
-fn query(id: u16, name: &str, edns: bool) -> Result<Vec<u8>, Error> {
+fn bad_name(name: &str) -> Error {
+    Error::NotFound(format!("{name} is too long for a DNS name"))
+}
+
+fn query(id: u16, text: &str, edns: bool) -> Result<Vec<u8>, Error> {
     let mut packet = Packet::new_query(id);
     packet.set_flags(PacketFlag::RECURSION_DESIRED);
-    let name = Name::new(name).map_err(|_| Error::NotFound)?;
+    let name = Name::new(text).map_err(|_| bad_name(text))?;
     packet.questions.push(Question::new(
         name,
         QTYPE::TYPE(TYPE::SRV),
@@ -136,7 +140,7 @@ fn query(id: u16, name: &str, edns: bool) -> Result<Vec<u8>, Error> {
             version: 0,
         });
     }
-    packet.build_bytes_vec().map_err(|_| Error::NotFound)
+    packet.build_bytes_vec().map_err(|_| bad_name(text))
 }
 
 fn ask_udp(
@@ -181,7 +185,7 @@ fn ask_tcp(
     stream
         .set_write_timeout(Some(left(until)?))
         .map_err(Error::Io)?;
-    let length = u16::try_from(query.len()).map_err(|_| Error::NotFound)?;
+    let length = u16::try_from(query.len()).map_err(|_| bad_name(name))?;
     stream
         .write_all(&[&length.to_be_bytes(), query].concat())
         .map_err(timed_out)?;

@@ -24,6 +24,10 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Bytes buffered in each direction; ureq's own default of 128 KiB would cost a megabyte per four connections.
 const BUFFER: usize = 16 * 1024;
 
+/// Bytes that one exchange may bring in: head and body, and as much again for chunks, interim answers and the like. Each of those
+/// is bounded by itself in ureq, but not how many there are.
+const MAX_INPUT: usize = 256 * 1024;
+
 /// An agent for one connection: as ureq sees it, a pool of one that dials `address` at most once.
 pub(super) fn agent(route: &Route, address: SocketAddr, tls: &Arc<ClientConfig>) -> Agent {
     let config = Agent::config_builder()
@@ -69,6 +73,18 @@ impl fmt::Display for Gone {
 }
 
 impl std::error::Error for Gone {}
+
+/// The answer does not end.
+#[derive(Debug)]
+pub(super) struct TooMuch;
+
+impl fmt::Display for TooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "more than {MAX_INPUT} bytes in answer to one request")
+    }
+}
+
+impl std::error::Error for TooMuch {}
 
 #[derive(Debug)]
 struct Once(AtomicBool);
@@ -135,6 +151,7 @@ impl<In: Transport> Connector<In> for Tls {
         Ok(Some(Either::B(TlsTransport {
             buffers,
             stream: StreamOwned { conn, sock },
+            input: 0,
         })))
     }
 }
@@ -151,6 +168,8 @@ fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
 struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
+    /// Bytes that came in since something was last sent.
+    input: usize,
 }
 
 impl fmt::Debug for TlsTransport {
@@ -165,6 +184,7 @@ impl Transport for TlsTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.input = 0;
         self.stream.sock.set_timeout(timeout);
         std::io::Write::write_all(&mut self.stream, &self.buffers.output()[..amount])?;
         Ok(())
@@ -174,6 +194,10 @@ impl Transport for TlsTransport {
         self.stream.sock.set_timeout(timeout);
         let read = std::io::Read::read(&mut self.stream, self.buffers.input_append_buf())?;
         self.buffers.input_appended(read);
+        self.input += read;
+        if self.input > MAX_INPUT {
+            return Err(Error::Other(Box::new(TooMuch)));
+        }
         Ok(read > 0)
     }
 

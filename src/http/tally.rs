@@ -1,0 +1,46 @@
+//! What happens too often for a line each: one line a second, with the number.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Between two lines.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counts what was not told yet.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<Untold>);
+
+#[derive(Debug, Default)]
+struct Untold {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Tally {
+    /// Counts one more. The number since the last line, if it is time for another; the first one is told at once.
+    pub fn count(&self, now: Instant) -> Option<u64> {
+        let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.count += 1;
+        let waits = |told: Instant| now.saturating_duration_since(told) < INTERVAL;
+        if untold.told.is_some_and(waits) {
+            return None;
+        }
+        untold.told = Some(now);
+        Some(std::mem::take(&mut untold.count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_told_once_a_second_and_nothing_is_left_out() {
+        let tally = Tally::default();
+        let now = Instant::now();
+        assert_eq!(tally.count(now), Some(1));
+        assert!((0..99).all(|_| tally.count(now).is_none()));
+        assert_eq!(tally.count(now + INTERVAL), Some(100));
+        assert_eq!(tally.count(now + INTERVAL), None);
+    }
+}
