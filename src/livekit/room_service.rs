@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use crate::livekit::token::{ApiKey, Claims, RoomName};
-use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
 use crate::net::fetch::{self, Fetcher, Limits, Request, Route};
 
@@ -77,13 +76,7 @@ pub struct RoomService {
 impl RoomService {
     /// The API at `url`, called with tokens signed by `key`.
     pub fn new(fetcher: Fetcher, url: BaseUrl, key: ApiKey) -> Self {
-        let route = Route {
-            host: url.host().clone(),
-            port: url.port(),
-            tls: url.tls().then(|| url.host().clone()),
-            authority: url.authority().into(),
-            trust: Trust::Administrator,
-        };
+        let route = Route::to(&url);
         Self {
             fetcher,
             url,

@@ -140,7 +140,7 @@ impl Federation {
         let result = match self.overrides.get(server) {
             Some(url) => {
                 let target = format!("{}{target}", url.path());
-                self.try_each(&[fixed(url)], &target, limits, deadline)
+                self.try_each(&[Route::to(url)], &target, limits, deadline)
             }
             None => self.discover_and_get(server, target, limits, deadline),
         };
@@ -265,16 +265,6 @@ fn no_place(error: &fetch::Error) -> Error {
         _ => Full::Service,
     };
     Error::Busy(full, FULL_RETRY)
-}
-
-fn fixed(url: &BaseUrl) -> Route {
-    Route {
-        host: url.host().clone(),
-        port: url.port(),
-        tls: url.tls().then(|| url.host().clone()),
-        authority: url.authority().into(),
-        trust: Trust::Administrator,
-    }
 }
 
 /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.

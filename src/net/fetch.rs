@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use ureq::Agent;
 
 use crate::net::address::{AddressPolicy, Host, Network, Trust};
+use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::{PER_NEIGHBOURHOOD, PerKey};
 use crate::net::dns;
 
@@ -40,6 +41,19 @@ pub struct Route {
     pub authority: Box<str>,
     /// Whose wish it is.
     pub trust: Trust,
+}
+
+impl Route {
+    /// The way to a server that the administrator named.
+    pub fn to(url: &BaseUrl) -> Self {
+        Self {
+            host: url.host().clone(),
+            port: url.port(),
+            tls: url.tls().then(|| url.host().clone()),
+            authority: url.authority().into(),
+            trust: Trust::Administrator,
+        }
+    }
 }
 
 /// How long each part of an exchange may take in all, and how large the answer may be.
