@@ -10,7 +10,7 @@
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses.
-//! - Words: [`matrix::id`], [`livekit::token`]; [`random`] and [`memo`].
+//! - Words: [`matrix::id`], [`livekit::token`]; [`json`], [`random`] and [`memo`].
 
 pub mod access;
 pub mod alias;
@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod exchange;
 pub mod http;
+pub mod json;
 pub mod livekit;
 pub mod logger;
 pub mod matrix;

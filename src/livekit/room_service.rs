@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use crate::json;
 use crate::livekit::token::{ApiKey, Claims, RoomName};
 use crate::net::base_url::BaseUrl;
 use crate::net::fetch::{self, Fetcher, Limits, Request, Route};
@@ -150,9 +151,9 @@ fn reason(body: &[u8]) -> String {
         code: String,
         msg: String,
     }
-    let text = match serde_json::from_slice::<Twirp>(body) {
-        Ok(Twirp { code, msg }) => format!("{code}: {msg}"),
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    let text = match json::object::<Twirp>(body) {
+        Some(Twirp { code, msg }) => format!("{code}: {msg}"),
+        None => String::from_utf8_lossy(body).into_owned(),
     };
     text.trim().chars().take(MAX_REASON).collect()
 }

@@ -10,6 +10,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::json;
+
 /// Longest room name or identity in bytes: the SFU's own limit.
 pub const MAX_NAME: usize = 256;
 /// Longest token that is verified, in bytes. An SFU's webhook carries less than 1 KiB; the door lets 16 KiB of head through.
@@ -346,7 +348,7 @@ fn decode<T: serde::de::DeserializeOwned>(segment: &str) -> Result<T, VerifyErro
     let json = URL_SAFE_NO_PAD
         .decode(segment)
         .map_err(|_| VerifyError::Malformed)?;
-    serde_json::from_slice(&json).map_err(|_| VerifyError::Malformed)
+    json::object(&json).ok_or(VerifyError::Malformed)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::json;
 use crate::matrix::federation::{self, Federation};
 use crate::matrix::id::{Invalid, ServerName, UserId};
 use crate::memo::Memo;
@@ -131,7 +132,7 @@ pub(crate) type Verdict = Result<VerifiedUser, Refusal>;
 
 /// Reads the userinfo that `server` gave.
 pub(crate) fn read(server: &ServerName, body: &[u8]) -> Result<Verdict, Error> {
-    let userinfo: Userinfo = serde_json::from_slice(body).map_err(|_| Error::NotUserinfo)?;
+    let userinfo: Userinfo = json::object(body).ok_or(Error::NotUserinfo)?;
     Ok(match UserId::parse(&userinfo.sub) {
         Ok(user) if user.server() == server => Ok(VerifiedUser(user)),
         Ok(user) => Err(Refusal::Stranger(user)),

@@ -52,19 +52,26 @@ fn main() -> ExitCode {
     // what needs more than the toolchain must be asked for
     let more = chosen.iter().any(|name| name.contains("nginx"));
     let more = if more { proxy::TESTS } else { &[] };
-    let mut failed = Vec::new();
+    let (mut passed, mut failed) = (0, Vec::new());
     for (name, test) in all.into_iter().flatten().chain(more) {
         if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }
         let begin = Instant::now();
-        let passed = catch_unwind(test).is_ok();
-        let (outcome, time) = (if passed { "ok" } else { "FAILED" }, begin.elapsed());
+        let succeeded = catch_unwind(test).is_ok();
+        let (outcome, time) = (if succeeded { "ok" } else { "FAILED" }, begin.elapsed());
         println!("test {name} ... {outcome} ({:.1} s)", time.as_secs_f32());
-        if !passed {
+        if succeeded {
+            passed += 1;
+        } else {
             failed.push(name);
         }
     }
+    let (outcome, count) = (
+        if failed.is_empty() { "ok" } else { "FAILED" },
+        failed.len(),
+    );
+    println!("\ntest result: {outcome}. {passed} passed; {count} failed");
     if failed.is_empty() {
         return ExitCode::SUCCESS;
     }

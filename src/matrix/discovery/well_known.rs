@@ -6,6 +6,7 @@ use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 
 use super::Error;
+use crate::json;
 use crate::matrix::id::ServerName;
 use crate::net::address::{Host, Trust};
 use crate::net::fetch::{Fetcher, Limits, Request, Route};
@@ -187,7 +188,7 @@ pub(super) fn ask(
 }
 
 fn read(body: &[u8], headers: &HeaderMap) -> Asked {
-    let Ok(document) = serde_json::from_slice::<Document>(body) else {
+    let Some(document) = json::object::<Document>(body) else {
         return Asked::Absent("not JSON with m.server".into());
     };
     match ServerName::parse(&document.server) {
@@ -346,6 +347,7 @@ mod tests {
             "{}",
             "[]",
             r#"{"m.server":1}"#,
+            r#"["b.org"]"#,
             r#"{"m.server":""}"#,
             r#"{"m.server":"https://b.org"}"#,
             r#"{"m.server":"127.1"}"#,
