@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::json;
 use crate::livekit::token::{ApiKey, Claims, RoomName};
 use crate::net::base_url::BaseUrl;
+use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::{self, Fetcher, Limits, Request, Route};
 
 /// For one call in all. It is tried once: the client asks again sooner than a second try would help.
@@ -20,6 +21,7 @@ const LIMITS: Limits = Limits {
     body: Duration::from_secs(3),
     // a room's description has some 200 bytes; a proxy's error page may be longer
     max_body: 64 * 1024,
+    neighbours: PER_NEIGHBOURHOOD,
 };
 /// The call's own token is used at once.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);

@@ -11,8 +11,10 @@ use crate::matrix::id::ServerName;
 use crate::memo::Memo;
 use crate::net::address::{Trust, is_public, party};
 use crate::net::base_url::BaseUrl;
-use crate::net::breaker::Breakers;
-use crate::net::bulkhead::{Bulkhead, Full, PER_KNOWN_STRANGER, PER_STRANGER, Place, Places};
+use crate::net::breaker::{Attempt, Breakers};
+use crate::net::bulkhead::{
+    Bulkhead, Full, PER_KNOWN_NEIGHBOURHOOD, PER_KNOWN_STRANGER, PER_STRANGER, Place, Places,
+};
 use crate::net::fetch::{self, Answer, Fetcher, Limits, Request, Route};
 use crate::net::rate::Rate;
 
@@ -116,27 +118,15 @@ impl Federation {
     ) -> Result<Answer, Error> {
         let now = Instant::now();
         let known = self.knows(server);
-        let _place = if known {
-            self.bulkhead.enter_listed()
-        } else {
-            self.check_rates(server, client, now)?;
-            let answers = self.answering.recall(server, now).is_some();
-            let most = if answers {
-                PER_KNOWN_STRANGER
-            } else {
-                PER_STRANGER
-            };
-            self.bulkhead.enter_stranger(server.clone(), most)
-        }
-        .map_err(|full| Error::Busy(full, FULL_RETRY))?;
+        let (_place, limits) = self.admit(server, limits, client, now)?;
         // last, as whoever is let through to try has to report what came of it
         let attempt = self.breakers.attempt(server, now).map_err(Error::Resting)?;
-        let deadline = now
-            + if known {
-                LISTED_BUDGET
-            } else {
-                STRANGER_BUDGET
-            };
+        let budget = if known {
+            LISTED_BUDGET
+        } else {
+            STRANGER_BUDGET
+        };
+        let deadline = now + budget;
         let result = match self.overrides.get(server) {
             Some(url) => {
                 let target = format!("{}{target}", url.path());
@@ -144,8 +134,47 @@ impl Federation {
             }
             None => self.discover_and_get(server, target, limits, deadline),
         };
+        self.remember(attempt, server, known, &result);
+        result
+    }
+
+    /// A place for the call, and its limits: a server that has answered lately may have more calls at once.
+    fn admit(
+        &self,
+        server: &ServerName,
+        limits: Limits,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<(Place<ServerName>, Limits), Error> {
+        let full = |full| Error::Busy(full, FULL_RETRY);
+        if self.knows(server) {
+            return Ok((self.bulkhead.enter_listed().map_err(full)?, limits));
+        }
+        self.check_rates(server, client, now)?;
+        let (most, neighbours) = match self.answering.recall(server, now) {
+            Some(()) => (PER_KNOWN_STRANGER, PER_KNOWN_NEIGHBOURHOOD),
+            None => (PER_STRANGER, limits.neighbours),
+        };
+        let place = self.bulkhead.enter_stranger(server.clone(), most);
+        Ok((
+            place.map_err(full)?,
+            Limits {
+                neighbours,
+                ..limits
+            },
+        ))
+    }
+
+    /// What the outcome says about the server.
+    fn remember(
+        &self,
+        attempt: Attempt<'_, ServerName>,
+        server: &ServerName,
+        known: bool,
+        result: &Result<Answer, Error>,
+    ) {
         let now = Instant::now();
-        match &result {
+        match result {
             Ok(_) => {
                 attempt.succeeded();
                 if !known {
@@ -159,7 +188,6 @@ impl Federation {
             }
             Err(_) => {}
         }
-        result
     }
 
     /// A place to wait in on behalf of a user of `server`, for an answer that is not their server's; or which places were

@@ -12,6 +12,7 @@ use crate::json;
 use crate::matrix::federation::{self, Federation};
 use crate::matrix::id::{Invalid, ServerName, UserId};
 use crate::memo::Memo;
+use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::Limits;
 
 /// Longest token that is passed on, in bytes. Synapse's have 24; escaped, this one still fits a request line.
@@ -25,6 +26,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(8),
     body: Duration::from_secs(3),
     max_body: 64 * 1024,
+    neighbours: PER_NEIGHBOURHOOD,
 };
 
 /// What a client got from its homeserver to show to us. Whoever holds it is taken for the user.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Calls that may be under way to one /24 or /64: a stranger may have many names, but not many networks.
 pub const PER_NEIGHBOURHOOD: usize = 8;
+/// As [`PER_NEIGHBOURHOOD`], for a call to a server that has answered lately.
+pub const PER_KNOWN_NEIGHBOURHOOD: usize = 16;
 /// Calls that may be under way in the name of one stranger: a server that never answers holds no more than these.
 pub const PER_STRANGER: usize = 4;
 /// As [`PER_STRANGER`], of a server that has answered lately: a meeting's members arrive together.

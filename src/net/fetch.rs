@@ -12,7 +12,7 @@ use ureq::Agent;
 
 use crate::net::address::{AddressPolicy, Host, Network, Trust};
 use crate::net::base_url::BaseUrl;
-use crate::net::bulkhead::{PER_NEIGHBOURHOOD, PerKey};
+use crate::net::bulkhead::PerKey;
 use crate::net::dns;
 
 mod connection;
@@ -67,6 +67,8 @@ pub struct Limits {
     pub body: Duration,
     /// Bytes of the answer's body.
     pub max_body: usize,
+    /// Calls to strangers in the same /24 or /64 that may be under way, this one included.
+    pub neighbours: usize,
 }
 
 /// What to ask.
@@ -237,7 +239,7 @@ impl Fetcher {
     ) -> Result<Answer, Error> {
         let _place = match kept.route.trust {
             Trust::Stranger => {
-                let place = self.neighbourhoods.enter(kept.near, PER_NEIGHBOURHOOD);
+                let place = self.neighbourhoods.enter(kept.near, limits.neighbours);
                 Some(place.ok_or(Error::Crowded(kept.near))?)
             }
             Trust::FullAccess | Trust::Administrator => None,

@@ -9,6 +9,7 @@ use super::Error;
 use crate::json;
 use crate::matrix::id::ServerName;
 use crate::net::address::{Host, Trust};
+use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::{Fetcher, Limits, Request, Route};
 use crate::random;
 
@@ -22,6 +23,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(5),
     body: Duration::from_secs(3),
     max_body: 50 * 1024,
+    neighbours: PER_NEIGHBOURHOOD,
 };
 
 /// For all of it, redirects included, so that a slow one leaves time for the server itself.
