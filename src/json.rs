@@ -2,13 +2,12 @@
 
 use serde::de::DeserializeOwned;
 
-/// Reads an object, and nothing but one: serde would take an array of the fields' values as well.
+/// Reads an object, and nothing but one: serde would take an array of the fields' values as well, and pass over what is no
+/// UTF-8 in fields that it does not know.
 pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let begins = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    let is_object = begins == Some(&b'{');
-    is_object
-        .then(|| serde_json::from_slice(bytes).ok())
-        .flatten()
+    let text = std::str::from_utf8(bytes).ok()?;
+    let is_object = text.trim_ascii_start().starts_with('{');
+    is_object.then(|| serde_json::from_str(text).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -26,5 +25,6 @@ mod tests {
         for other in ["[1]", "1", "", "{}", "{\"a\":1", "\u{feff}{\"a\":1}"] {
             assert!(object::<One>(other.as_bytes()).is_none(), "{other}");
         }
+        assert!(object::<One>(b"{\"a\":1,\"b\":\"\xff\"}").is_none());
     }
 }
