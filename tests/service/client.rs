@@ -172,9 +172,19 @@ pub(crate) fn post(address: &Address, path: &str, body: &Value) -> Reply {
 
 /// The bytes of a request with a body.
 pub(crate) fn written(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+    with_fields(method, path, "", body)
+}
+
+/// As [`written`], passed on by a proxy on this host for a client elsewhere.
+pub(crate) fn forwarded(client: &str, path: &str, body: &Value) -> Vec<u8> {
+    let fields = format!("X-Forwarded-For: {client}\r\n");
+    with_fields("POST", path, &fields, body.to_string().as_bytes())
+}
+
+fn with_fields(method: &str, path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!(
         "{method} {path} HTTP/1.1\r\nHost: calls.example.com\r\nOrigin: https://app.example.com\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+         {fields}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

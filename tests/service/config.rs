@@ -208,6 +208,38 @@ fn a_wrong_secret_is_not_quoted_by_the_complaint_about_it() {
 }
 
 #[test]
+fn our_own_file_of_authorities_has_to_hold_some() {
+    let settings = Settings::complete().set_file("LIVEKIT_CA_FILE", "127.0.0.1 localhost\n");
+    for command in [&[][..], &["check-config"], &["--dev"]] {
+        let exit = run_to_exit(command, &settings);
+        assert_eq!(exit.code, WRONG_SETTING, "{command:?} {exit:?}");
+        let sentence = "LIVEKIT_CA_FILE: expected";
+        assert!(exit.stderr.contains(sentence), "{command:?} {exit:?}");
+    }
+}
+
+/// They are set for every program on the host, and what they name may be in use by others.
+#[test]
+fn authorities_for_every_program_are_done_without_if_they_are_of_no_use() {
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let complete = Settings::complete();
+        let nowhere = complete.path("nowhere");
+        let missing = complete.clone().set(name, nowhere.to_str().unwrap());
+        let of_no_use = [missing, complete.set_file(name, "127.0.0.1 localhost\n")];
+        for settings in of_no_use {
+            let exit = run_to_exit(&["check-config"], &settings);
+            assert_eq!(exit.code, Some(0), "{exit:?}");
+            let said = exit.stdout + &exit.stderr;
+            assert!(said.contains(&format!("{name} is ignored")), "{said}");
+            let service = Service::start(&settings);
+            assert_eq!(service.request("GET", "/healthz").status, 200);
+            service.wait_for_words(&["WARN", name, "is ignored"]);
+            assert!(!service.log().contains("LIVEKIT_CA_FILE"));
+        }
+    }
+}
+
+#[test]
 fn help_and_version_need_no_settings() {
     let exit = run_to_exit(&["--help"], &Settings::none());
     assert_eq!(exit.code, Some(0), "{exit:?}");

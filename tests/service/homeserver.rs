@@ -38,8 +38,8 @@ pub(crate) enum Behaviour {
     Garbage,
     /// A body of 100 MB, whose length it announces or not.
     HugeBody { announced: bool },
-    /// A response head that never ends.
-    EndlessHead,
+    /// This beginning of an answer, and then this piece of it without end.
+    Endless(&'static str, &'static str),
     /// A response head, a byte a second.
     DripsHead,
     /// A right answer, but its body comes a byte a second.
@@ -91,14 +91,15 @@ impl Homeserver {
             subjects: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
+            frozen: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
         });
         let (shared, tls) = (Arc::clone(&state), server_config(presents));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                shared.connections.fetch_add(1, Ordering::SeqCst);
+                let number = shared.connections.fetch_add(1, Ordering::SeqCst);
                 let (state, tls) = (Arc::clone(&shared), Arc::clone(&tls));
-                thread::spawn(move || state.serve(stream, tls));
+                thread::spawn(move || state.serve(number, stream, tls));
             }
         });
         Self {
@@ -145,6 +146,12 @@ impl Homeserver {
         self.state.connections.load(Ordering::SeqCst)
     }
 
+    /// Nothing more is said on the connections that stand, as after a router has forgotten them; new ones are served.
+    pub(crate) fn freeze(&self) {
+        let frozen = self.connections();
+        self.state.frozen.store(frozen, Ordering::SeqCst);
+    }
+
     /// All requests so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
@@ -161,11 +168,13 @@ struct State {
     subjects: Mutex<HashMap<String, String>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
+    /// The number of the first connection that is not frozen.
+    frozen: AtomicUsize,
     sent: AtomicU64,
 }
 
 impl State {
-    fn serve(&self, stream: TcpStream, tls: Arc<ServerConfig>) {
+    fn serve(&self, number: usize, stream: TcpStream, tls: Arc<ServerConfig>) {
         let _ = stream.set_nodelay(true);
         let tls = ServerConnection::new(tls).unwrap();
         let mut stream = BufReader::new(StreamOwned::new(tls, stream));
@@ -176,6 +185,10 @@ impl State {
                 sni,
             };
             self.seen.lock().unwrap().push(seen);
+            if number < self.frozen.load(Ordering::SeqCst) {
+                let _ = stream.read_to_end(&mut Vec::new());
+                break;
+            }
             let answered = self.answer(&request, stream.get_mut());
             let once = matches!(
                 self.behaviour,
@@ -215,12 +228,9 @@ impl State {
                 out.write_all(format!("{head}{framing}\r\n{{\"sub\":\"").as_bytes())?;
                 self.flood(out, &[b'a'; 16 * 1024])
             }
-            Behaviour::EndlessHead => {
-                out.write_all(head.as_bytes())?;
-                self.flood(
-                    out,
-                    b"X-Filler: and one more, and one more, and one more\r\n",
-                )
+            Behaviour::Endless(begin, piece) => {
+                out.write_all(begin.as_bytes())?;
+                self.flood(out, piece.repeat(8192 / piece.len()).as_bytes())
             }
             Behaviour::DripsHead => drip(out, head.repeat(100).as_bytes()),
             Behaviour::DripsBody => {

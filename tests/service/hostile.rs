@@ -20,6 +20,11 @@ const IN_TIME: Duration = Duration::from_secs(20);
 const PACE: Duration = Duration::from_millis(200);
 /// What all of them together may cost: their answers have 100 MB each, and the limit of a body is 64 KiB.
 const MEMORY_KB: u64 = 30 * 1024;
+/// A head that never ends.
+const ENDLESS_HEAD: Behaviour = Behaviour::Endless(
+    "HTTP/1.1 200 OK\r\n",
+    "X-Filler: and one more, and one more, and one more\r\n",
+);
 /// What the service may take of one answer, with the buffers of two kernels.
 const TAKEN: u64 = 16 * 1024 * 1024;
 
@@ -105,7 +110,7 @@ fn hostile_homeservers_are_refused_in_time_while_others_are_served() {
 fn a_hostile_full_access_homeserver_is_refused_in_time_too() {
     let servers = [
         Homeserver::start("localhost", Behaviour::HugeBody { announced: false }),
-        Homeserver::start("localhost", Behaviour::EndlessHead),
+        Homeserver::start("localhost", ENDLESS_HEAD),
         Homeserver::start("localhost", Behaviour::DripsBody),
     ];
     let names: Vec<&str> = servers.iter().map(Homeserver::name).collect();
@@ -141,7 +146,7 @@ fn hostile(trap: &Trap) -> Vec<(&'static str, Homeserver)> {
             "100 MB, not announced",
             Behaviour::HugeBody { announced: false },
         ),
-        ("a head without end", Behaviour::EndlessHead),
+        ("a head without end", ENDLESS_HEAD),
         ("a head, a byte a second", Behaviour::DripsHead),
         ("a body, a byte a second", Behaviour::DripsBody),
         ("no answer", Behaviour::NeverAnswers),

@@ -12,6 +12,7 @@
 // the instruments
 mod certificate;
 mod client;
+mod fields;
 mod homeserver;
 mod jwt;
 mod process;
@@ -22,12 +23,18 @@ mod stage;
 mod trap;
 
 // the tests
+mod addresses;
 mod config;
 mod credentials;
 mod dev;
+mod endless;
+mod flood;
+mod forged;
 mod grants;
 mod hostile;
 mod malformed;
+mod meeting;
+mod readme;
 mod resolution;
 mod reuse;
 mod room;

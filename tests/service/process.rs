@@ -13,6 +13,10 @@ use crate::settings::{NEVER_LOGGED, Settings};
 
 /// Longer than a start or a refusal to start takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What is tested.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_livekit-token-service");
+/// `USER_HZ` of Linux, the same on all machines that we know.
+const TICKS_PER_SECOND: u64 = 100;
 /// How the first segment of every JWT of ours begins (`{"alg":`).
 const JWT: &str = "eyJhbGci";
 
@@ -34,10 +38,12 @@ impl Service {
 
     /// Starts it with arguments and waits until it says where it listens.
     pub(crate) fn start_with(arguments: &[&str], settings: &Settings) -> Self {
-        let mut child = command(arguments, settings)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::start_by(command(PROGRAM, arguments, settings), settings)
+    }
+
+    /// Starts it by a command that becomes the service, with the same process id.
+    pub(crate) fn start_by(mut command: Command, settings: &Settings) -> Self {
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let kept = Arc::clone(&log);
@@ -102,6 +108,16 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// The processor time that it has used so far, in user and kernel mode (`utime` and `stime` of proc(5)).
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // the name before it may hold spaces
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
     /// Ends it as a crash does.
     pub(crate) fn kill(&mut self) {
         self.killed = true;
@@ -143,7 +159,7 @@ pub(crate) struct Exit {
 
 /// Runs it until it ends, which it has to do soon, and without a word of a secret.
 pub(crate) fn run_to_exit(arguments: &[&str], settings: &Settings) -> Exit {
-    let mut child = command(arguments, settings)
+    let mut child = command(PROGRAM, arguments, settings)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -172,8 +188,9 @@ pub(crate) fn run_to_exit(arguments: &[&str], settings: &Settings) -> Exit {
     exit
 }
 
-fn command(arguments: &[&str], settings: &Settings) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_livekit-token-service"));
+/// `program` with these arguments, and an environment of nothing but the settings.
+pub(crate) fn command(program: &str, arguments: &[&str], settings: &Settings) -> Command {
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .env_clear()

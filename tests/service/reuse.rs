@@ -1,6 +1,8 @@
 //! Connections are kept, answers are remembered for a moment, and a connection that died meanwhile hurts nobody.
 
+use std::sync::Barrier;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::sfu::Conduct;
@@ -105,4 +107,42 @@ fn with_a_cache_of_no_seconds_every_token_is_verified_anew() {
         assert_eq!(stage.get_token(&user).status, 200);
         assert_eq!(stage.homeserver.seen().len(), asked);
     }
+}
+
+/// A container was replaced, or a router restarted: nobody closes the connections that were kept, and nobody answers there.
+#[test]
+fn connections_that_died_silently_are_replaced_and_blame_nobody() {
+    let homeserver = Homeserver::start("localhost", Behaviour::Slow(Duration::from_millis(150)));
+    let name = homeserver.name().to_owned();
+    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+        settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
+    });
+    all_served(&stage);
+    let kept = stage.homeserver.connections();
+    assert!(kept > 4, "only {kept} connections were kept");
+    stage.homeserver.freeze();
+    stage.sfu.freeze();
+    all_served(&stage);
+    // the others that were kept are not tried any more
+    let start = Instant::now();
+    all_served(&stage);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let log = stage.service.log();
+    assert!(!log.contains("did not answer lately"), "{log}");
+}
+
+/// Ten users ask at once, and each gets a token.
+fn all_served(stage: &Stage) {
+    let together = Barrier::new(10);
+    thread::scope(|scope| {
+        for number in 0..10 {
+            let (together, user) = (&together, stage.homeserver.user(&format!("user{number}")));
+            scope.spawn(move || {
+                together.wait();
+                let reply = stage.get_token(&user);
+                assert_eq!(reply.status, 200, "{reply:?}");
+            });
+        }
+    });
 }

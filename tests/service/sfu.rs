@@ -74,13 +74,14 @@ impl Sfu {
             calls: Mutex::default(),
             changed: Condvar::new(),
             connections: AtomicUsize::new(0),
+            frozen: AtomicUsize::new(0),
         });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                shared.connections.fetch_add(1, Ordering::SeqCst);
+                let number = shared.connections.fetch_add(1, Ordering::SeqCst);
                 let state = Arc::clone(&shared);
-                thread::spawn(move || state.serve(stream));
+                thread::spawn(move || state.serve(number, stream));
             }
         });
         Self { address, state }
@@ -101,6 +102,12 @@ impl Sfu {
 
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Nothing more is said on the connections that stand; new ones are served.
+    pub(crate) fn freeze(&self) {
+        let frozen = self.connections();
+        self.state.frozen.store(frozen, Ordering::SeqCst);
     }
 
     /// Waits until it has been called once.
@@ -165,10 +172,12 @@ struct State {
     calls: Mutex<Vec<Call>>,
     changed: Condvar,
     connections: AtomicUsize,
+    /// The number of the first connection that is not frozen.
+    frozen: AtomicUsize,
 }
 
 impl State {
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, number: usize, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let mut stream = BufReader::new(stream);
         while let Some(request) = Request::read(&mut stream) {
@@ -179,6 +188,10 @@ impl State {
             let verdict = verdict(&call);
             self.calls.lock().unwrap().push(call);
             self.changed.notify_all();
+            if number < self.frozen.load(Ordering::SeqCst) {
+                let _ = stream.read_to_end(&mut Vec::new());
+                break;
+            }
             let answered = match self.conduct {
                 Conduct::Serves | Conduct::ForgetsConnections => {
                     respond(stream.get_mut(), verdict.0, verdict.1)

@@ -200,6 +200,41 @@ fn the_log_tells_the_administrator_what_was_refused_and_how_to_allow_it() {
     }
 }
 
+/// Told by the log: without a route to them, trying them would look the same from outside.
+#[test]
+fn addresses_that_are_not_routed_are_not_tried() {
+    let service = Service::start(&Settings::complete());
+    let unassigned = [
+        "[4000::1]:1",
+        "[::2]:1",
+        "[::ffff:0:7f00:1]:1",
+        "[fd12::1]:1",
+    ];
+    for name in ELSEWHERE.iter().chain(&unassigned) {
+        service.post("/get_token", &User::new("alice", name).get_token());
+        service.wait_for_words(&["refused", &format!("{name:?}"), "may not be dialled"]);
+    }
+}
+
+#[test]
+fn metadata_services_are_not_asked_even_as_a_listed_homeserver() {
+    let names = [
+        "169.254.169.254:80",
+        "100.100.100.200:80",
+        "[fd00:ec2::254]:80",
+        "[fd20:ce::254]:80",
+        "[fd00:c1::a9fe:a9fe]:80",
+        "[::ffff:169.254.169.254]:80",
+    ];
+    let service = Service::start(
+        &Settings::complete().set("LIVEKIT_FULL_ACCESS_HOMESERVERS", names.join(",")),
+    );
+    for name in names {
+        service.post("/get_token", &User::new("alice", name).get_token());
+        service.wait_for_words(&["refused", name, "may not be dialled"]);
+    }
+}
+
 /// The body of a refusal that has nothing to do with addresses.
 fn refusal(service: &Service) -> Vec<u8> {
     let nonsense = User::new("alice", "not a server name");

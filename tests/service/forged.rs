@@ -1,0 +1,136 @@
+//! What users choose freely writes no fields of its own into the log: whoever reads it by machine reads what was the case.
+
+use serde_json::json;
+
+use crate::client;
+use crate::fields::{field, fields};
+use crate::stage::Stage;
+
+/// Text that would be other fields, were it not kept in quotes.
+const FORGERIES: [&str; 6] = [
+    "x user=@admin:good.example access=full status=200",
+    "x\" user=\"@admin:good.example\" access=full status=\"200",
+    "x\\\" user=@admin:good.example access=full status=200 y=\\",
+    "\" access=full",
+    "=",
+    "x\u{a0}user=@admin:good.example\u{2028}access=full\u{85}status=200",
+];
+
+#[test]
+fn device_room_and_localpart_are_one_field_each() {
+    let stage = Stage::restricted();
+    for (number, forgery) in FORGERIES.iter().enumerate() {
+        // control characters are refused, and so forge nothing
+        let forgery = forgery.replace('\u{85}', "");
+        let mark = format!("mark{number}");
+        // a historical localpart; a colon would end it
+        let user = stage.homeserver.user(&forgery.replace(':', "/"));
+        let room = format!("!{mark} {forgery}");
+        let mut new = user.get_token();
+        new["room_id"] = json!(room);
+        new["member"]["claimed_device_id"] = json!(forgery);
+        new["member"]["id"] = json!(forgery);
+        new["slot_id"] = json!(forgery);
+        let mut old = user.sfu_get();
+        old["room"] = json!(room);
+        old["device_id"] = json!(forgery);
+        for (path, body) in [("get_token", new), ("sfu/get", old)] {
+            let reply = stage.service.post(&format!("/{path}"), &body);
+            assert_eq!(reply.status, 200, "{forgery:?} {reply:?}");
+            let line =
+                stage
+                    .service
+                    .wait_for_words(&["granted", &mark, &format!("endpoint={path} ")]);
+            let names: Vec<_> = fields(&line).into_iter().map(|(name, _)| name).collect();
+            let expected = "request client endpoint user access matrix_room room identity ms";
+            assert_eq!(names.join(" "), expected, "{line}");
+            assert_eq!(field(&line, "access").unwrap(), "restricted", "{line}");
+            assert_field_is(&line, "user", &user.id);
+            assert_field_is(&line, "matrix_room", &room);
+        }
+    }
+}
+
+#[test]
+fn a_homeserver_s_words_and_the_caller_s_stay_within_the_cause() {
+    let stage = Stage::restricted();
+    for (number, forgery) in FORGERIES.iter().enumerate() {
+        let localpart = forgery.replace('\u{85}', "").replace(':', "/");
+        let mark = format!("mark{number}");
+        // vouched for by a server that is not theirs, and claiming to be somebody else
+        let foreign = stage.homeserver.stranger("alice");
+        let id = format!("@{mark}-foreign-{localpart}:elsewhere.example");
+        stage.homeserver.vouch(&foreign.token, &id);
+        let mut claims = stage.homeserver.user("alice");
+        claims.id = format!("@{mark}-claimed-{forgery}");
+        for user in [foreign, claims] {
+            let reply = stage.get_token(&user);
+            assert_eq!(reply.status, 401, "{forgery:?} {reply:?}");
+        }
+        for which in ["foreign", "claimed"] {
+            let line = stage.service.wait_for_words(&["refused", &mark, which]);
+            assert_refusal(&line, "401");
+        }
+        let nowhere = format!("{mark} {forgery}");
+        let mut user = stage.homeserver.stranger("alice");
+        user.server_name.clone_from(&nowhere);
+        assert_eq!(stage.get_token(&user).status, 401, "{nowhere:?}");
+        let line = stage
+            .service
+            .wait_for_words(&["refused", "server=\"mark", &mark]);
+        assert_refusal(&line, "401");
+        assert_field_is(&line, "server", &nowhere);
+    }
+}
+
+#[test]
+fn neither_path_nor_forwarded_address_writes_a_field() {
+    let stage = Stage::restricted();
+    let path = "/mark\"status=200\"client=8.8.8.8?x";
+    assert_eq!(stage.service.request("GET", path).status, 404);
+    let line = stage.service.wait_for_words(&["refused", "mark"]);
+    assert_refusal(&line, "404");
+    assert_eq!(field(&line, "client").unwrap(), "127.0.0.1", "{line}");
+
+    let alice = stage.homeserver.user("alice");
+    for client in ["8.8.8.8 access=full", "\"8.8.8.8\" user=@admin:x", "x=y"] {
+        let body = alice.get_token();
+        let reply = stage
+            .service
+            .raw(&client::forwarded(client, "/get_token", &body));
+        assert!(matches!(reply.status, 200 | 400), "{reply:?}");
+    }
+    assert_eq!(stage.get_token(&alice).status, 200);
+    stage
+        .service
+        .wait_for_words(&["granted", "client=127.0.0.1"]);
+    for line in stage.service.log().lines() {
+        if let Some(client) = field(line, "client") {
+            let ip = client.parse::<std::net::IpAddr>();
+            assert!(ip.is_ok(), "{line}");
+        }
+        let access = field(line, "access");
+        assert!(access.is_none_or(|access| access == "restricted"), "{line}");
+    }
+}
+
+fn assert_refusal(line: &str, status: &str) {
+    assert_eq!(field(line, "status").unwrap(), status, "{line}");
+    for name in ["user", "access", "identity"] {
+        assert_eq!(field(line, name), None, "{name} in {line}");
+    }
+}
+
+/// `expected` itself, but for characters that are shown by number.
+fn assert_field_is(line: &str, name: &str, expected: &str) {
+    let plain = |text: &str| {
+        let parts = text.split(|c: char| !c.is_ascii() || c == '{' || c == '}');
+        parts.collect::<String>()
+    };
+    let found = field(line, name).unwrap_or_else(|| panic!("no {name} in {line}"));
+    if expected.is_ascii() {
+        assert_eq!(found, expected, "{line}");
+    } else {
+        assert!(plain(&found).len() >= plain(expected).len(), "{line}");
+    }
+}
