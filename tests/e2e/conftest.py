@@ -1,0 +1,50 @@
+"""What every test may ask for; the services that a failed test had started show their logs."""
+
+import pytest
+
+import lab
+from fake_sfu import FakeSfu
+from service import KEY, SECRET, Service
+
+
+@pytest.fixture
+def start():
+    """Starts the service with the given settings, and stops it after the test."""
+    started = []
+
+    def start(namespace=None, arguments=(), **settings):
+        service = Service(settings, namespace, arguments)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+        print(service.text)
+
+
+@pytest.fixture
+def sfu():
+    sfu = FakeSfu(KEY, SECRET)
+    yield sfu
+    sfu.stop()
+
+
+@pytest.fixture(scope="session")
+def namespace():
+    namespace = lab.Namespace()
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return lab.CertificateAuthority()
+
+
+@pytest.fixture
+def world(namespace, authority, start):
+    """An internet of its own: names, certificates and homeservers, with the service in the midst of it."""
+    world = lab.World(namespace, authority, start)
+    yield world
+    world.close()

@@ -1,0 +1,92 @@
+"""A stand-in for the LiveKit SFU: the real one is in no package registry that a test machine can reach.
+
+It reads requests with LiveKit's own protobuf classes and checks tokens with LiveKit's own verifier, so that a
+CreateRoom which it accepts is one that the SDKs' authors would recognise."""
+
+import base64
+import hashlib
+import http.server
+import socket
+import threading
+
+from livekit.api import TokenVerifier
+from livekit.protocol.models import Room
+from livekit.protocol.room import CreateRoomRequest
+
+CREATE_ROOM = "/twirp/livekit.RoomService/CreateRoom"
+
+
+class FakeSfu:
+    """Listens on loopback from the constructor on; `rooms` are the requests it accepted, in order."""
+
+    def __init__(self, key, secret, port=0):
+        self.rooms, self.refusals = [], []
+        self._verifier = TokenVerifier(key, secret)
+        sfu = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                try:
+                    reply, status, kind = sfu._create(self.path, self.headers, body), 200, "application/protobuf"
+                except Exception as refusal:
+                    sfu.refusals.append(repr(refusal))
+                    reply, status, kind = b'{"code":"unauthenticated","msg":"no"}', 401, "application/json"
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _create(self, path, headers, body):
+        assert path == CREATE_ROOM, path
+        assert headers["Content-Type"] == "application/protobuf", headers["Content-Type"]
+        scheme, _, token = headers["Authorization"].partition(" ")
+        assert scheme == "Bearer", scheme
+        claims = self._verifier.verify(token)
+        assert claims.video.room_create and not claims.video.room_join, claims.video
+        request = CreateRoomRequest.FromString(body)
+        self.rooms.append(request)
+        return Room(sid="RM_e2e", name=request.name).SerializeToString()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class WebSocketSfu:
+    """Accepts one WebSocket, remembers its request line, and shouts back the first four bytes it hears."""
+
+    def __init__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.request = None
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            self.request = stream.readline().decode()
+            fields = {}
+            while line := stream.readline().decode().strip():
+                name, _, value = line.partition(":")
+                fields[name.lower()] = value.strip()
+            # RFC 6455, section 4.2.2
+            key = fields["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+            connection.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                + f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+            )
+            connection.sendall(stream.read(4).upper())
+        self._listener.close()
