@@ -12,8 +12,8 @@ def start():
     """Starts the service with the given settings, and stops it after the test."""
     started = []
 
-    def start(namespace=None, arguments=(), **settings):
-        service = Service(settings, namespace, arguments)
+    def start(namespace=None, arguments=(), as_init=False, **settings):
+        service = Service(settings, namespace, arguments, as_init)
         started.append(service)
         return service
 

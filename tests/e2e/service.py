@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
 import re
 import subprocess
 import threading
@@ -36,11 +37,14 @@ class Reply:
 class Service:
     """Runs from the call of the constructor to `stop`; settings go through the environment alone."""
 
-    def __init__(self, settings, namespace=None, arguments=()):
-        self.namespace = namespace
+    def __init__(self, settings, namespace=None, arguments=(), as_init=False):
+        self.namespace, self.as_init = namespace, as_init
         self.log = []
         self._listening = threading.Event()
         prefix = ["ip", "netns", "exec", namespace.name] if namespace else []
+        if as_init:
+            # PID 1 of its own namespace, as in a container: signals without a handler do nothing there
+            prefix += ["unshare", "--pid", "--fork", "--kill-child"]
         env = {
             "PATH": os.environ["PATH"],
             "LIVEKIT_URL": SFU_URL,
@@ -82,6 +86,13 @@ class Service:
 
     def sfu_get(self, server, token="a-token"):
         return self.call("POST", "/sfu/get", sfu_get_body(server, token))
+
+    def signal(self, signal):
+        """To the service itself, whatever has started it."""
+        pid = self.process.pid
+        if self.as_init:
+            pid = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        os.kill(pid, signal)
 
     def stop(self):
         self.process.terminate()
