@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
 use livekit_token_service::cli::{self, Command};
-use livekit_token_service::config::{Bind, Config, Environment, Report};
+use livekit_token_service::config::{self, Bind, Config, Environment, Report};
 use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
 use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
@@ -42,10 +42,7 @@ fn main() -> ExitCode {
 
 /// Runs until it is told to stop. Gives the exit code.
 fn serve(
-    (config, report): (
-        Result<Config, Vec<livekit_token_service::config::Error>>,
-        Report,
-    ),
+    (config, report): (Result<Config, Vec<config::Error>>, Report),
     dev: bool,
 ) -> io::Result<u8> {
     let level = config
@@ -69,7 +66,9 @@ fn serve(
                 "LIVEKIT_JWT_BIND: expected an address to listen on, found {}: {reason}",
                 config.bind
             );
-            return Ok(cli::EXIT_CONFIG);
+            // somebody else's port may become free: worth another start
+            let in_use = reason.kind() == io::ErrorKind::AddrInUse;
+            return Ok(if in_use { 1 } else { cli::EXIT_CONFIG });
         }
     };
     let workers = match gate::workers(WORKERS) {
