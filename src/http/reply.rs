@@ -140,7 +140,7 @@ impl From<&exchange::Error> for Reply {
             exchange::Error::Busy(Full::Name | Full::Neighbourhood | Full::Rate, after) => {
                 Self::limited(*after)
             }
-            exchange::Error::Busy(Full::Service, after) => Self::busy(*after),
+            exchange::Error::Busy(Full::Service | Full::LookUps, after) => Self::busy(*after),
             exchange::Error::RoomNotCreated(..) => {
                 Self::error(500, "M_UNKNOWN", "Unable to create room on SFU")
             }

@@ -290,7 +290,7 @@ impl Federation {
 fn no_place(error: &fetch::Error) -> Error {
     let full = match error {
         fetch::Error::Crowded(_) => Full::Neighbourhood,
-        _ => Full::Service,
+        _ => Full::LookUps,
     };
     Error::Busy(full, FULL_RETRY)
 }

@@ -90,6 +90,8 @@ impl Places {
 pub enum Full {
     /// All that the caller may have: the service is busy.
     Service,
+    /// Those of DNS look-ups: names are slow to be found.
+    LookUps,
     /// Those of the one server name: it is slow.
     Name,
     /// Those of the network that the server is in.
@@ -102,6 +104,7 @@ impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Service => "every outbound place is taken",
+            Self::LookUps => "too many DNS look-ups are under way",
             Self::Name => "every outbound place of this server name is taken",
             Self::Neighbourhood => "every outbound place of this server's network is taken",
             Self::Rate => "this server name is asked for too often",
