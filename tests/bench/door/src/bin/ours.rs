@@ -1,0 +1,32 @@
+//! The gate, and tiny_http behind it: as the service has it.
+
+use std::process::ExitCode;
+
+use door::{WORKERS, Work};
+use livekit_token_service::http::gate::{self, Limits, Listener};
+use tiny_http::Response;
+
+fn main() -> ExitCode {
+    let work = Work::default();
+    let served = door::listen().map(|listener| {
+        gate::serve(
+            vec![Listener::Tcp(listener)],
+            WORKERS,
+            Limits::default(),
+            |_head| false,
+            move |request| work.answer_tiny(request),
+            || Response::empty(500).boxed(),
+            |_stats| {},
+        )
+    });
+    match served {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("ours: {error}");
+    ExitCode::FAILURE
+}
