@@ -56,8 +56,8 @@ impl FullAccess {
         }
     }
 
-    /// Whether the administrator named this very server, and so vouches for where it is. `*` names nobody.
-    pub fn lists(&self, server: &ServerName) -> bool {
+    /// Whether the administrator named this very server. `*` names nobody.
+    fn lists(&self, server: &ServerName) -> bool {
         self.listed.contains(server)
     }
 

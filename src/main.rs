@@ -154,7 +154,7 @@ fn routes(config: Config, workers: usize) -> Routes {
     let federation = Federation::new(
         Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
         config.federation_overrides,
-        config.full_access.clone(),
+        config.full_access.names().cloned().collect(),
         Places::of(outbound_workers(workers)),
     );
     let sfu = Fetcher::new(

@@ -1,11 +1,10 @@
 //! A bounded GET to a homeserver that a caller named: who may be asked, how often, and by how many at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::access::FullAccess;
 use crate::matrix::discovery::{self, Discovery, Found};
 use crate::matrix::id::ServerName;
 use crate::memo::Memo;
@@ -79,7 +78,7 @@ pub struct Federation {
     fetcher: Fetcher,
     discovery: Discovery,
     overrides: BTreeMap<ServerName, BaseUrl>,
-    full_access: FullAccess,
+    listed: BTreeSet<ServerName>,
     bulkhead: Bulkhead<ServerName>,
     breakers: Breakers<ServerName>,
     rate: Rate<ServerName>,
@@ -88,18 +87,19 @@ pub struct Federation {
 }
 
 impl Federation {
-    /// `overrides` say where servers are instead of discovery; `places` how many callers may wait for answers.
+    /// `overrides` say where servers are instead of discovery, and `places` how many callers may wait for answers. Servers
+    /// that the administrator has `listed` may be on private addresses.
     pub fn new(
         fetcher: Fetcher,
         overrides: BTreeMap<ServerName, BaseUrl>,
-        full_access: FullAccess,
+        listed: BTreeSet<ServerName>,
         places: Places,
     ) -> Self {
         Self {
             fetcher,
             discovery: Discovery::default(),
             overrides,
-            full_access,
+            listed,
             bulkhead: Bulkhead::new(places),
             breakers: Breakers::default(),
             rate: Rate::new(NAME_INTERVAL, NAME_BURST, RATED_NAMES),
@@ -218,7 +218,7 @@ impl Federation {
 
     /// Whether the administrator lists a server or says where it is, and so vouches for it.
     pub fn knows(&self, server: &ServerName) -> bool {
-        self.full_access.lists(server) || self.overrides.contains_key(server)
+        self.listed.contains(server) || self.overrides.contains_key(server)
     }
 
     fn discover_and_get(
@@ -228,7 +228,7 @@ impl Federation {
         limits: Limits,
         deadline: Instant,
     ) -> Result<Answer, Error> {
-        let trust = if self.full_access.lists(server) {
+        let trust = if self.listed.contains(server) {
             Trust::FullAccess
         } else {
             Trust::Stranger
