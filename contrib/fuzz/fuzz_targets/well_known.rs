@@ -7,10 +7,8 @@ use livekit_token_service::matrix::id::ServerName;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(name) = delegation(bytes) {
-        // in fields that it does not know serde passes over numbers and escapes that mean nothing
-        if let Ok(document) = serde_json::from_slice::<serde_json::Value>(bytes) {
-            assert_eq!(document["m.server"].as_str(), Some(name.as_str()));
-        }
+        let document: serde_json::Value = serde_json::from_slice(bytes).expect("JSON");
+        assert_eq!(document["m.server"].as_str(), Some(name.as_str()));
     }
     let Ok(location) = std::str::from_utf8(bytes) else {
         return;
