@@ -234,7 +234,12 @@ impl Gate {
             for event in &events {
                 match event.token() {
                     SIGNAL => self.hear_signal(),
-                    Token(token) if token < PLACES => self.doors[token - DOORS].ready = true,
+                    // a signal in the same turn has closed it
+                    Token(token) if token < PLACES => {
+                        if let Some(door) = self.doors.get_mut(token - DOORS) {
+                            door.ready = true;
+                        }
+                    }
                     Token(token) if token < CLIENTS => self.hear_worker(token - PLACES),
                     Token(token) => self.hear_client(token - CLIENTS, event),
                 }

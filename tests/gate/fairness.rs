@@ -5,6 +5,7 @@ use crate::client::{HONEST, PATIENCE, ask, connect_from, is_closed, read_answer}
 use crate::service::Service;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 crate::tests![
@@ -15,6 +16,7 @@ crate::tests![
     late_work_is_answered_for_and_keeps_its_place,
     too_many_requests_are_told_to_come_again,
     the_end_waits_for_what_is_under_way,
+    who_comes_at_the_very_end_does_no_harm,
     too_few_descriptors_are_a_clear_error,
 ];
 
@@ -197,6 +199,25 @@ fn the_end_waits_for_what_is_under_way() {
     }
     let (exit, _) = service.ended();
     assert!(exit.success(), "{exit}");
+}
+
+/// A client may knock in the very turn of the loop in which the doors close. Which turn that is, nobody can choose: hence so often.
+fn who_comes_at_the_very_end_does_no_harm() {
+    for _ in 0..25 {
+        let mut service = Service::stand(&[("STAND_WORKERS", "2")]);
+        let address = service.address();
+        let knocking: Vec<_> = (0..4)
+            .map(|_| thread::spawn(move || while TcpStream::connect(address).is_ok() {}))
+            .collect();
+        // they are at it
+        assert_eq!(status(&mut begin(&service, "/healthz")), 200);
+        service.terminate();
+        let (exit, _) = service.ended();
+        assert!(exit.success(), "{exit}");
+        for client in knocking {
+            client.join().expect("it knocks in vain");
+        }
+    }
 }
 
 fn too_few_descriptors_are_a_clear_error() {
