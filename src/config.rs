@@ -177,6 +177,16 @@ impl Config {
         read(env, &Defaults::SERVE)
     }
 
+    /// Where a service with these settings listens; no other setting is looked at.
+    pub fn bind(env: &Environment) -> Result<Bind, Vec<Error>> {
+        let mut reader = Reader::new(env);
+        let defaults = Defaults::SERVE;
+        match bind::read(&mut reader, defaults.bind, defaults.origin()) {
+            Some((bind, _)) => Ok(bind),
+            None => Err(reader.errors),
+        }
+    }
+
     /// As [`Config::read`], for `--dev`: an SFU in its own `--dev` mode on this host, full access for everyone, loopback only.
     pub fn dev(env: &Environment) -> (Result<Self, Vec<Error>>, Report) {
         read(env, &Defaults::DEV)

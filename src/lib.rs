@@ -9,7 +9,7 @@
 //! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary.
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
-//! - [`net`]: the network, as a service may use it whose callers choose the addresses.
+//! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
 //! - Words: [`matrix::id`], [`livekit::token`]; [`json`], [`random`] and [`memo`].
 
 pub mod access;
@@ -24,6 +24,7 @@ pub mod logger;
 pub mod matrix;
 pub mod memo;
 pub mod net;
+pub mod notify;
 pub mod random;
 
 /// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.

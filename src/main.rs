@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use livekit_token_service::cli::{self, Command};
 use livekit_token_service::config::{self, Bind, Config, Environment, Report};
@@ -19,6 +20,7 @@ use livekit_token_service::net::address::{AddressPolicy, Host};
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Verification, client_config};
+use livekit_token_service::notify::Supervisor;
 use log::{error, info, warn};
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
@@ -26,11 +28,14 @@ const WORKERS: usize = 64;
 
 fn main() -> ExitCode {
     let (mut out, mut err) = (io::stdout(), io::stderr());
-    let code = match Command::parse(std::env::args_os().skip(1)) {
+    let code = match Command::parse(std::env::args_os()) {
         Ok(Command::Help) => cli::help(&mut out).map(|()| 0),
         Ok(Command::Version) => cli::version(&mut out).map(|()| 0),
         Ok(Command::CheckConfig) => {
             cli::check_config(&Environment::of_process(), &mut out, &mut err)
+        }
+        Ok(Command::Healthcheck) => {
+            cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }
         Ok(Command::Serve) => serve(Config::read(&Environment::of_process()), false),
         Ok(Command::Dev) => serve(Config::dev(&Environment::of_process()), true),
@@ -59,8 +64,21 @@ fn serve(
             return Ok(cli::EXIT_CONFIG);
         }
     };
-    let listener = match listen(&config.bind) {
-        Ok(listener) => listener,
+    let inherited = match listener::inherited() {
+        // whether they are on loopback only was not looked at
+        Ok(inherited) if !dev => inherited,
+        Ok(_) => Vec::new(),
+        Err(reason) => {
+            error!("{reason}");
+            return Ok(cli::EXIT_CONFIG);
+        }
+    };
+    let listening = match inherited.len() {
+        0 => listen(&config.bind).map(|listener| vec![listener]),
+        _ => Ok(inherited),
+    };
+    let listeners = match listening {
+        Ok(listeners) => listeners,
         Err(reason) => {
             error!(
                 "LIVEKIT_JWT_BIND: expected an address to listen on, found {}: {reason}",
@@ -79,10 +97,12 @@ fn serve(
         }
     };
     let limits = limits(&config);
-    let opening = opening(&config, &listener, dev);
+    let opening = opening(&config, &listeners, dev);
     let routes = routes(config, workers);
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    match listener::serve(listener, workers, limits, routes, opened) {
+    let pid = std::process::id();
+    let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
+    match listener::serve(listeners, workers, limits, routes, supervisor, opened) {
         Ok(()) => Ok(0),
         Err(reason) => {
             error!("{reason}");
@@ -117,7 +137,7 @@ fn limits(config: &Config) -> Limits {
 }
 
 /// What is said once clients are let in.
-fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
+fn opening(config: &Config, listeners: &[Listener], dev: bool) -> Vec<String> {
     let full_access = match &config.full_access {
         everyone if everyone.is_everyone() => "everyone".to_owned(),
         nobody if nobody.is_nobody() => "nobody".to_owned(),
@@ -127,15 +147,17 @@ fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
             .collect::<Vec<_>>()
             .join(","),
     };
+    let places: Vec<_> = listeners.iter().map(Listener::to_string).collect();
     let mut lines = vec![format!(
-        "listening on {listener} version={} sfu={} api={} key={} full_access={full_access}",
+        "listening on {} version={} sfu={} api={} key={} full_access={full_access}",
+        places.join(" and "),
         env!("CARGO_PKG_VERSION"),
         config.url,
         config.api_url,
         config.keys.first().map_or("", |key| key.id()),
     )];
     if dev {
-        let real = Bind::parse(&listener.to_string());
+        let real = Bind::parse(&places[0]);
         lines.extend(cli::dev_hints(
             config,
             real.as_ref().unwrap_or(&config.bind),

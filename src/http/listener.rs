@@ -1,5 +1,7 @@
 //! Sockets, the gate before them, and tiny_http behind it, whose requests and responses become ours here.
 
+mod inherited;
+
 use std::fmt;
 use std::fs::Permissions;
 use std::io;
@@ -8,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+pub use self::inherited::{Error as InheritedError, MAX_INHERITED, inherited};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
 use crate::http::gate::limits::BACKLOG;
@@ -15,6 +18,7 @@ use crate::http::gate::{self, Limits};
 use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
+use crate::notify::{State, Supervisor};
 
 /// Whoever may enter the directory may connect to a unix socket, as whoever is on the host may connect to loopback.
 const SOCKET_MODE: u32 = 0o666;
@@ -79,29 +83,34 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, with `workers` threads; `opened` is called once clients are let in.
+/// Serves until SIGTERM or SIGINT, with `workers` threads; `opened` is called once clients are let in, and `supervisor` hears of it.
 ///
 /// # Errors
 /// Those of the gate: it could not open, or tiny_http has failed.
 pub fn serve(
-    listener: Listener,
+    listeners: Vec<Listener>,
     workers: usize,
     limits: Limits,
     routes: Routes,
+    supervisor: Supervisor,
     opened: impl FnOnce(),
 ) -> Result<(), gate::Error> {
-    let listener = match listener {
+    let listeners = listeners.into_iter().map(|listener| match listener {
         Listener::Tcp(listener) => gate::Listener::Tcp(listener),
         Listener::Unix(listener, _) => gate::Listener::Unix(listener),
-    };
+    });
     gate::serve(
-        vec![listener],
+        listeners.collect(),
         workers,
         limits,
         |head: &Head<'_>| Routes::goes_outbound(head.method(), head.target()),
         move |request: &mut Request| response(answer(request, &routes)),
         || response(Reply::broken()),
-        |_stats| opened(),
+        |_stats| {
+            opened();
+            supervisor.tell(State::Ready);
+            supervisor
+        },
     )
 }
 

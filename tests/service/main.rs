@@ -23,6 +23,7 @@ mod stage;
 mod trap;
 
 // the tests
+mod activation;
 mod addresses;
 mod config;
 mod credentials;
@@ -31,9 +32,11 @@ mod endless;
 mod flood;
 mod forged;
 mod grants;
+mod healthcheck;
 mod hostile;
 mod malformed;
 mod meeting;
+mod notify;
 mod readme;
 mod resolution;
 mod reuse;

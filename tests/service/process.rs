@@ -118,6 +118,25 @@ impl Service {
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
+    /// SIGTERM; [`Service::ended`] has to follow.
+    pub(crate) fn terminate(&mut self) {
+        let sent = Command::new("/bin/sh")
+            .args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// The exit code with which it ends, which it has to do soon; none after a signal.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.killed = true;
+        self.child.wait().unwrap().code()
+    }
+
     /// Ends it as a crash does.
     pub(crate) fn kill(&mut self) {
         self.killed = true;
