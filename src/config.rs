@@ -21,6 +21,7 @@ use self::reader::{Reader, quoted};
 pub use self::report::{Origin, Report, Setting};
 use crate::access::FullAccess;
 use crate::livekit::token::ApiKey;
+use crate::logger::Format;
 use crate::matrix::id::ServerName;
 use crate::net::address::Network;
 use crate::net::base_url::BaseUrl;
@@ -33,6 +34,8 @@ pub struct Config {
     pub bind: Bind,
     /// The most talkative level that is logged.
     pub log_level: LevelFilter,
+    /// What log lines look like.
+    pub log_format: Format,
     /// `LIVEKIT_URL`, checked and unchanged: clients are told exactly this.
     pub url: String,
     /// Where this service reaches the SFU.
@@ -260,9 +263,16 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");
     let remote_users_may_publish = boolean("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "true");
     let log_level = reader.parsed("LIVEKIT_LOG_LEVEL", "info", values::LEVEL, values::level);
+    let log_format = reader.parsed(
+        "LIVEKIT_LOG_FORMAT",
+        "logfmt",
+        values::FORMAT,
+        values::format,
+    );
     Some(Config {
         bind: bind?.0,
         log_level: log_level?,
+        log_format: log_format?,
         url: url?.0,
         api_url: api_url?,
         keys: keys?.keys,

@@ -13,7 +13,7 @@ use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
 use livekit_token_service::http::listener::{self, Listener};
 use livekit_token_service::http::route::Routes;
 use livekit_token_service::livekit::room_service::RoomService;
-use livekit_token_service::logger;
+use livekit_token_service::logger::{self, Format};
 use livekit_token_service::matrix::federation::Federation;
 use livekit_token_service::matrix::openid::Verifier;
 use livekit_token_service::net::address::{AddressPolicy, Host};
@@ -50,10 +50,12 @@ fn serve(
     (config, report): (Result<Config, Vec<config::Error>>, Report),
     dev: bool,
 ) -> io::Result<u8> {
-    let level = config
+    let (level, format) = config
         .as_ref()
-        .map_or(log::LevelFilter::Info, |config| config.log_level);
-    logger::start(level).map_err(io::Error::other)?;
+        .map_or((log::LevelFilter::Info, Format::Logfmt), |config| {
+            (config.log_level, config.log_format)
+        });
+    logger::start(level, format).map_err(io::Error::other)?;
     for warning in report.warnings() {
         warn!("{warning}");
     }

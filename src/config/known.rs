@@ -72,6 +72,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_MAX_CONNECTIONS", Kind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
     known("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", Kind::Value, "connections of one public address, 1 to 1000000; default 256"),
     known("LIVEKIT_LOG_LEVEL", Kind::Value, "error, warn, info, debug or trace; default info"),
+    known("LIVEKIT_LOG_FORMAT", Kind::Value, "logfmt or json; default logfmt"),
     known("LIVEKIT_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("LK_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("TOKEN_SERVER_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),

@@ -34,6 +34,7 @@ mod forged;
 mod grants;
 mod healthcheck;
 mod hostile;
+mod logging;
 mod malformed;
 mod meeting;
 mod notify;

@@ -57,7 +57,7 @@ impl Service {
         };
         let line = service.wait_for_log("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
-        let place = rest.split_whitespace().next().unwrap().trim_matches('"');
+        let place = rest.split([' ', '"']).next().unwrap();
         service.address = match place.strip_prefix("unix:") {
             Some(path) => Address::Unix(path.into()),
             None => Address::Tcp(place.parse().unwrap_or_else(|_| panic!("{line}"))),
