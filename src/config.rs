@@ -32,6 +32,8 @@ use crate::net::tls::Roots;
 pub struct Config {
     /// Where to listen.
     pub bind: Bind,
+    /// Where to show metrics.
+    pub metrics_bind: Option<Bind>,
     /// The most talkative level that is logged.
     pub log_level: LevelFilter,
     /// What log lines look like.
@@ -221,6 +223,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         let expected = "a loopback address or a unix socket while --dev signs with a secret that everybody knows";
         reader.wrong(name, expected, quoted(&bind.to_string()));
     }
+    let metrics_bind = bind::metrics(reader);
     let full_access = settings::full_access(reader, defaults);
     let federation_overrides = reader.parsed(
         "LIVEKIT_FEDERATION_URL_OVERRIDES",
@@ -271,6 +274,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
     );
     Some(Config {
         bind: bind?.0,
+        metrics_bind: metrics_bind?,
         log_level: log_level?,
         log_format: log_format?,
         url: url?.0,

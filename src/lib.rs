@@ -10,7 +10,7 @@
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
-//! - Words: [`matrix::id`], [`livekit::token`]; [`json`], [`random`] and [`memo`].
+//! - Words: [`matrix::id`], [`livekit::token`]; [`json`], [`random`], [`memo`] and [`metrics`].
 
 pub mod access;
 pub mod alias;
@@ -23,6 +23,7 @@ pub mod livekit;
 pub mod logger;
 pub mod matrix;
 pub mod memo;
+pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod random;

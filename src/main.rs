@@ -10,7 +10,7 @@ use livekit_token_service::config::{self, Bind, Config, Environment, Report};
 use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
 use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
-use livekit_token_service::http::listener::{self, Listener};
+use livekit_token_service::http::listener::{self, Doors, Listener};
 use livekit_token_service::http::route::Routes;
 use livekit_token_service::livekit::room_service::RoomService;
 use livekit_token_service::logger::{self, Format};
@@ -79,17 +79,20 @@ fn serve(
         0 => listen(&config.bind).map(|listener| vec![listener]),
         _ => Ok(inherited),
     };
-    let listeners = match listening {
+    let clients = match listening {
         Ok(listeners) => listeners,
-        Err(reason) => {
-            error!(
-                "LIVEKIT_JWT_BIND: expected an address to listen on, found {}: {reason}",
-                config.bind
-            );
-            // somebody else's port may become free: worth another start
-            let in_use = reason.kind() == io::ErrorKind::AddrInUse;
-            return Ok(if in_use { 1 } else { cli::EXIT_CONFIG });
+        Err(reason) => return Ok(cannot_listen("LIVEKIT_JWT_BIND", &config.bind, &reason)),
+    };
+    let metrics = match config
+        .metrics_bind
+        .as_ref()
+        .map(|bind| (bind, listen(bind)))
+    {
+        Some((bind, Err(reason))) => {
+            return Ok(cannot_listen("LIVEKIT_METRICS_BIND", bind, &reason));
         }
+        Some((_, Ok(listener))) => Some(listener),
+        None => None,
     };
     let workers = match gate::workers(WORKERS) {
         Ok(workers) => workers,
@@ -99,18 +102,26 @@ fn serve(
         }
     };
     let limits = limits(&config);
-    let opening = opening(&config, &listeners, dev);
+    let opening = opening(&config, &clients, metrics.as_ref(), dev);
     let routes = routes(config, workers);
     let opened = || opening.iter().for_each(|line| info!("{line}"));
     let pid = std::process::id();
     let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
-    match listener::serve(listeners, workers, limits, routes, supervisor, opened) {
+    let doors = Doors { clients, metrics };
+    match listener::serve(doors, workers, limits, routes, supervisor, opened) {
         Ok(()) => Ok(0),
         Err(reason) => {
             error!("{reason}");
             Ok(1)
         }
     }
+}
+
+fn cannot_listen(name: &str, bind: &Bind, reason: &io::Error) -> u8 {
+    error!("{name}: expected an address to listen on, found {bind}: {reason}");
+    // somebody else's port may become free: worth another start
+    let in_use = reason.kind() == io::ErrorKind::AddrInUse;
+    if in_use { 1 } else { cli::EXIT_CONFIG }
 }
 
 fn listen(bind: &Bind) -> io::Result<Listener> {
@@ -139,7 +150,12 @@ fn limits(config: &Config) -> Limits {
 }
 
 /// What is said once clients are let in.
-fn opening(config: &Config, listeners: &[Listener], dev: bool) -> Vec<String> {
+fn opening(
+    config: &Config,
+    listeners: &[Listener],
+    metrics: Option<&Listener>,
+    dev: bool,
+) -> Vec<String> {
     let full_access = match &config.full_access {
         everyone if everyone.is_everyone() => "everyone".to_owned(),
         nobody if nobody.is_nobody() => "nobody".to_owned(),
@@ -158,6 +174,7 @@ fn opening(config: &Config, listeners: &[Listener], dev: bool) -> Vec<String> {
         config.api_url,
         config.keys.first().map_or("", |key| key.id()),
     )];
+    lines.extend(metrics.map(|listener| format!("metrics at {listener}")));
     if dev {
         let real = Bind::parse(&places[0]);
         lines.extend(cli::dev_hints(

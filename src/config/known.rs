@@ -71,6 +71,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_TRUSTED_PROXIES", Kind::Value, "proxies whose X-Forwarded-For is believed, addresses or networks; default: loopback"),
     known("LIVEKIT_MAX_CONNECTIONS", Kind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
     known("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", Kind::Value, "connections of one public address, 1 to 1000000; default 256"),
+    known("LIVEKIT_METRICS_BIND", Kind::Value, "where /metrics is, in the same forms; default: nowhere"),
     known("LIVEKIT_LOG_LEVEL", Kind::Value, "error, warn, info, debug or trace; default info"),
     known("LIVEKIT_LOG_FORMAT", Kind::Value, "logfmt or json; default logfmt"),
     known("LIVEKIT_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
@@ -86,7 +87,6 @@ pub(crate) const KNOWN: &[Known] = &[
     later("LIVEKIT_HS_TOKEN"),
     later("LIVEKIT_HS_SERVER_NAME"),
     later("LIVEKIT_HTTPS_PROXY"),
-    later("LIVEKIT_METRICS_BIND"),
     later("CORS_ORIGINS"),
     later("TOKEN_EXPIRY_HOURS"),
 ];

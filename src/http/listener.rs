@@ -1,6 +1,7 @@
 //! Sockets, the gate before them, and tiny_http behind it, whose requests and responses become ours here.
 
 mod inherited;
+mod scrape;
 
 use std::fmt;
 use std::fs::Permissions;
@@ -9,13 +10,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 pub use self::inherited::{Error as InheritedError, MAX_INHERITED, inherited};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
 use crate::http::gate::limits::BACKLOG;
 use crate::http::gate::{self, Limits};
-use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, Head};
+use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
 use crate::notify::{State, Supervisor};
@@ -83,30 +85,52 @@ impl fmt::Display for Listener {
     }
 }
 
+/// Where clients come in, and where operators look.
+#[derive(Debug)]
+pub struct Doors {
+    /// For clients.
+    pub clients: Vec<Listener>,
+    /// For `/metrics`, which nobody else gets to see.
+    pub metrics: Option<Listener>,
+}
+
 /// Serves until SIGTERM or SIGINT, with `workers` threads; `opened` is called once clients are let in, and `supervisor` hears of it.
 ///
 /// # Errors
 /// Those of the gate: it could not open, or tiny_http has failed.
 pub fn serve(
-    listeners: Vec<Listener>,
+    doors: Doors,
     workers: usize,
     limits: Limits,
     routes: Routes,
     supervisor: Supervisor,
     opened: impl FnOnce(),
 ) -> Result<(), gate::Error> {
-    let listeners = listeners.into_iter().map(|listener| match listener {
+    let clients = doors.clients.len();
+    let listeners = doors.clients.into_iter().chain(doors.metrics);
+    let listeners = listeners.map(|listener| match listener {
         Listener::Tcp(listener) => gate::Listener::Tcp(listener),
         Listener::Unix(listener, _) => gate::Listener::Unix(listener),
     });
+    let stats = Arc::new(OnceLock::new());
+    let seen = Arc::clone(&stats);
     gate::serve(
         listeners.collect(),
         workers,
         limits,
         |head: &Head<'_>| Routes::goes_outbound(head.method(), head.target()),
-        move |request: &mut Request| response(answer(request, &routes)),
+        move |request: &mut Request| {
+            if field(request, DOOR_HEADER)
+                .parse()
+                .is_ok_and(|door: usize| door < clients)
+            {
+                return response(answer(request, &routes));
+            }
+            scrape::answer(request, seen.get())
+        },
         || response(Reply::broken()),
-        |_stats| {
+        move |counted| {
+            let _ = stats.set(counted);
             opened();
             supervisor.tell(State::Ready);
             supervisor
@@ -120,16 +144,18 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
     if request.as_reader().read_to_end(&mut body).is_err() {
         return Reply::broken();
     }
-    let client = request
-        .headers()
-        .iter()
-        .find(|header| header.field.equiv(CLIENT_ADDRESS_HEADER));
     routes.answer(&Call {
         method: request.method().as_str(),
         target: request.url(),
-        client: client.map_or("", |header| header.value.as_str()),
+        client: field(request, CLIENT_ADDRESS_HEADER),
         body: &body,
     })
+}
+
+fn field<'a>(request: &'a Request, name: &'static str) -> &'a str {
+    let mut fields = request.headers().iter();
+    let field = fields.find(|header| header.field.equiv(name));
+    field.map_or("", |header| header.value.as_str())
 }
 
 fn response(reply: Reply) -> ResponseBox {

@@ -8,6 +8,7 @@ use crate::exchange::{self, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply};
 use crate::http::request;
 use crate::http::tally::Tally;
+use crate::metrics;
 use crate::random;
 
 /// Characters of an unknown path that reach the log.
@@ -32,6 +33,17 @@ enum Endpoint {
     SfuGet,
     Health,
     Unknown,
+}
+
+impl Endpoint {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::GetToken => "get_token",
+            Self::SfuGet => "sfu/get",
+            Self::Health => "healthz",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
@@ -79,7 +91,17 @@ impl Routes {
 
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
-        match (endpoint(call.target), call.method) {
+        let (started, endpoint) = (Instant::now(), endpoint(call.target));
+        let reply = self.answer_at(endpoint, call);
+        metrics::request(endpoint.as_str(), reply.status, started.elapsed());
+        if reply.status == 429 {
+            metrics::rate_limited(endpoint.as_str());
+        }
+        reply
+    }
+
+    fn answer_at(&self, endpoint: Endpoint, call: &Call<'_>) -> Reply {
+        match (endpoint, call.method) {
             // a preflight is no promise that the path exists, and one that fails would hide the 404
             (_, "OPTIONS") => Reply::empty(),
             (Endpoint::GetToken, "POST") => {
@@ -116,6 +138,7 @@ impl Routes {
             Ok(request) => request,
             Err(error) => {
                 let reply = Reply::from(&error);
+                metrics::denied("bad_request");
                 let (status, cause) = (reply.status, error.to_string());
                 info!(
                     "refused request={id:08x} client={client} endpoint={endpoint} status={status} cause={cause:?}"
@@ -140,10 +163,12 @@ impl Routes {
                     "granted request={id:08x} client={client} endpoint={endpoint} user={user:?} access={access} \
                      matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
                 );
+                metrics::token("matrix", access);
                 Reply::granted(&self.url, &granted)
             }
             Err(error) => {
                 let reply = Reply::from(&error);
+                metrics::denied(reason(&error));
                 let (status, server, cause) = (reply.status, &request.server, error.to_string());
                 log!(
                     reply::level(&error, self.exchange.vouches_for(server)),
@@ -158,6 +183,17 @@ impl Routes {
                 reply
             }
         }
+    }
+}
+
+/// What an operator counts refusals by.
+fn reason(error: &exchange::Error) -> &'static str {
+    match error {
+        exchange::Error::NotAuthenticated(_) => "not_authenticated",
+        exchange::Error::NotWhoTheyClaim(..) => "not_who_they_claim",
+        exchange::Error::BadIdentity(_) => "bad_request",
+        exchange::Error::Busy(..) => "busy",
+        exchange::Error::RoomNotCreated(..) => "room_not_created",
     }
 }
 

@@ -37,6 +37,7 @@ mod hostile;
 mod logging;
 mod malformed;
 mod meeting;
+mod metrics;
 mod notify;
 mod readme;
 mod resolution;
