@@ -166,15 +166,16 @@ fn opening(
             .join(","),
     };
     let places: Vec<_> = listeners.iter().map(Listener::to_string).collect();
-    let mut lines = vec![format!(
+    let metrics = metrics.map(|listener| format!("metrics at {listener}"));
+    let mut lines: Vec<_> = metrics.into_iter().collect();
+    lines.push(format!(
         "listening on {} version={} sfu={} api={} key={} full_access={full_access}",
         places.join(" and "),
         env!("CARGO_PKG_VERSION"),
         config.url,
         config.api_url,
         config.keys.first().map_or("", |key| key.id()),
-    )];
-    lines.extend(metrics.map(|listener| format!("metrics at {listener}")));
+    ));
     if dev {
         let real = Bind::parse(&places[0]);
         lines.extend(cli::dev_hints(

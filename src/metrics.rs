@@ -13,7 +13,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 /// What all names begin with.
@@ -168,6 +167,11 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
 #[derive(Debug)]
 struct Metrics {
     requests: Family<RequestLabels, Counter>,
@@ -232,8 +236,11 @@ impl Metrics {
 }
 
 fn register_now(now: &Now, to: &mut Registry) {
-    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    to.register("build", "What runs here", build);
+    let build = Family::<BuildLabels, Gauge>::default();
+    let version = env!("CARGO_PKG_VERSION");
+    build.get_or_create(&BuildLabels { version }).set(1);
+    // a gauge: the older format knows no info
+    to.register("build_info", "What runs here", build);
     let mut gauge = |name: &str, help: &str, value: u64| {
         let gauge = Gauge::<i64>::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -311,6 +318,36 @@ mod tests {
                 text.lines().any(|line| line.starts_with(name)),
                 "{name} in\n{text}"
             );
+        }
+    }
+
+    #[test]
+    fn dashboard_and_alerts_name_what_there_is() {
+        request("other", 200, Duration::ZERO);
+        token("other", "full");
+        denied("busy");
+        rate_limited("get_token");
+        upstream("other", "ok");
+        look_up("other", true);
+        leave("sent");
+        webhook("new");
+        let text = text(&Now::default());
+        let known: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .collect();
+        for file in ["contrib/grafana.json", "contrib/alerts.yml"] {
+            let file = std::fs::read_to_string(file).unwrap();
+            let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let mut named = 0;
+            for name in file.split(|c| !letter(c)) {
+                if name.starts_with("livekit_token_service_") || name.starts_with("process_") {
+                    named += 1;
+                    assert!(known.contains(&name), "{name}");
+                }
+            }
+            assert!(named > 5, "only {named} names");
         }
     }
 }
