@@ -1,0 +1,1 @@
+//! Where the keys of an application's login come from.

@@ -1,0 +1,1 @@
+//! JWTs of an application's own login.
