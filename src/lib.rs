@@ -10,12 +10,14 @@
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses.
-//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`json`], [`random`] and [`memo`].
+//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`json`], [`clock`], [`random`]
+//!   and [`memo`].
 
 pub mod access;
 pub mod alias;
 pub mod caller;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod exchange;
 pub mod http;
