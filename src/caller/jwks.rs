@@ -87,10 +87,18 @@ impl Keys {
         file.take(MAX_DOCUMENT as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(Error::Unreadable)?;
-        match bytes.trim_ascii_start().first() {
-            _ if bytes.len() > MAX_DOCUMENT => Err(Error::TooLarge),
-            Some(b'{') => Self::read(&bytes),
-            _ => Ok(Self(vec![pem::public_key(&bytes)?])),
+        Self::parse(&bytes)
+    }
+
+    /// Reads what such a file holds.
+    ///
+    /// # Errors
+    /// As [`Keys::read_file`], but it is not unreadable.
+    pub fn parse(content: &[u8]) -> Result<Self, Error> {
+        match content.trim_ascii_start().first() {
+            _ if content.len() > MAX_DOCUMENT => Err(Error::TooLarge),
+            Some(b'{') => Self::read(content),
+            _ => Ok(Self(vec![pem::public_key(content)?])),
         }
     }
 

@@ -19,19 +19,6 @@ fn beside_a_sound_one(key: Value) -> Keys {
     Keys::read(json!({"keys": [key, sound]}).to_string().as_bytes()).unwrap()
 }
 
-fn file(content: &[u8]) -> Result<Keys, Error> {
-    let name = format!(
-        "lts-keys-{}-{:x}",
-        std::process::id(),
-        crate::random::up_to(u32::MAX)
-    );
-    let path = std::env::temp_dir().join(name);
-    std::fs::write(&path, content).unwrap();
-    let read = Keys::read_file(&path);
-    std::fs::remove_file(&path).unwrap();
-    read
-}
-
 #[test]
 fn every_kind_of_key_knows_its_one_algorithm() {
     let all: Vec<Value> = ["rsa", "p256", "ed25519"].map(jwk).into();
@@ -115,10 +102,10 @@ fn a_private_key_spoils_the_whole_set() {
     for key in [owned, secret] {
         let set = json!({"keys": [jwk("rsa"), key]}).to_string();
         assert!(matches!(Keys::read(set.as_bytes()), Err(Error::Private)));
-        assert!(matches!(file(set.as_bytes()), Err(Error::Private)));
+        assert!(matches!(Keys::parse(set.as_bytes()), Err(Error::Private)));
     }
     let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n";
-    assert!(matches!(file(pem.as_bytes()), Err(Error::Private)));
+    assert!(matches!(Keys::parse(pem.as_bytes()), Err(Error::Private)));
 }
 
 #[test]
@@ -138,7 +125,7 @@ fn a_set_is_small() {
         set
     };
     assert!(Keys::read(padded(MAX_DOCUMENT).as_bytes()).is_ok());
-    for read in [Keys::read, file] {
+    for read in [Keys::read, Keys::parse] {
         let large = padded(MAX_DOCUMENT + 1);
         assert!(matches!(read(large.as_bytes()), Err(Error::TooLarge)));
     }
@@ -150,17 +137,20 @@ fn a_file_is_a_set_or_one_public_key() {
     for (id, key) in all["keys"].as_object().unwrap() {
         let pem = key["pem"].as_str().unwrap();
         let algorithm = Algorithm::named(key["alg"].as_str().unwrap()).unwrap();
-        let keys = file(format!("for the tests\n{pem}").as_bytes()).unwrap();
+        let keys = Keys::parse(format!("for the tests\n{pem}").as_bytes()).unwrap();
         // it has no id, and so is meant by any
         assert_eq!(keys.pick(algorithm, None).unwrap().id(), None, "{id}");
         assert!(keys.pick(algorithm, Some("any")).is_ok());
         assert!(matches!(
-            file(pem.repeat(2).as_bytes()),
+            Keys::parse(pem.repeat(2).as_bytes()),
             Err(Error::NotKeys)
         ));
     }
     let set = json!({"keys": [jwk("rsa")]}).to_string();
-    assert_eq!(file(format!("\n {set}").as_bytes()).unwrap().count(), 1);
+    assert_eq!(
+        Keys::parse(format!("\n {set}").as_bytes()).unwrap().count(),
+        1
+    );
     for wrong in [
         "",
         "rsa",
@@ -170,12 +160,21 @@ fn a_file_is_a_set_or_one_public_key() {
         "-----BEGIN PUBLIC KEY-----",
     ] {
         assert!(
-            matches!(file(wrong.as_bytes()), Err(Error::NotKeys)),
+            matches!(Keys::parse(wrong.as_bytes()), Err(Error::NotKeys)),
             "{wrong:?}"
         );
     }
-    let nowhere = Keys::read_file(Path::new("/nowhere/keys.json"));
-    assert!(matches!(nowhere, Err(Error::Unreadable(_))));
+}
+
+#[test]
+fn a_file_is_read_to_its_limit_and_no_further() {
+    let path = std::env::temp_dir().join(format!("lts-keys-{}", std::process::id()));
+    std::fs::write(&path, json!({"keys": [jwk("p256")]}).to_string()).unwrap();
+    assert_eq!(Keys::read_file(&path).unwrap().count(), 1);
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(Keys::read_file(&path), Err(Error::Unreadable(_))));
+    let endless = Keys::read_file(Path::new("/dev/zero"));
+    assert!(matches!(endless, Err(Error::TooLarge)));
 }
 
 #[test]
