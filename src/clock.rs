@@ -45,7 +45,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -80,7 +79,8 @@ mod tests {
     #[test]
     fn every_day_of_two_centuries_follows_the_one_before() {
         let lengths = |year: u64| {
-            let leap = year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+            let leap =
+                year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
             [
                 31,
                 if leap { 29 } else { 28 },

@@ -27,7 +27,9 @@ pub mod logger;
 pub mod matrix;
 pub mod memo;
 pub mod net;
+pub mod policy;
 pub mod random;
+pub mod token_source;
 
 /// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.
 #[cfg(fuzzing)]

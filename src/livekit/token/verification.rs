@@ -131,4 +131,3 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(segment: &str) -> Result<T,
         .map_err(|_| VerifyError::Malformed)?;
     json::object(&json).ok_or(VerifyError::Malformed)
 }
-
