@@ -205,14 +205,10 @@ impl Policy {
         let ((field, identity), room) = match (&identity, room) {
             (Some(identity), Some(room)) => (identity, room),
             (identity, room) => {
-                let nameless = if asked.standard {
-                    "participant_identity"
-                } else {
-                    "participant_name"
-                };
                 let missing = [
                     room.is_none().then_some("room_name"),
-                    identity.is_none().then_some(nameless),
+                    // the one field that will do in either form
+                    identity.is_none().then_some("participant_name"),
                 ];
                 return Err(Refusal::Missing(missing.into_iter().flatten().collect()));
             }

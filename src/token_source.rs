@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::caller::api_key::{ApiKeys, PREFIX};
+use crate::caller::jwt::{self, Issuers};
 use crate::caller::{Caller, Name};
 use crate::livekit::token::{AccessToken, ApiKey, Claims};
 use crate::net::address::party;
@@ -35,6 +36,8 @@ pub enum Shown<'a> {
 pub struct Book {
     /// Those with API keys.
     pub keys: ApiKeys,
+    /// Those whose login is believed.
+    pub issuers: Issuers,
     /// The name of those whom nobody has to authenticate, if there are such.
     pub anyone: Option<Name>,
     /// The rules for each.
@@ -46,7 +49,7 @@ pub struct Book {
 impl Book {
     /// Whether nobody at all could be a caller.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.anyone.is_none()
+        self.keys.is_empty() && self.issuers.is_empty() && self.anyone.is_none()
     }
 
     fn policy(&self, name: &Name) -> Arc<Policy> {
@@ -59,7 +62,6 @@ impl Book {
 pub struct Admitted {
     caller: Caller,
     policy: Arc<Policy>,
-    /// The id of the API key that was shown.
     key: Option<String>,
 }
 
@@ -95,6 +97,8 @@ pub enum Error {
     NothingShown,
     /// What was shown is not accepted.
     NotAccepted(String),
+    /// The keys of the login that signed it cannot be had, but perhaps after this time.
+    KeysUnavailable(String, Duration),
     /// The caller has asked too often, and may ask again after this time.
     TooOften(Name, Duration),
 }
@@ -104,7 +108,7 @@ impl fmt::Display for Error {
         match self {
             Self::NobodyConfigured => f.write_str("no caller is configured"),
             Self::NothingShown => f.write_str("neither an API key nor a JWT was shown"),
-            Self::NotAccepted(cause) => f.write_str(cause),
+            Self::NotAccepted(cause) | Self::KeysUnavailable(cause, _) => f.write_str(cause),
             Self::TooOften(name, _) => write!(f, "too many requests of caller {name}"),
         }
     }
@@ -152,25 +156,28 @@ impl TokenSource {
         Arc::clone(&self.book.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Lets a caller in by what they show. `client` is the address that they are counted under if they have no name, and none
+    /// Whether [`Self::admit`] would wait for the server that has a login's keys.
+    pub fn would_wait(&self, shown: Shown<'_>, clock: u64) -> bool {
+        match shown {
+            Shown::Token(token) if !token.starts_with(PREFIX) => {
+                self.book().issuers.would_wait(token, clock)
+            }
+            Shown::Nothing | Shown::Token(_) | Shown::Other => false,
+        }
+    }
+
+    /// Lets a caller in at `clock` (seconds since 1970) by what they show. `client` is the address that they are counted under if they have no name, and none
     /// where addresses say nothing.
     pub fn admit(
         &self,
         shown: Shown<'_>,
         client: Option<IpAddr>,
         now: Instant,
+        clock: u64,
     ) -> Result<Admitted, Error> {
         let book = self.book();
-        let (caller, key) = authenticated(&book, shown)?;
+        let (caller, key, payer) = authenticated(&book, shown, client, clock)?;
         let policy = book.policy(&caller.name);
-        let payer = match &caller.claims {
-            Some(claims) => claims
-                .get("sub")
-                .and_then(|sub| sub.as_str())
-                .map(|sub| Payer::User(caller.name.clone(), sub.to_owned())),
-            None if key.is_none() => client.map(|client| Payer::Address(party(client))),
-            None => Some(Payer::Caller(caller.name.clone())),
-        };
         if let (Some(payer), 1..) = (payer, policy.requests_per_minute) {
             self.paces
                 .take_of(&payer, policy.requests_per_minute, now)
@@ -205,26 +212,50 @@ impl TokenSource {
     }
 }
 
-/// Who shows this, and the id of their API key.
-fn authenticated(book: &Book, shown: Shown<'_>) -> Result<(Caller, Option<String>), Error> {
-    let anyone = || {
-        let name = book.anyone.clone()?;
-        Some((Caller { name, claims: None }, None))
-    };
-    match shown {
-        Shown::Token(token) if token.starts_with(PREFIX) && !book.keys.is_empty() => {
+/// Who shows this, the id of their API key, and whose pace it is.
+fn authenticated(
+    book: &Book,
+    shown: Shown<'_>,
+    client: Option<IpAddr>,
+    clock: u64,
+) -> Result<(Caller, Option<String>, Option<Payer>), Error> {
+    if book.is_empty() {
+        return Err(Error::NobodyConfigured);
+    }
+    match (shown, &book.anyone) {
+        (Shown::Token(token), _) if token.starts_with(PREFIX) && !book.keys.is_empty() => {
             let found = book.keys.find(token);
             let (name, id) =
                 found.ok_or_else(|| Error::NotAccepted("the API key is not known".into()))?;
-            let name = name.clone();
-            Ok((Caller { name, claims: None }, Some(id.to_owned())))
+            let (name, claims) = (name.clone(), None);
+            let payer = Payer::Caller(name.clone());
+            Ok((Caller { name, claims }, Some(id.to_owned()), Some(payer)))
         }
-        _ if book.is_empty() => Err(Error::NobodyConfigured),
+        (Shown::Token(token), _) if !book.issuers.is_empty() => {
+            let (issuer, claims) =
+                book.issuers
+                    .verify(token, clock)
+                    .map_err(|error| match error {
+                        jwt::Error::KeysUnavailable(after) => {
+                            Error::KeysUnavailable(error.to_string(), after)
+                        }
+                        error => Error::NotAccepted(error.to_string()),
+                    })?;
+            let name = issuer.name().clone();
+            let user = issuer.identity(&claims).unwrap_or_default().to_owned();
+            let payer = Payer::User(name.clone(), user);
+            let claims = Some(claims);
+            Ok((Caller { name, claims }, None, Some(payer)))
+        }
         // a proxy that authenticates may pass on what it was shown
-        _ if book.anyone.is_some() => anyone().ok_or(Error::NobodyConfigured),
-        Shown::Nothing => Err(Error::NothingShown),
-        Shown::Token(_) | Shown::Other => Err(Error::NotAccepted(
-            "what was shown is neither an API key nor a JWT that is taken here".into(),
+        (_, Some(name)) => {
+            let (name, claims) = (name.clone(), None);
+            let payer = client.map(|client| Payer::Address(party(client)));
+            Ok((Caller { name, claims }, None, payer))
+        }
+        (Shown::Nothing, None) => Err(Error::NothingShown),
+        (Shown::Token(_) | Shown::Other, None) => Err(Error::NotAccepted(
+            "what was shown is of no kind that is taken here".into(),
         )),
     }
 }

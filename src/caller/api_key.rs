@@ -1,5 +1,6 @@
 //! API keys of applications: made here, and known here only by their hashes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -81,6 +82,11 @@ impl ApiKeys {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whose they are.
+    pub fn names(&self) -> BTreeSet<&Name> {
+        self.0.iter().map(|(_, name)| name).collect()
     }
 
     /// Whose a key is, and its id. Takes as long for a wrong key as for a right one: all are hashed, and compared with all.

@@ -43,6 +43,20 @@ pub struct Entry {
     pub keys: Vec<KeyHash>,
     /// Who signs their JWTs.
     pub jwt: Option<JwtEntry>,
+    /// Whether the file says who the participants of this very caller may be.
+    pub names_identities: bool,
+}
+
+impl Entry {
+    /// A caller of whom no more is known.
+    pub fn of(policy: Policy) -> Self {
+        Self {
+            policy,
+            keys: Vec::new(),
+            jwt: None,
+            names_identities: false,
+        }
+    }
 }
 
 /// An issuer of JWTs, as it was written.
@@ -167,6 +181,15 @@ fn caller(wire: &WireEntry, default: &Policy) -> Faulty<Entry> {
             let reason = "jwt: expected either keys or secret_file";
             return Err(Fault(jwt.span().start, reason.into()));
         }
+        for (text, name) in [
+            (&jwt.get_ref().issuer, "issuer"),
+            (&jwt.get_ref().audience, "audience"),
+        ] {
+            if text.is_empty() {
+                let reason = format!("jwt: {name}: expected something");
+                return Err(Fault(jwt.span().start, reason));
+            }
+        }
         if wire.identities.is_none() {
             let claim = jwt.get_ref().identity_claim.as_deref().unwrap_or("sub");
             policy.identities = vec![Pattern::claim(claim)];
@@ -182,6 +205,7 @@ fn caller(wire: &WireEntry, default: &Policy) -> Faulty<Entry> {
         policy,
         keys: keys.unwrap_or_default(),
         jwt,
+        names_identities: wire.identities.is_some(),
     })
 }
 
