@@ -22,6 +22,7 @@ RUST_CLIENT = pathlib.Path(os.environ["RUST_CLIENT"])
 # A cold browser on a loaded machine; one that takes longer has failed.
 BROWSER_SECONDS = 120
 SCRIPTS = [HERE / "node" / "ask.mjs", CONTRIB / "livekit-client.mjs", CONTRIB / "fetch.mjs"]
+PAGE = HERE / "node" / "ask_in_page.html"
 
 
 class Refused(Exception):
@@ -97,7 +98,8 @@ class Page:
             # root has no sandbox, and the machine no business with Google
             chromium += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
             chromium += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
-            process = subprocess.Popen([*chromium, f"{self.origin}/"], stdout=log, stderr=log, env=os.environ | {"HOME": folder})
+            env = os.environ | {"HOME": folder}
+            process = subprocess.Popen([*chromium, f"{self.origin}/"], stdout=log, stderr=log, env=env)
             try:
                 done = self._server.done.wait(BROWSER_SECONDS)
                 log.seek(0)
@@ -113,7 +115,7 @@ class Page:
 
 class _PageHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    files = {f"/{script.name}": script for script in [*SCRIPTS, LIVEKIT_CLIENT]} | {"/": HERE / "node" / "ask_in_page.html"}
+    files = {f"/{file.name}": file for file in [*SCRIPTS, LIVEKIT_CLIENT]} | {"/": PAGE}
 
     def do_GET(self):
         if self.path == "/job":
