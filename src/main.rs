@@ -3,14 +3,18 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use livekit_token_service::cli::{self, Command};
-use livekit_token_service::config::{self, Bind, Config, Environment, Report};
+use livekit_token_service::config::{Bind, Config, Environment};
 use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
 use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
+use livekit_token_service::http::limit::Turnstile;
 use livekit_token_service::http::listener::{self, Listener};
+use livekit_token_service::http::matrix::MatrixDoor;
 use livekit_token_service::http::route::Routes;
+use livekit_token_service::http::token::TokenDoor;
 use livekit_token_service::livekit::room_service::RoomService;
 use livekit_token_service::logger;
 use livekit_token_service::matrix::federation::Federation;
@@ -19,6 +23,8 @@ use livekit_token_service::net::address::{AddressPolicy, Host};
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Verification, client_config};
+use livekit_token_service::reload::{self, Reloads};
+use livekit_token_service::token_source::{Book, TokenSource};
 use log::{error, info, warn};
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
@@ -32,8 +38,9 @@ fn main() -> ExitCode {
         Ok(Command::CheckConfig) => {
             cli::check_config(&Environment::of_process(), &mut out, &mut err)
         }
-        Ok(Command::Serve) => serve(Config::read(&Environment::of_process()), false),
-        Ok(Command::Dev) => serve(Config::dev(&Environment::of_process()), true),
+        Ok(Command::Keygen(name)) => cli::keygen(&name, &mut out, &mut err).map(|()| 0),
+        Ok(Command::Serve) => serve(false),
+        Ok(Command::Dev) => serve(true),
         Err(usage) => writeln!(err, "{usage}").map(|()| cli::EXIT_USAGE),
     };
     // a closed stdout leaves nobody to tell
@@ -41,10 +48,13 @@ fn main() -> ExitCode {
 }
 
 /// Runs until it is told to stop. Gives the exit code.
-fn serve(
-    (config, report): (Result<Config, Vec<config::Error>>, Report),
-    dev: bool,
-) -> io::Result<u8> {
+fn serve(dev: bool) -> io::Result<u8> {
+    let env = Environment::of_process();
+    let (config, report) = if dev {
+        Config::dev(&env)
+    } else {
+        Config::read(&env)
+    };
     let level = config
         .as_ref()
         .map_or(log::LevelFilter::Info, |config| config.log_level);
@@ -80,7 +90,15 @@ fn serve(
     };
     let limits = limits(&config);
     let opening = opening(&config, &listener, dev);
-    let routes = routes(config, workers);
+    let mut reloads = Reloads::default();
+    let built = routes(config, env, workers, &limits, &mut reloads);
+    let routes = match built.and_then(|routes| reloads.start().map(|()| routes)) {
+        Ok(routes) => routes,
+        Err(reason) => {
+            error!("{reason}");
+            return Ok(1);
+        }
+    };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
     match listener::serve(listener, workers, limits, routes, opened) {
         Ok(()) => Ok(0),
@@ -118,17 +136,24 @@ fn limits(config: &Config) -> Limits {
 
 /// What is said once clients are let in.
 fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
-    let full_access = match &config.full_access {
-        everyone if everyone.is_everyone() => "everyone".to_owned(),
-        nobody if nobody.is_nobody() => "nobody".to_owned(),
-        some => some
-            .names()
-            .map(|name| name.as_str())
-            .collect::<Vec<_>>()
-            .join(","),
-    };
+    let mut doors = String::new();
+    if config.matrix {
+        let full_access = match &config.full_access {
+            everyone if everyone.is_everyone() => "everyone".to_owned(),
+            nobody if nobody.is_nobody() => "nobody".to_owned(),
+            some => some
+                .names()
+                .map(|name| name.as_str())
+                .collect::<Vec<_>>()
+                .join(","),
+        };
+        doors += &format!(" matrix=open full_access={full_access}");
+    }
+    if let Some(token_server) = &config.token_server {
+        doors += &format!(" token=open callers={}", token_server.callers.summary());
+    }
     let mut lines = vec![format!(
-        "listening on {listener} version={} sfu={} api={} key={} full_access={full_access}",
+        "listening on {listener} version={} sfu={} api={} key={}{doors}",
         env!("CARGO_PKG_VERSION"),
         config.url,
         config.api_url,
@@ -144,16 +169,51 @@ fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
     lines
 }
 
-fn routes(config: Config, workers: usize) -> Routes {
+/// Furnishes what the settings open; what can be read again is put down in `reloads`.
+fn routes(
+    config: Config,
+    env: Environment,
+    workers: usize,
+    limits: &Limits,
+    reloads: &mut Reloads,
+) -> io::Result<Routes> {
+    let turnstile = Turnstile::new(config.rate_per_address, limits.clone());
+    let matrix = config.matrix.then(|| matrix(&config, workers));
+    let token = match config.token_server {
+        None => None,
+        Some(token_server) => {
+            let tls = client_config(&config.roots, Verification::On);
+            let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
+            let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0);
+            // a configuration without a key was refused
+            let key = config.keys[0].clone();
+            let book = reload::book(&token_server.callers, &Book::default(), &fetcher)?;
+            let source = Arc::new(TokenSource::new(key, book));
+            let origins = token_server.origins.clone();
+            let door = TokenDoor::new(Arc::clone(&source), config.url, origins);
+            reloads.add("callers", move || {
+                let callers = token_server.read_again(&env).map_err(reload::reasons)?;
+                let book = reload::book(&callers, &source.book(), &fetcher);
+                source.replace(book.map_err(|error| error.to_string())?);
+                Ok(callers.summary())
+            });
+            Some(door)
+        }
+    };
+    Ok(Routes::new(matrix, token, turnstile))
+}
+
+fn matrix(config: &Config, workers: usize) -> MatrixDoor {
     let homeservers = if config.insecure_skip_verify_tls {
         Verification::Off
     } else {
         Verification::On
     };
-    let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
+    let (allowed, denied) = (&config.allowed_networks, &config.denied_networks);
+    let policy = AddressPolicy::new(allowed.clone(), denied.clone());
     let federation = Federation::new(
         Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
-        config.federation_overrides,
+        config.federation_overrides.clone(),
         config.full_access.names().cloned().collect(),
         Places::of(outbound_workers(workers)),
     );
@@ -164,7 +224,7 @@ fn routes(config: Config, workers: usize) -> Routes {
     );
     // a configuration without a key was refused
     let key = config.keys[0].clone();
-    let rooms = RoomService::new(sfu, config.api_url, key.clone());
+    let rooms = RoomService::new(sfu, config.api_url.clone(), key.clone());
     let terms = Terms {
         key,
         lifetime: config.token_lifetime,
@@ -172,8 +232,6 @@ fn routes(config: Config, workers: usize) -> Routes {
         remote_users_may_publish: config.remote_users_may_publish,
     };
     let verifier = Verifier::new(federation, config.openid_cache);
-    Routes::new(
-        Exchange::new(verifier, config.full_access, rooms, terms),
-        config.url,
-    )
+    let exchange = Exchange::new(verifier, config.full_access.clone(), rooms, terms);
+    MatrixDoor::new(exchange, config.url.clone())
 }

@@ -115,13 +115,16 @@ const SPARES: usize = 256;
 /// Most requests fit in.
 const SPARE_BYTES: usize = 4096;
 
+/// Tells whether a request will wait for other servers.
+type Lane = Box<dyn Fn(&Head<'_>) -> bool>;
+
 /// The gate. All its state belongs to the one thread that runs it; only [`Stats`] are shared.
 pub struct Gate {
     poll: Poll,
     signal: UnixStream,
     doors: Vec<Door>,
     limits: Limits,
-    lane: fn(&Head<'_>) -> bool,
+    lane: Lane,
     stats: Arc<Stats>,
     shed: Tally,
 
@@ -166,7 +169,7 @@ impl Gate {
         backend: &SocketAddr,
         workers: usize,
         mut limits: Limits,
-        lane: fn(&Head<'_>) -> bool,
+        lane: impl Fn(&Head<'_>) -> bool + 'static,
     ) -> Result<Self, Error> {
         limits.connections = limits.connections.min(descriptors::room(workers)?);
         let poll = Poll::new().map_err(Error::Events)?;
@@ -189,7 +192,7 @@ impl Gate {
             signal,
             doors,
             limits,
-            lane,
+            lane: Box::new(lane),
             stats,
             shed: Tally::default(),
             connections: Slab::new(),

@@ -30,10 +30,11 @@ pub const CLIENT_ADDRESS_HEADER: &str = "X-Gate-Client";
 
 /// The fields that a handler gets to see; all others end at the gate, which saves tiny_http the work and leaves nothing
 /// to abuse. A handler that wants another one adds it here. Framing, hop-by-hop and forwarding fields must never be here.
-const PASSED: [&str; 11] = [
+const PASSED: [&str; 12] = [
     "Host",
     "Content-Type",
     "Authorization",
+    "X-API-Key",
     "Origin",
     "User-Agent",
     "Accept",
