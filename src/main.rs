@@ -191,11 +191,11 @@ fn routes(
             let source = Arc::new(TokenSource::new(key, book));
             let origins = token_server.origins.clone();
             let door = TokenDoor::new(Arc::clone(&source), config.url, origins);
-            reloads.add("callers", move || {
+            reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
                 let callers = token_server.read_again(&env).map_err(reload::reasons)?;
                 let book = reload::book(&callers, &source.book(), &fetcher);
                 source.replace(book.map_err(|error| error.to_string())?);
-                Ok(callers.summary())
+                Ok(format!("callers={}", callers.summary()))
             });
             Some(door)
         }

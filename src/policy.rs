@@ -346,7 +346,12 @@ impl Policy {
         }
         for (index, agent) in asked.agents.iter().enumerate() {
             let field = |part| format!("room_config.agents[{index}].{part}");
-            if !any(&self.agents, &agent.agent_name, Known::default()) {
+            let name = &agent.agent_name;
+            if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+                let expected = format!("1 to {MAX_NAME} bytes without control characters");
+                return Err(Refusal::invalid(field("agent_name"), expected));
+            }
+            if !any(&self.agents, name, Known::default()) {
                 let reason = "this caller may not call such an agent";
                 return Err(Refusal::forbidden(field("agent_name"), reason));
             }

@@ -61,21 +61,17 @@ impl Reloads {
     fn run(&mut self) {
         for (name, read) in &mut self.0 {
             match read() {
-                Ok(now) => info!("reloaded {name}={now}"),
-                Err(reasons) => {
-                    for reason in reasons.lines() {
-                        error!("not reloaded, {name} stay as they were: {reason}");
-                    }
-                }
+                Ok(now) => info!("re-read {name}: {now}"),
+                Err(reasons) => error!("not re-read, {name} stay as they were: {reasons}"),
             }
         }
     }
 }
 
-/// Several errors, a line each.
+/// Several errors in one line.
 pub fn reasons(errors: Vec<impl fmt::Display>) -> String {
-    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-    lines.join("\n")
+    let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    all.join("; ")
 }
 
 /// Makes the book of these callers. Published keys that an older book has are kept: their server may be down just now.

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
+use crate::json;
 use crate::livekit::token::{Agent, Grant, Source};
 use crate::policy::file::NEVER_GRANTED;
 use crate::policy::{Asked, Refusal};
@@ -90,10 +91,10 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Asked, Error> {
     if !content_type.is_some_and(is_json) {
         return Err(whole("model_attributes_type", not_an_object));
     }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => asked(&fields),
-        Ok(_) => Err(whole("model_attributes_type", not_an_object)),
-        Err(_) => Err(whole("json_invalid", "JSON decode error")),
+    match json::unambiguous(body) {
+        Some(Value::Object(fields)) => asked(&fields),
+        Some(_) => Err(whole("model_attributes_type", not_an_object)),
+        None => Err(whole("json_invalid", "JSON decode error")),
     }
 }
 
@@ -160,37 +161,35 @@ fn agents(config: Option<&Value>, problems: &mut Problems) -> Result<Vec<Agent>,
     };
     let reason = "no caller may set it";
     let mut agents = Vec::new();
-    for (name, value) in config.iter().filter(|(_, value)| says_something(value)) {
-        let Some(list) = value.as_array().filter(|_| name == "agents") else {
-            if name == "agents" {
-                problems.add(
-                    &["room_config", name],
-                    "list_type",
-                    "Input should be a valid list",
-                );
-                continue;
+    for (name, value) in config.iter().filter(|(_, value)| !value.is_null()) {
+        if name != "agents" {
+            if says_something(value) {
+                let field = format!("room_config.{}", shown(name));
+                return Err(Refusal::forbidden(field, reason));
             }
-            return Err(Refusal::forbidden(
-                format!("room_config.{}", shown(name)),
-                reason,
-            ));
+            continue;
+        }
+        let Some(list) = value.as_array() else {
+            let message = "Input should be a valid list";
+            problems.add(&["room_config", name], "list_type", message);
+            continue;
         };
         for (index, agent) in list.iter().enumerate() {
-            let place = ["room_config", "agents", &index.to_string()];
+            let index = index.to_string();
+            let place = ["room_config", "agents", &index];
             let mut read = Agent {
                 agent_name: String::new(),
                 metadata: String::new(),
             };
-            for (name, value) in problems.object(&place, Some(agent)).into_iter().flatten() {
-                let text = |problems: &mut Problems| {
-                    let place = [place[0], place[1], place[2], name];
-                    problems.string(&place, Some(value)).unwrap_or_default()
-                };
+            let fields = problems.object(&place, Some(agent)).into_iter().flatten();
+            for (name, value) in fields.filter(|(_, value)| !value.is_null()) {
+                let place = [place[0], place[1], place[2], name];
+                let mut text = || problems.string(&place, Some(value)).unwrap_or_default();
                 match name.as_str() {
-                    _ if !says_something(value) => {}
                     // protobuf's JSON has both spellings
-                    "agent_name" | "agentName" => read.agent_name = text(problems),
-                    "metadata" => read.metadata = text(problems),
+                    "agent_name" | "agentName" => read.agent_name = text(),
+                    "metadata" => read.metadata = text(),
+                    _ if !says_something(value) => {}
                     _ => {
                         let field = format!("room_config.agents[{index}].{}", shown(name));
                         return Err(Refusal::forbidden(field, reason));

@@ -33,15 +33,19 @@ pub fn shown<'a>(
     let several = keys.next().is_some() || authorizations.next().is_some();
     match (key, authorization) {
         _ if several => Shown::Other,
-        (Some(key), _) => Shown::Token(key.trim()),
-        (None, Some(authorization)) => match authorization.trim().split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                Shown::Token(token.trim())
-            }
-            _ => Shown::Other,
+        (Some(key), authorization) => match authorization.and_then(bearer) {
+            Some(token) if token != key.trim() => Shown::Other,
+            // another scheme may be meant for a proxy
+            _ => Shown::Token(key.trim()),
         },
+        (None, Some(authorization)) => bearer(authorization).map_or(Shown::Other, Shown::Token),
         (None, None) => Shown::Nothing,
     }
+}
+
+fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The token source behind its door.

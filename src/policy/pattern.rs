@@ -39,6 +39,8 @@ pub enum Invalid {
     Control,
     /// A brace that is not part of `{identity}` or `{claim:NAME}`.
     Placeholder,
+    /// A placeholder with nothing between it and another one or a `*`, so that nobody can tell where its value ends.
+    Border,
 }
 
 impl fmt::Display for Invalid {
@@ -49,6 +51,9 @@ impl fmt::Display for Invalid {
             Self::Placeholder => {
                 f.write_str("expected {identity} or {claim:NAME} where there are braces")
             }
+            Self::Border => f.write_str(
+                "expected a separator such as / between a placeholder and another one or *",
+            ),
         }
     }
 }
@@ -76,6 +81,12 @@ impl Pattern {
         }
         if !rest.is_empty() {
             pieces.push(Piece::Literal(rest.to_owned()));
+        }
+        let blurred = |pair: &[Piece]| {
+            pair.iter().all(|piece| !piece.is_literal()) && pair.iter().any(Piece::is_placeholder)
+        };
+        if pieces.windows(2).any(blurred) {
+            return Err(Invalid::Border);
         }
         Ok(Self(pieces))
     }
@@ -132,7 +143,7 @@ impl Pattern {
     /// What stands before, between and behind the `*`.
     fn texts(&self, known: Known<'_>) -> Option<Vec<String>> {
         let mut texts = vec![String::new()];
-        for piece in &self.0 {
+        for (index, piece) in self.0.iter().enumerate() {
             let text = match piece {
                 Piece::Anything => {
                     texts.push(String::new());
@@ -142,9 +153,37 @@ impl Pattern {
                 Piece::Identity => known.identity?.to_owned(),
                 Piece::Claim(name) => value(known.claims?.get(name)?)?,
             };
+            if piece.is_placeholder() && !self.is_bordered(index, &text) {
+                return None;
+            }
             texts.last_mut()?.push_str(&text);
         }
         Some(texts)
+    }
+
+    /// Whether the value of a placeholder cannot be taken for more than that: with `{claim:tenant}-*` a tenant `a` would have
+    /// the rooms of a tenant `a-b`, so there a value with `-` stands for nothing.
+    fn is_bordered(&self, index: usize, value: &str) -> bool {
+        let after = match self.0.get(index + 1) {
+            Some(Piece::Literal(text)) => text.chars().next(),
+            _ => None,
+        };
+        let before = match self.0[..index] {
+            [.., Piece::Anything, Piece::Literal(ref text)] => text.chars().last(),
+            _ => None,
+        };
+        let mut borders = after.into_iter().chain(before);
+        !borders.any(|border| value.contains(border))
+    }
+}
+
+impl Piece {
+    fn is_literal(&self) -> bool {
+        matches!(self, Self::Literal(_))
+    }
+
+    fn is_placeholder(&self) -> bool {
+        matches!(self, Self::Identity | Self::Claim(_))
     }
 }
 
@@ -244,6 +283,24 @@ mod tests {
     }
 
     #[test]
+    fn nobody_gets_the_names_of_others_by_a_longer_value() {
+        let matches = |pattern: &str, tenant: &str, name: &str| {
+            let claims = json!({ "t": tenant });
+            let known = Known {
+                identity: None,
+                claims: claims.as_object(),
+            };
+            Pattern::parse(pattern).unwrap().matches(name, known)
+        };
+        assert!(matches("{claim:t}-*", "a", "a-b-1"));
+        assert!(!matches("{claim:t}-*", "a-b", "a-b-1"));
+        assert!(matches("{claim:t}/*", "a-b", "a-b/1"));
+        assert!(matches("*-{claim:t}", "b", "a-b"));
+        assert!(!matches("*-{claim:t}", "a-b", "x-a-b"));
+        assert!(matches("room-{claim:t}", "a-b", "room-a-b"));
+    }
+
+    #[test]
     fn what_is_no_pattern_is_refused() {
         let long = "a".repeat(MAX_PATTERN + 1);
         for text in [
@@ -256,6 +313,9 @@ mod tests {
             "{claim:}",
             "{identity",
             "a}b",
+            "{claim:a}*",
+            "*{identity}",
+            "{identity}{claim:a}",
             "{claim:a{b}",
             "a\nb",
         ] {
