@@ -132,9 +132,14 @@ def test_a_page_of_another_origin_is_kept_out(client, ask_by):
         ask_by(client, STANDARD, CORS_ORIGINS="https://app.example")
 
 
-def test_the_python_example_is_a_program_too(start):
-    service = start(**settings())
+def test_the_python_example_is_a_program_too_for_a_key_of_keygen(start):
+    made = subprocess.run(
+        [os.environ["BIN"], "keygen", "booking"], capture_output=True, text=True, check=True, timeout=60
+    )
+    key, stored = made.stdout.splitlines()
+    service = start(**settings(TOKEN_SERVER_API_KEYS=stored))
     run = [sys.executable, token_clients.CONTRIB / "get_token.py", endpoint(service), ROOM, "user-456"]
-    done = subprocess.run(run, env=os.environ | {"TOKEN_API_KEY": API_KEY}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(run, env=os.environ | {"TOKEN_API_KEY": key}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert node_verdict(done.stdout.strip(), KEY, SECRET)["sub"] == "user-456"
+    assert "caller=booking" in service.text
