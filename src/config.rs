@@ -7,6 +7,7 @@ pub(crate) mod known;
 mod reader;
 mod report;
 mod settings;
+mod token_server;
 mod values;
 
 use std::collections::BTreeMap;
@@ -19,11 +20,12 @@ pub use self::bind::Bind;
 pub use self::environment::Environment;
 use self::reader::{Reader, quoted};
 pub use self::report::{Origin, Report, Setting};
+pub use self::token_server::{Callers, Doors, Login, LoginKeys, TokenServer};
 use crate::access::FullAccess;
 use crate::livekit::token::ApiKey;
 use crate::logger::Format;
 use crate::matrix::id::ServerName;
-use crate::net::address::Network;
+use crate::net::address::{AddressPolicy, Network};
 use crate::net::base_url::BaseUrl;
 use crate::net::tls::Roots;
 
@@ -34,6 +36,12 @@ pub struct Config {
     pub bind: Bind,
     /// Where to show metrics.
     pub metrics_bind: Option<Bind>,
+    /// Whether Matrix's endpoints are open.
+    pub matrix: bool,
+    /// The general endpoint, if that is open.
+    pub token_server: Option<TokenServer>,
+    /// Requests for tokens of one public address in a minute; zero is without limit.
+    pub rate_per_address: u32,
     /// The most talkative level that is logged.
     pub log_level: LevelFilter,
     /// What log lines look like.
@@ -224,7 +232,8 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         reader.wrong(name, expected, quoted(&bind.to_string()));
     }
     let metrics_bind = bind::metrics(reader);
-    let full_access = settings::full_access(reader, defaults);
+    let doors = token_server::doors(reader, defaults);
+    let full_access = settings::full_access(reader, defaults, doors);
     let federation_overrides = reader.parsed(
         "LIVEKIT_FEDERATION_URL_OVERRIDES",
         "",
@@ -247,6 +256,19 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "1 to 1000000",
         |text| values::number(text, 1..=1_000_000),
     );
+    let rate_per_address = reader.parsed(
+        "LIVEKIT_RATE_PER_ADDRESS",
+        "300",
+        "0 to 1000000 requests a minute",
+        |text| values::number(text, 0..=1_000_000),
+    );
+    let local = bind.as_ref().is_some_and(|(bind, _)| bind.is_local());
+    let token_server = doors.general.then(|| {
+        let networks = [&allowed_networks, &denied_networks].map(|n| n.clone().unwrap_or_default());
+        let [allowed, denied] = networks;
+        let networks = AddressPolicy::new(allowed, denied);
+        token_server::read(reader, defaults.dev && local, &networks)
+    });
     let roots = settings::authorities(reader);
     let insecure_skip_verify_tls = settings::insecure(reader);
     let token_lifetime = reader.parsed(
@@ -275,6 +297,12 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
     Some(Config {
         bind: bind?.0,
         metrics_bind: metrics_bind?,
+        matrix: doors.matrix,
+        token_server: match token_server {
+            Some(read) => Some(read?),
+            None => None,
+        },
+        rate_per_address: u32::try_from(rate_per_address?).ok()?,
         log_level: log_level?,
         log_format: log_format?,
         url: url?.0,

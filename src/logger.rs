@@ -6,9 +6,11 @@ mod fields;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
+
+use crate::clock::Timestamp;
 
 /// Longest line in bytes. What strangers send is cut to less before it is logged; this is the end of all mistakes.
 const MAX_LINE: usize = 16 * 1024;
@@ -113,7 +115,7 @@ impl Logger {
         // a String takes whatever it is given, and is left as it is if a Display fails
         let _ = write!(Escaping(&mut text), "{message}");
         let (message, fields) = fields::split(&text);
-        let time = Timestamp(now).to_string();
+        let time = format!("{:.3}", Timestamp(now));
         let mut standing = vec![
             ("time", time.as_str()),
             ("level", level_name(level)),
@@ -203,37 +205,6 @@ impl fmt::Write for Escaping<'_> {
 /// Separators of lines and paragraphs, and what reorders the text that follows (Unicode, UAX #9).
 fn is_directional(c: char) -> bool {
     matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
-}
-
-/// RFC 3339 in UTC with milliseconds; `httpdate`, which is linked already, only has HTTP's format.
-struct Timestamp(SystemTime);
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        let millis = since.subsec_millis();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
-        )
-    }
-}
-
-/// The date of a day since 1970. Years begin in March here, so that the leap day is a year's last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // 719468 days from 0000-03-01 to 1970-01-01; 146097 days in 400 years
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // five months have 153 days, from March on
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -3,15 +3,19 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use livekit_token_service::cli::{self, Command};
-use livekit_token_service::config::{self, Bind, Config, Environment, Report};
+use livekit_token_service::config::{Bind, Config, Environment};
 use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
 use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
+use livekit_token_service::http::limit::Turnstile;
 use livekit_token_service::http::listener::{self, Doors, Listener};
+use livekit_token_service::http::matrix::MatrixDoor;
 use livekit_token_service::http::route::Routes;
+use livekit_token_service::http::token::TokenDoor;
 use livekit_token_service::livekit::room_service::RoomService;
 use livekit_token_service::logger::{self, Format};
 use livekit_token_service::matrix::federation::Federation;
@@ -21,6 +25,8 @@ use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Verification, client_config};
 use livekit_token_service::notify::Supervisor;
+use livekit_token_service::reload::{self, Reloads};
+use livekit_token_service::token_source::{Book, TokenSource};
 use log::{error, info, warn};
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
@@ -37,8 +43,9 @@ fn main() -> ExitCode {
         Ok(Command::Healthcheck) => {
             cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }
-        Ok(Command::Serve) => serve(Config::read(&Environment::of_process()), false),
-        Ok(Command::Dev) => serve(Config::dev(&Environment::of_process()), true),
+        Ok(Command::Keygen(name)) => cli::keygen(&name, &mut out, &mut err).map(|()| 0),
+        Ok(Command::Serve) => serve(false),
+        Ok(Command::Dev) => serve(true),
         Err(usage) => writeln!(err, "{usage}").map(|()| cli::EXIT_USAGE),
     };
     // a closed stdout leaves nobody to tell
@@ -46,10 +53,13 @@ fn main() -> ExitCode {
 }
 
 /// Runs until it is told to stop. Gives the exit code.
-fn serve(
-    (config, report): (Result<Config, Vec<config::Error>>, Report),
-    dev: bool,
-) -> io::Result<u8> {
+fn serve(dev: bool) -> io::Result<u8> {
+    let env = Environment::of_process();
+    let (config, report) = if dev {
+        Config::dev(&env)
+    } else {
+        Config::read(&env)
+    };
     let (level, format) = config
         .as_ref()
         .map_or((log::LevelFilter::Info, Format::Logfmt), |config| {
@@ -103,7 +113,15 @@ fn serve(
     };
     let limits = limits(&config);
     let opening = opening(&config, &clients, metrics.as_ref(), dev);
-    let routes = routes(config, workers);
+    let mut reloads = Reloads::default();
+    let built = routes(config, env, workers, &limits, &mut reloads);
+    let routes = match built.and_then(|routes| reloads.start().map(|()| routes)) {
+        Ok(routes) => routes,
+        Err(reason) => {
+            error!("{reason}");
+            return Ok(1);
+        }
+    };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
     let pid = std::process::id();
     let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
@@ -156,20 +174,27 @@ fn opening(
     metrics: Option<&Listener>,
     dev: bool,
 ) -> Vec<String> {
-    let full_access = match &config.full_access {
-        everyone if everyone.is_everyone() => "everyone".to_owned(),
-        nobody if nobody.is_nobody() => "nobody".to_owned(),
-        some => some
-            .names()
-            .map(|name| name.as_str())
-            .collect::<Vec<_>>()
-            .join(","),
-    };
+    let mut doors = String::new();
+    if config.matrix {
+        let full_access = match &config.full_access {
+            everyone if everyone.is_everyone() => "everyone".to_owned(),
+            nobody if nobody.is_nobody() => "nobody".to_owned(),
+            some => some
+                .names()
+                .map(|name| name.as_str())
+                .collect::<Vec<_>>()
+                .join(","),
+        };
+        doors += &format!(" matrix=open full_access={full_access}");
+    }
+    if let Some(token_server) = &config.token_server {
+        doors += &format!(" token=open callers={}", token_server.callers.summary());
+    }
     let places: Vec<_> = listeners.iter().map(Listener::to_string).collect();
     let metrics = metrics.map(|listener| format!("metrics at {listener}"));
     let mut lines: Vec<_> = metrics.into_iter().collect();
     lines.push(format!(
-        "listening on {} version={} sfu={} api={} key={} full_access={full_access}",
+        "listening on {} version={} sfu={} api={} key={}{doors}",
         places.join(" and "),
         env!("CARGO_PKG_VERSION"),
         config.url,
@@ -186,16 +211,51 @@ fn opening(
     lines
 }
 
-fn routes(config: Config, workers: usize) -> Routes {
+/// Furnishes what the settings open; what can be read again is put down in `reloads`.
+fn routes(
+    config: Config,
+    env: Environment,
+    workers: usize,
+    limits: &Limits,
+    reloads: &mut Reloads,
+) -> io::Result<Routes> {
+    let turnstile = Turnstile::new(config.rate_per_address, limits.clone());
+    let matrix = config.matrix.then(|| matrix(&config, workers));
+    let token = match config.token_server {
+        None => None,
+        Some(token_server) => {
+            let tls = client_config(&config.roots, Verification::On);
+            let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
+            let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0);
+            // a configuration without a key was refused
+            let key = config.keys[0].clone();
+            let book = reload::book(&token_server.callers, &Book::default(), &fetcher)?;
+            let source = Arc::new(TokenSource::new(key, book));
+            let origins = token_server.origins.clone();
+            let door = TokenDoor::new(Arc::clone(&source), config.url, origins);
+            reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
+                let callers = token_server.read_again(&env).map_err(reload::reasons)?;
+                let book = reload::book(&callers, &source.book(), &fetcher);
+                source.replace(book.map_err(|error| error.to_string())?);
+                Ok(format!("callers={}", callers.summary()))
+            });
+            Some(door)
+        }
+    };
+    Ok(Routes::new(matrix, token, turnstile))
+}
+
+fn matrix(config: &Config, workers: usize) -> MatrixDoor {
     let homeservers = if config.insecure_skip_verify_tls {
         Verification::Off
     } else {
         Verification::On
     };
-    let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
+    let (allowed, denied) = (&config.allowed_networks, &config.denied_networks);
+    let policy = AddressPolicy::new(allowed.clone(), denied.clone());
     let federation = Federation::new(
         Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
-        config.federation_overrides,
+        config.federation_overrides.clone(),
         config.full_access.names().cloned().collect(),
         Places::of(outbound_workers(workers)),
     );
@@ -206,7 +266,7 @@ fn routes(config: Config, workers: usize) -> Routes {
     );
     // a configuration without a key was refused
     let key = config.keys[0].clone();
-    let rooms = RoomService::new(sfu, config.api_url, key.clone());
+    let rooms = RoomService::new(sfu, config.api_url.clone(), key.clone());
     let terms = Terms {
         key,
         lifetime: config.token_lifetime,
@@ -214,8 +274,6 @@ fn routes(config: Config, workers: usize) -> Routes {
         remote_users_may_publish: config.remote_users_may_publish,
     };
     let verifier = Verifier::new(federation, config.openid_cache);
-    Routes::new(
-        Exchange::new(verifier, config.full_access, rooms, terms),
-        config.url,
-    )
+    let exchange = Exchange::new(verifier, config.full_access.clone(), rooms, terms);
+    MatrixDoor::new(exchange, config.url.clone())
 }

@@ -116,13 +116,16 @@ const SPARES: usize = 256;
 /// Most requests fit in.
 const SPARE_BYTES: usize = 4096;
 
+/// Tells whether a request will wait for other servers.
+type Lane = Box<dyn Fn(&Head<'_>) -> bool>;
+
 /// The gate. All its state belongs to the one thread that runs it; only [`Stats`] are shared.
 pub struct Gate {
     poll: Poll,
     signal: UnixStream,
     doors: Vec<Door>,
     limits: Limits,
-    lane: fn(&Head<'_>) -> bool,
+    lane: Lane,
     stats: Arc<Stats>,
     supervisor: Supervisor,
     shed: Tally,
@@ -168,7 +171,7 @@ impl Gate {
         backend: &SocketAddr,
         workers: usize,
         mut limits: Limits,
-        lane: fn(&Head<'_>) -> bool,
+        lane: impl Fn(&Head<'_>) -> bool + 'static,
     ) -> Result<Self, Error> {
         limits.connections = limits.connections.min(descriptors::room(workers)?);
         let poll = Poll::new().map_err(Error::Events)?;
@@ -191,7 +194,7 @@ impl Gate {
             signal,
             doors,
             limits,
-            lane,
+            lane: Box::new(lane),
             stats,
             supervisor: Supervisor::none(),
             shed: Tally::default(),

@@ -32,10 +32,11 @@ pub const DOOR_HEADER: &str = "X-Gate-Door";
 
 /// The fields that a handler gets to see; all others end at the gate, which saves tiny_http the work and leaves nothing
 /// to abuse. A handler that wants another one adds it here. Framing, hop-by-hop and forwarding fields must never be here.
-const PASSED: [&str; 11] = [
+const PASSED: [&str; 12] = [
     "Host",
     "Content-Type",
     "Authorization",
+    "X-API-Key",
     "Origin",
     "User-Agent",
     "Accept",

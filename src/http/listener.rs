@@ -20,7 +20,9 @@ use crate::http::gate::{self, Limits};
 use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
+use crate::http::token::{API_KEY_HEADER, shown};
 use crate::notify::{State, Supervisor};
+use crate::token_source::Shown;
 
 /// Whoever may enter the directory may connect to a unix socket, as whoever is on the host may connect to loopback.
 const SOCKET_MODE: u32 = 0o666;
@@ -114,16 +116,22 @@ pub fn serve(
     });
     let stats = Arc::new(OnceLock::new());
     let seen = Arc::clone(&stats);
+    let routes = Arc::new(routes);
+    let lanes = Arc::clone(&routes);
     gate::serve(
         listeners.collect(),
         workers,
         limits,
-        |head: &Head<'_>| Routes::goes_outbound(head.method(), head.target()),
+        move |head: &Head<'_>| {
+            let text = |value| std::str::from_utf8(value).unwrap_or_default();
+            let values = |name| head.values_from_last(name).map(text);
+            let shown = shown(values(API_KEY_HEADER), values("Authorization"));
+            lanes.goes_outbound(head.method(), head.target(), shown)
+        },
         move |request: &mut Request| {
-            if field(request, DOOR_HEADER)
-                .parse()
-                .is_ok_and(|door: usize| door < clients)
-            {
+            let door = Fields(request.headers()).first(DOOR_HEADER);
+            let door = door.and_then(|door| door.parse().ok());
+            if door.is_some_and(|door: usize| door < clients) {
                 return response(answer(request, &routes));
             }
             scrape::answer(request, seen.get())
@@ -144,18 +152,37 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
     if request.as_reader().read_to_end(&mut body).is_err() {
         return Reply::broken();
     }
+    let fields = Fields(request.headers());
     routes.answer(&Call {
         method: request.method().as_str(),
         target: request.url(),
-        client: field(request, CLIENT_ADDRESS_HEADER),
+        client: fields.first(CLIENT_ADDRESS_HEADER).unwrap_or_default(),
         body: &body,
+        shown: fields.shown(),
+        content_type: fields.first("Content-Type"),
+        origin: fields.first("Origin"),
+        preflight: fields
+            .first("Access-Control-Request-Method")
+            .map(|method| (method, fields.first("Access-Control-Request-Headers"))),
     })
 }
 
-fn field<'a>(request: &'a Request, name: &'static str) -> &'a str {
-    let mut fields = request.headers().iter();
-    let field = fields.find(|header| header.field.equiv(name));
-    field.map_or("", |header| header.value.as_str())
+/// The fields that the gate let through.
+struct Fields<'a>(&'a [Header]);
+
+impl<'a> Fields<'a> {
+    fn values(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        let named = self.0.iter().filter(move |header| header.field.equiv(name));
+        named.map(|header| header.value.as_str())
+    }
+
+    fn first(&self, name: &'static str) -> Option<&'a str> {
+        self.values(name).next()
+    }
+
+    fn shown(&self) -> Shown<'a> {
+        shown(self.values(API_KEY_HEADER), self.values("Authorization"))
+    }
 }
 
 fn response(reply: Reply) -> ResponseBox {
@@ -166,8 +193,9 @@ fn response(reply: Reply) -> ResponseBox {
             response.add_header(header);
         }
     };
-    for (name, value) in CORS {
-        add(name, value);
+    match &reply.fields {
+        None => CORS.iter().for_each(|(name, value)| add(name, value)),
+        Some(fields) => fields.iter().for_each(|(name, value)| add(name, value)),
     }
     add("Content-Type", "application/json");
     add("Cache-Control", "no-store");

@@ -2,14 +2,17 @@
 
 use std::time::Instant;
 
-use log::{debug, info, log, warn};
+use log::{debug, info};
+use serde_json::json;
 
-use crate::exchange::{self, Exchange, Granted, TokenRequest};
-use crate::http::reply::{self, Reply};
+use crate::http::cors::Fields;
+use crate::http::limit::Turnstile;
+use crate::http::matrix::MatrixDoor;
+use crate::http::reply::Reply;
 use crate::http::request;
-use crate::http::tally::Tally;
+use crate::http::token::TokenDoor;
 use crate::metrics;
-use crate::random;
+use crate::token_source::Shown;
 
 /// Characters of an unknown path that reach the log.
 const MAX_SHOWN: usize = 100;
@@ -24,6 +27,14 @@ pub struct Call<'a> {
     pub client: &'a str,
     /// All of it.
     pub body: &'a [u8],
+    /// What it shows of who sent it.
+    pub shown: Shown<'a>,
+    /// The type of the body.
+    pub content_type: Option<&'a str>,
+    /// The web page that asks, if one does.
+    pub origin: Option<&'a str>,
+    /// Method and fields that a browser announces.
+    pub preflight: Option<(&'a str, Option<&'a str>)>,
 }
 
 /// What a path means.
@@ -31,7 +42,10 @@ pub struct Call<'a> {
 enum Endpoint {
     GetToken,
     SfuGet,
+    Alive,
+    Token,
     Health,
+    Root,
     Unknown,
 }
 
@@ -40,7 +54,10 @@ impl Endpoint {
         match self {
             Self::GetToken => "get_token",
             Self::SfuGet => "sfu/get",
-            Self::Health => "healthz",
+            Self::Alive => "healthz",
+            Self::Token => "token",
+            Self::Health => "health",
+            Self::Root => "root",
             Self::Unknown => "unknown",
         }
     }
@@ -52,7 +69,10 @@ fn endpoint(target: &str) -> Endpoint {
     match (parts.next(), parts.next()) {
         (Some("get_token"), _) => Endpoint::GetToken,
         (Some("get"), Some("sfu")) => Endpoint::SfuGet,
-        (Some("healthz"), _) => Endpoint::Health,
+        (Some("healthz"), _) => Endpoint::Alive,
+        (Some("token"), _) => Endpoint::Token,
+        (Some("health"), _) => Endpoint::Health,
+        (None, _) => Endpoint::Root,
         _ => Endpoint::Unknown,
     }
 }
@@ -69,24 +89,29 @@ fn shown(text: &str) -> String {
 /// The work behind the door.
 #[derive(Debug)]
 pub struct Routes {
-    exchange: Exchange,
-    url: String,
-    busy: Tally,
+    matrix: Option<MatrixDoor>,
+    token: Option<TokenDoor>,
+    turnstile: Turnstile,
 }
 
 impl Routes {
-    /// `url` is where clients find the SFU.
-    pub fn new(exchange: Exchange, url: String) -> Self {
+    /// Opens these doors; what is behind a closed one is not found.
+    pub fn new(matrix: Option<MatrixDoor>, token: Option<TokenDoor>, turnstile: Turnstile) -> Self {
         Self {
-            exchange,
-            url,
-            busy: Tally::default(),
+            matrix,
+            token,
+            turnstile,
         }
     }
 
     /// Whether the answer will wait for other servers.
-    pub fn goes_outbound(method: &str, target: &str) -> bool {
-        method == "POST" && matches!(endpoint(target), Endpoint::GetToken | Endpoint::SfuGet)
+    pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
+        method == "POST"
+            && match (endpoint(target), &self.token) {
+                (Endpoint::GetToken | Endpoint::SfuGet, _) => self.matrix.is_some(),
+                (Endpoint::Token, Some(token)) => token.would_wait(shown),
+                _ => false,
+            }
     }
 
     /// Answers a request, however long that takes.
@@ -101,99 +126,71 @@ impl Routes {
     }
 
     fn answer_at(&self, endpoint: Endpoint, call: &Call<'_>) -> Reply {
-        match (endpoint, call.method) {
+        if endpoint == Endpoint::Alive {
+            return alive(call);
+        }
+        match (endpoint, &self.matrix, &self.token) {
+            (Endpoint::GetToken | Endpoint::SfuGet, Some(matrix), _) => {
+                self.matrix(endpoint, matrix, call)
+            }
+            (Endpoint::Token, _, Some(token)) => token.answer(call, &self.turnstile),
+            (Endpoint::Health, _, Some(token)) => token.health(call),
+            (Endpoint::Root, _, Some(token)) => token.root(call),
             // a preflight is no promise that the path exists, and one that fails would hide the 404
-            (_, "OPTIONS") => Reply::empty(),
-            (Endpoint::GetToken, "POST") => {
-                self.token("get_token", call, request::get_token(call.body))
-            }
-            (Endpoint::SfuGet, "POST") => self.token("sfu/get", call, request::sfu_get(call.body)),
-            (Endpoint::Health, "GET" | "HEAD") => {
-                debug!("healthz");
-                Reply::empty()
-            }
-            (Endpoint::GetToken | Endpoint::SfuGet, _) => Reply::not_allowed("POST, OPTIONS"),
-            (Endpoint::Health, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
-            (Endpoint::Unknown, method) => {
-                let (method, path) = (shown(method), shown(path(call.target)));
-                info!(
-                    "refused status=404 client={} method={method:?} path={path:?}",
-                    call.client
-                );
-                Reply::not_found()
-            }
+            _ if call.method == "OPTIONS" => Reply {
+                fields: self.page(call),
+                ..Reply::empty()
+            },
+            _ => self.not_found(call),
         }
     }
 
-    fn token(
-        &self,
-        endpoint: &'static str,
-        call: &Call<'_>,
-        request: Result<TokenRequest, request::Error>,
-    ) -> Reply {
-        let id = u32::from_ne_bytes(random::bytes());
-        let client = call.client;
-        let started = Instant::now();
-        let request = match request {
-            Ok(request) => request,
-            Err(error) => {
-                let reply = Reply::from(&error);
-                metrics::denied("bad_request");
-                let (status, cause) = (reply.status, error.to_string());
-                info!(
-                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} cause={cause:?}"
-                );
-                return reply;
-            }
-        };
-        let outcome = self.exchange.token(&request, client.parse().ok());
-        let ms = started.elapsed().as_millis();
-        match outcome {
-            Ok(granted) => {
-                let Granted {
-                    user,
-                    access,
-                    room,
-                    identity,
-                    ..
-                } = &granted;
-                let (user, access) = (user.id().as_str(), access.as_str());
-                let (identity, matrix_room) = (identity.as_str(), request.room.as_str());
-                info!(
-                    "granted request={id:08x} client={client} endpoint={endpoint} user={user:?} access={access} \
-                     matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
-                );
-                metrics::token("matrix", access);
-                Reply::granted(&self.url, &granted)
-            }
-            Err(error) => {
-                let reply = Reply::from(&error);
-                metrics::denied(reason(&error));
-                let (status, server, cause) = (reply.status, &request.server, error.to_string());
-                log!(
-                    reply::level(&error, self.exchange.vouches_for(server)),
-                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} server={server:?} \
-                     ms={ms} cause={cause:?}"
-                );
-                if let exchange::Error::Busy(..) = error
-                    && let Some(count) = self.busy.count(Instant::now())
-                {
-                    warn!("busy refused={count} cause={cause:?}");
+    fn matrix(&self, endpoint: Endpoint, matrix: &MatrixDoor, call: &Call<'_>) -> Reply {
+        match call.method {
+            "OPTIONS" => Reply::empty(),
+            "POST" => match self.turnstile.pass(call.client) {
+                Err(after) => Reply::limited(after),
+                Ok(()) if endpoint == Endpoint::SfuGet => {
+                    matrix.token("sfu/get", call, request::sfu_get(call.body))
                 }
-                reply
-            }
+                Ok(()) => matrix.token("get_token", call, request::get_token(call.body)),
+            },
+            _ => Reply::not_allowed("POST, OPTIONS"),
+        }
+    }
+
+    /// What pages learn where the Matrix door is closed; none stands for what they do otherwise.
+    fn page(&self, call: &Call<'_>) -> Option<Fields> {
+        match (&self.matrix, &self.token) {
+            (None, Some(token)) => Some(token.page(call)),
+            _ => None,
+        }
+    }
+
+    fn not_found(&self, call: &Call<'_>) -> Reply {
+        let (method, path) = (shown(call.method), shown(path(call.target)));
+        info!(
+            "refused status=404 client={} method={method:?} path={path:?}",
+            call.client
+        );
+        match &self.matrix {
+            Some(_) => Reply::not_found(),
+            None => Reply {
+                fields: self.page(call),
+                ..Reply::json(404, &json!({ "detail": "Not Found" }))
+            },
         }
     }
 }
 
-/// What an operator counts refusals by.
-fn reason(error: &exchange::Error) -> &'static str {
-    match error {
-        exchange::Error::NotAuthenticated(_) => "not_authenticated",
-        exchange::Error::NotWhoTheyClaim(..) => "not_who_they_claim",
-        exchange::Error::BadIdentity(_) => "bad_request",
-        exchange::Error::Busy(..) => "busy",
-        exchange::Error::RoomNotCreated(..) => "room_not_created",
+fn alive(call: &Call<'_>) -> Reply {
+    match call.method {
+        "GET" | "HEAD" => {
+            debug!("healthz");
+            Reply::empty()
+        }
+        "OPTIONS" => Reply::empty(),
+        _ => Reply::not_allowed("GET, HEAD, OPTIONS"),
     }
 }
 
@@ -210,14 +207,18 @@ mod tests {
             ("/livekit/jwt/get_token?x=/healthz", Endpoint::GetToken),
             ("/livekit/jwt//sfu//get//", Endpoint::SfuGet),
             ("/sfu/get", Endpoint::SfuGet),
-            ("/healthz", Endpoint::Health),
-            ("http://host/healthz", Endpoint::Health),
+            ("/healthz", Endpoint::Alive),
+            ("http://host/healthz", Endpoint::Alive),
             ("/get", Endpoint::Unknown),
+            ("/token", Endpoint::Token),
+            ("/livekit//token/", Endpoint::Token),
+            ("/api/health?x", Endpoint::Health),
+            ("/token/x", Endpoint::Unknown),
             ("/xsfu/get", Endpoint::Unknown),
             ("/sfu/get/x", Endpoint::Unknown),
-            ("/?/get_token", Endpoint::Unknown),
-            ("/", Endpoint::Unknown),
-            ("", Endpoint::Unknown),
+            ("/?/get_token", Endpoint::Root),
+            ("/", Endpoint::Root),
+            ("//", Endpoint::Root),
             ("/delegate_delayed_leave", Endpoint::Unknown),
         ] {
             assert_eq!(endpoint(target), expected, "{target}");

@@ -31,7 +31,7 @@ pub fn serve<H>(
     listeners: Vec<Listener>,
     wanted: usize,
     limits: Limits,
-    lane: fn(&Head<'_>) -> bool,
+    lane: impl Fn(&Head<'_>) -> bool + 'static,
     handle: H,
     panicked: fn() -> ResponseBox,
     opened: impl FnOnce(Arc<Stats>) -> Supervisor,

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::verification::decode;
 use super::*;
 
 fn vectors() -> (Value, ApiKey, u64) {
