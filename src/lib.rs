@@ -6,9 +6,12 @@
 //! - [`http`]: the one door. `gate` owns every client's socket, `head` reads what they send, and only complete, unambiguous requests
 //!   reach tiny_http behind it; `listener` turns them into ours, `route` knows the paths, `request` and `reply` the two directions.
 //! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token.
-//! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary.
+//! - [`delegation`]: the thread that keeps the leaves which clients have handed to us, and carries out what they call for.
+//! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary, [`leave`] is
+//!   one delegated leave.
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
-//!   how many at once), which finds it by [`matrix::discovery`]. LiveKit: [`livekit::room_service`].
+//!   how many at once), which finds it by [`matrix::discovery`]; [`matrix::delayed_event`] restarts and sends leaves at the address that
+//!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses.
 //! - Words: [`matrix::id`], [`livekit::token`]; [`json`], [`random`] and [`memo`].
 
@@ -16,9 +19,12 @@ pub mod access;
 pub mod alias;
 pub mod cli;
 pub mod config;
+pub mod delegation;
 pub mod exchange;
 pub mod http;
+pub mod journal;
 pub mod json;
+pub mod leave;
 pub mod livekit;
 pub mod logger;
 pub mod matrix;

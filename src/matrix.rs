@@ -1,5 +1,7 @@
 //! The vocabulary of Matrix.
 
+pub mod client_api;
+pub mod delayed_event;
 pub mod discovery;
 pub mod federation;
 pub mod id;

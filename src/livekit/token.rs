@@ -78,7 +78,7 @@ impl std::error::Error for InvalidName {}
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(String);
 
         impl $name {
@@ -109,6 +109,10 @@ name! {
 name! {
     /// Who a participant is within a room; a second one of the same identity replaces the first.
     Identity
+}
+name! {
+    /// One connection of a participant, as the SFU numbers them.
+    Sid
 }
 
 /// What a participant may do in the room that they join.
