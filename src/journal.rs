@@ -1,5 +1,10 @@
-//! Where leaves survive a crash of ours.
+//! Where leaves survive a crash of ours: nowhere, in a file, or in a Redis that several of us share.
+//!
+//! What clients rely on waits until it is stored ([`Journal::put`]). What a leave goes through afterwards is written behind, some
+//! 100 ms later at most and many together: a crash that loses the last of it costs a question to the SFU and a call that the
+//! homeserver answers with "long done", for it sends a delayed event only once.
 
+mod ledger;
 mod memory;
 
 use std::fmt;
@@ -59,31 +64,47 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Largest record that is kept, in bytes: a leave's own are below 2 KiB.
+pub const MAX_RECORD: usize = 16 * 1024;
+/// Broken records that are kept aside for whoever wants to know what happened; the newest are.
+pub const MAX_ASIDE: usize = 100;
+
 /// Keeps the records of leaves.
 pub trait Journal: Send + Sync + fmt::Debug {
-    /// A new leave, or one in place of another with the same key, whoever keeps that: on disk when this returns; the earlier
-    /// keeper has lost it.
+    /// A new leave, or one in place of another with the same key, whoever keeps that: stored when this returns, and the earlier
+    /// keeper has lost it. Waits for the disk or for Redis, 5 s at most; many at once are stored together.
+    ///
+    /// After an error the earlier leave stands, if there was one. A leave that was stored although the error said otherwise (it
+    /// took too long) comes back through [`Self::adopt`].
     fn put(&self, key: &Key, record: &str) -> Result<Fence, Error>;
 
-    /// What has become of a leave of ours.
+    /// What has become of a leave of ours. Never waits: it is written behind.
     fn update(&self, key: &Key, fence: Fence, record: &str) -> Result<Hold, Error>;
 
-    /// A leave of ours that has ended.
+    /// A leave of ours that has ended. Never waits: it is written behind.
     fn remove(&self, key: &Key, fence: Fence) -> Result<Hold, Error>;
 
-    /// Asked right before each call to a homeserver. Quick: no local store has to look.
+    /// Asked right before each call to a homeserver. Quick: no local store has to look, and Redis is given a second.
+    ///
+    /// An error means that the leave may not be worked now, but perhaps in a second; it is not lost yet.
     fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error>;
 
     /// Takes over a leave that another replica keeps, as an event for it has reached us. None if there is none.
     fn take(&self, key: &Key) -> Result<Option<(Fence, String)>, Error>;
 
     /// Takes leaves without a living keeper: all of them at the start, later those of replicas that died. At most `most` at once:
-    /// fewer means that there are no more for now.
+    /// fewer means that there are no more for now. Asked once a second by then.
     fn adopt(&self, most: usize) -> Result<Vec<(Key, Fence, String)>, Error>;
 
-    /// Called once a second: keeps our hold on what is ours. An error means that we may have lost it.
+    /// A leave of ours whose record means nothing: it goes, but its record is kept aside for people to look at.
+    fn set_aside(&self, key: &Key, fence: Fence, why: &str) -> Result<Hold, Error>;
+
+    /// Whether what is ours is still held; an error means that we may have lost it. The stores see to it themselves.
     fn renew(&self) -> Result<(), Error>;
 
     /// What is amiss, for readiness; none if well.
     fn trouble(&self) -> Option<String>;
+
+    /// Writes what is pending and lets go of what is ours, so that others need not wait. Nothing is to be asked afterwards.
+    fn close(&self);
 }

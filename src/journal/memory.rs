@@ -1,28 +1,50 @@
 //! No journal at all: leaves end with the process.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Error, Fence, Hold, Journal, Key};
 
-/// Keeps nothing, as the thread that works the leaves has them in memory anyway.
+/// Keeps no records, as the thread that works the leaves has them in memory anyway; only which of two leaves is the newer one.
 #[derive(Debug, Default)]
-pub struct Memory(AtomicU64);
+pub struct Memory(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    last: u64,
+    fences: HashMap<Key, Fence>,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Journal for Memory {
-    fn put(&self, _: &Key, _: &str) -> Result<Fence, Error> {
-        Ok(Fence(self.0.fetch_add(1, Ordering::Relaxed)))
+    fn put(&self, key: &Key, _: &str) -> Result<Fence, Error> {
+        let mut state = self.lock();
+        state.last += 1;
+        let fence = Fence(state.last);
+        state.fences.insert(key.clone(), fence);
+        Ok(fence)
     }
 
-    fn update(&self, _: &Key, _: Fence, _: &str) -> Result<Hold, Error> {
-        Ok(Hold::Ours)
+    fn update(&self, key: &Key, fence: Fence, _: &str) -> Result<Hold, Error> {
+        self.hold(key, fence)
     }
 
-    fn remove(&self, _: &Key, _: Fence) -> Result<Hold, Error> {
-        Ok(Hold::Ours)
+    fn remove(&self, key: &Key, fence: Fence) -> Result<Hold, Error> {
+        let held = self.hold(key, fence)?;
+        if held == Hold::Ours {
+            self.lock().fences.remove(key);
+        }
+        Ok(held)
     }
 
-    fn hold(&self, _: &Key, _: Fence) -> Result<Hold, Error> {
-        Ok(Hold::Ours)
+    fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error> {
+        let ours = self.lock().fences.get(key) == Some(&fence);
+        Ok(if ours { Hold::Ours } else { Hold::Lost })
     }
 
     fn take(&self, _: &Key) -> Result<Option<(Fence, String)>, Error> {
@@ -33,6 +55,10 @@ impl Journal for Memory {
         Ok(Vec::new())
     }
 
+    fn set_aside(&self, key: &Key, fence: Fence, _: &str) -> Result<Hold, Error> {
+        self.remove(key, fence)
+    }
+
     fn renew(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -40,4 +66,6 @@ impl Journal for Memory {
     fn trouble(&self) -> Option<String> {
         None
     }
+
+    fn close(&self) {}
 }
