@@ -1,12 +1,45 @@
-//! Where a homeserver's client-server API is, and what it supports.
+//! Where a homeserver's client-server API is (Matrix spec v1.16, client-server API, "Server Discovery"), and whether it has delayed
+//! events (MSC4140).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use serde_json::{Map, Value};
+
+use crate::json;
+use crate::matrix::cache::{self, Cache, Shelf, Waited};
 use crate::matrix::id::ServerName;
+use crate::matrix::well_known::{self, Asked, Memory, Pauses};
+use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
-use crate::net::fetch::Fetcher;
+use crate::net::bulkhead::PER_NEIGHBOURHOOD;
+use crate::net::fetch::{Fetcher, Limits, Request, Route};
+
+const WELL_KNOWN: &str = "/.well-known/matrix/client";
+const VERSIONS: &str = "/_matrix/client/versions";
+/// For the well-known and the versions together: the client behind the request waits for a token, too.
+const BUDGET: Duration = Duration::from_secs(10);
+/// Shorter than for discovery: leaves wait for it that nobody will ask for a second time.
+const PAUSES: Pauses = Pauses {
+    absent: Duration::from_secs(60),
+    unreachable: Duration::from_secs(15),
+    longest: Duration::from_secs(300),
+};
+const VERSIONS_LIMITS: Limits = Limits {
+    connect: Duration::from_secs(5),
+    head: Duration::from_secs(5),
+    body: Duration::from_secs(3),
+    // Synapse's have some 4 KiB
+    max_body: 64 * 1024,
+    neighbours: PER_NEIGHBOURHOOD,
+};
+/// How long it is believed that a server has delayed events, has none, or does not say.
+const SUPPORTED: Duration = Duration::from_secs(3600);
+const UNSUPPORTED: Duration = Duration::from_secs(300);
+const UNSAID: Duration = Duration::from_secs(60);
+/// What to tell a caller for whom there is no place.
+const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 /// How a homeserver wants to be told about delayed events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +77,12 @@ impl fmt::Display for Error {
         match self {
             Self::Absent(why) => write!(
                 f,
-                "no client-server API by /.well-known/matrix/client: {why}"
+                "no client-server API by {WELL_KNOWN}: {why} (LIVEKIT_CS_API_URL_OVERRIDES would say where it is)"
             ),
-            Self::Unreachable(why) => write!(f, "/.well-known/matrix/client: {why}"),
+            Self::Unreachable(why) => write!(
+                f,
+                "no answer to {WELL_KNOWN}: {why} (LIVEKIT_CS_API_URL_OVERRIDES would say where the API is)"
+            ),
             Self::Busy(after) => write!(f, "too many look-ups under way, try again in {after:?}"),
         }
     }
@@ -54,12 +90,66 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<Waited> for Error {
+    fn from(_: Waited) -> Self {
+        Self::Busy(BUSY_RETRY)
+    }
+}
+
+/// What is known of one server name.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    base: Memory<BaseUrl>,
+    versions: Option<Versions>,
+    /// The form that was found out by trying.
+    learned: Option<PathForm>,
+}
+
+#[derive(Debug, Clone)]
+struct Versions {
+    of: BaseUrl,
+    support: Support,
+    fresh_until: Instant,
+}
+
+impl cache::Known for Known {
+    fn is_stale(&self, now: Instant) -> bool {
+        self.base.is_stale(now) || self.base.found().is_some_and(|base| self.asks(base, now))
+    }
+
+    fn expire(&mut self) {
+        self.base.expire();
+        if let Some(versions) = &mut self.versions {
+            versions.fresh_until = Instant::now();
+        }
+    }
+}
+
+impl Known {
+    fn asks(&self, base: &BaseUrl, now: Instant) -> bool {
+        let fresh = |versions: &Versions| versions.of == *base && versions.fresh_until > now;
+        !self.versions.as_ref().is_some_and(fresh)
+    }
+}
+
+/// An API that was found.
+#[derive(Debug, Clone)]
+pub(super) struct Api {
+    /// Where it is.
+    pub(super) base: BaseUrl,
+    /// The way there.
+    pub(super) route: Route,
+    /// What it said about delayed events.
+    pub(super) support: Support,
+}
+
 /// The client-server APIs of all homeservers.
 #[derive(Debug)]
 pub struct ClientApi {
-    _fetcher: Fetcher,
-    _overrides: BTreeMap<ServerName, BaseUrl>,
-    _listed: BTreeSet<ServerName>,
+    fetcher: Fetcher,
+    overrides: BTreeMap<ServerName, BaseUrl>,
+    listed: BTreeSet<ServerName>,
+    cache: Cache<Known>,
 }
 
 impl ClientApi {
@@ -71,14 +161,224 @@ impl ClientApi {
         listed: BTreeSet<ServerName>,
     ) -> Self {
         Self {
-            _fetcher: fetcher,
-            _overrides: overrides,
-            _listed: listed,
+            fetcher,
+            overrides,
+            listed,
+            cache: Cache::default(),
         }
     }
 
-    /// Finds the API and asks whether it has delayed events. Both are remembered; waits for the homeserver when they are not.
-    pub fn delayed_events(&self, _server: &ServerName) -> Result<Support, Error> {
-        Ok(Support::Yes(PathForm::Unstable))
+    /// Finds the API and asks whether it has delayed events. Both are remembered; when they are not, this waits for the homeserver,
+    /// 10 s at most.
+    pub fn delayed_events(&self, server: &ServerName) -> Result<Support, Error> {
+        self.find(server, Instant::now() + BUDGET)
+            .map(|api| api.support)
+    }
+
+    /// Whether the administrator lists a server or says where it is.
+    pub(super) fn knows(&self, server: &ServerName) -> bool {
+        self.trust(server) != Trust::Stranger
+    }
+
+    /// Finds the API by `deadline`.
+    pub(super) fn find(&self, server: &ServerName, deadline: Instant) -> Result<Api, Error> {
+        let trust = self.trust(server);
+        let shelf = Shelf::of(trust);
+        let known = self.cache.refresh(shelf, server, deadline, |known| {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Waited.into());
+            }
+            self.refresh(known, server, trust, deadline.min(now + BUDGET))
+        })?;
+        let Some(base) = known.base.found() else {
+            return Err(match known.base.failure() {
+                Some((why, true)) => Error::Absent(why.to_owned()),
+                Some((why, false)) => Error::Unreachable(why.to_owned()),
+                None => Waited.into(),
+            });
+        };
+        let said = known.versions.map_or(UNSAID_SUPPORT, |v| v.support);
+        Ok(Api {
+            base: base.clone(),
+            route: route(base, trust),
+            support: match (said, known.learned) {
+                (Support::Yes(_), Some(form)) => Support::Yes(form),
+                _ => said,
+            },
+        })
+    }
+
+    /// Remembers the form that a server has turned out to understand.
+    pub(super) fn learn(&self, server: &ServerName, form: PathForm) {
+        let shelf = Shelf::of(self.trust(server));
+        self.cache
+            .amend(shelf, server, |known| known.learned = Some(form));
+    }
+
+    /// Has a server looked up afresh, because its API does not answer where it was found before `since`; at most once a minute.
+    pub(super) fn doubt(&self, server: &ServerName, since: Instant) {
+        let shelf = Shelf::of(self.trust(server));
+        self.cache.doubt(shelf, server, since);
+    }
+
+    fn trust(&self, server: &ServerName) -> Trust {
+        if self.overrides.contains_key(server) {
+            Trust::Administrator
+        } else if self.listed.contains(server) {
+            Trust::FullAccess
+        } else {
+            Trust::Stranger
+        }
+    }
+
+    fn refresh(
+        &self,
+        known: &mut Known,
+        server: &ServerName,
+        trust: Trust,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if known.base.is_stale(Instant::now()) {
+            let asked = match self.overrides.get(server) {
+                Some(url) => Asked::Found(url.clone(), well_known::MAX_TTL),
+                None => {
+                    let host = server.host();
+                    well_known::ask(&self.fetcher, host, WELL_KNOWN, trust, deadline, read_base)
+                        .map_err(|_| Error::Busy(BUSY_RETRY))?
+                }
+            };
+            log_base(server, &asked);
+            let before = known.base.found().cloned();
+            known.base.learn(asked, PAUSES, Instant::now());
+            if known.base.found() != before.as_ref() {
+                known.learned = None;
+            }
+        }
+        if let Some(base) = known.base.found()
+            && known.asks(base, Instant::now())
+        {
+            let said = self.ask_versions(server, base, trust, deadline)?;
+            // without an answer, what it said before is the best guess
+            let before = known.versions.take().filter(|before| before.of == *base);
+            known.versions = Some(Versions {
+                of: base.clone(),
+                support: said
+                    .or(before.map(|before| before.support))
+                    .unwrap_or(UNSAID_SUPPORT),
+                fresh_until: Instant::now()
+                    + match said {
+                        Some(Support::Yes(_)) => SUPPORTED,
+                        Some(Support::No) => UNSUPPORTED,
+                        None => UNSAID,
+                    },
+            });
+        }
+        Ok(())
+    }
+
+    fn ask_versions(
+        &self,
+        server: &ServerName,
+        base: &BaseUrl,
+        trust: Trust,
+        deadline: Instant,
+    ) -> Result<Option<Support>, Error> {
+        let target = format!("{}{VERSIONS}", base.path());
+        let request = Request::get(&target);
+        let route = route(base, trust);
+        let answer = self
+            .fetcher
+            .fetch(&route, request, VERSIONS_LIMITS, deadline);
+        match answer {
+            Ok(answer) if answer.status == 200 => Ok(read_support(&answer.body)),
+            Ok(answer) => {
+                log::debug!("versions server={server} status={}", answer.status);
+                Ok(None)
+            }
+            Err(error) if error.is_ours() => Err(Error::Busy(BUSY_RETRY)),
+            Err(error) => {
+                log::debug!("versions server={server} cause=\"{error}\"");
+                Ok(None)
+            }
+        }
     }
 }
+
+/// What is taken for granted of a server that says nothing about it.
+const UNSAID_SUPPORT: Support = Support::Yes(PathForm::Unstable);
+
+fn route(base: &BaseUrl, trust: Trust) -> Route {
+    Route {
+        trust,
+        ..Route::to(base)
+    }
+}
+
+fn log_base(server: &ServerName, asked: &Asked<BaseUrl>) {
+    match asked {
+        Asked::Found(base, ttl) => log::debug!(
+            "client_well_known server={server} base_url={base} ttl={}s",
+            ttl.as_secs()
+        ),
+        Asked::Absent(why) => {
+            log::debug!("client_well_known server={server} absent cause=\"{why}\"")
+        }
+        Asked::Unreachable(why) => {
+            log::debug!("client_well_known server={server} unreachable cause=\"{why}\"")
+        }
+    }
+}
+
+/// `m.homeserver.base_url`, if it is one that may be followed.
+fn read_base(body: &[u8]) -> Result<BaseUrl, String> {
+    let document = json::object::<Map<String, Value>>(body).ok_or("not a JSON object")?;
+    let url = document
+        .get("m.homeserver")
+        .and_then(|homeserver| homeserver.as_object()?.get("base_url")?.as_str())
+        .ok_or("no m.homeserver with a base_url")?;
+    let base = BaseUrl::parse(url).map_err(|expected| format!("base_url: {expected}"))?;
+    let https = url
+        .get(..8)
+        .is_some_and(|s| s.eq_ignore_ascii_case("https://"));
+    // plain HTTP is the administrator's to allow, and a host that a resolver might read as an address is nobody's
+    if !https || ServerName::parse(&base.authority()).is_err() {
+        return Err("base_url: expected https:// and a server name".into());
+    }
+    Ok(base)
+}
+
+/// What `/versions` says about delayed events; nothing is neither yes nor no.
+fn read_support(body: &[u8]) -> Option<Support> {
+    let document = json::object::<Map<String, Value>>(body)?;
+    let features = document.get("unstable_features")?.as_object()?;
+    let feature = |name| features.get(name).and_then(Value::as_bool);
+    match (
+        feature("org.matrix.msc4140.stable"),
+        feature("org.matrix.msc4140"),
+    ) {
+        (Some(true), _) => Some(Support::Yes(PathForm::Stable)),
+        (_, Some(true)) => Some(Support::Yes(PathForm::Unstable)),
+        (_, Some(false)) => Some(Support::No),
+        _ => None,
+    }
+}
+
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{BaseUrl, Support};
+
+    /// Where a well-known document says that the client-server API is.
+    pub fn client_base(body: &[u8]) -> Option<BaseUrl> {
+        super::read_base(body).ok()
+    }
+
+    /// What a list of versions says about delayed events.
+    pub fn support(body: &[u8]) -> Option<Support> {
+        super::read_support(body)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,17 +26,28 @@ struct State {
 
 /// A breaker for each server.
 #[derive(Debug)]
-pub struct Breakers<K: Hash + Eq>(Mutex<HashMap<K, State>>);
+pub struct Breakers<K: Hash + Eq> {
+    longest: Duration,
+    servers: Mutex<HashMap<K, State>>,
+}
 
 impl<K: Hash + Eq> Default for Breakers<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self::new(LONGEST)
     }
 }
 
 impl<K: Hash + Eq> Breakers<K> {
+    /// Breakers that are open for `longest` at most, instead of 5 min.
+    pub fn new(longest: Duration) -> Self {
+        Self {
+            longest,
+            servers: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<K, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +106,7 @@ impl<K: Hash + Eq + Clone> Attempt<'_, K> {
             return;
         }
         if was_probe && !patient {
-            state.open_for = (state.open_for * 2).min(LONGEST);
+            state.open_for = (state.open_for * 2).min(self.breakers.longest);
         }
         state.failures = (state.failures + 1).min(FAILURES);
         state.open_until = now + state.open_for;
