@@ -13,7 +13,9 @@ import urllib.parse
 from dataclasses import dataclass, field
 
 SERVER = "hs.test"
-MANAGE = re.compile(r"/_matrix/client/(?:unstable/org\.matrix\.msc4140|v1)/delayed_events/([^/]+)(?:/(restart|send|cancel))?$")
+MANAGE = re.compile(
+    r"/_matrix/client/(?:unstable/org\.matrix\.msc4140|v1)/delayed_events/([^/]+)(?:/(restart|send|cancel))?$"
+)
 VERSIONS = json.dumps({"versions": ["v1.11"], "unstable_features": {"org.matrix.msc4140": True}}).encode()
 
 
@@ -96,7 +98,9 @@ class DelayedHomeserver:
         asyncio.set_event_loop(self._loop)
         self._ports = []
         for door in range(doors):
-            listening = self._loop.create_server(lambda door=door: _Connection(self, door), "127.0.0.1", 0, backlog=1024)
+            listening = self._loop.create_server(
+                lambda door=door: _Connection(self, door), "127.0.0.1", 0, backlog=1024
+            )
             server = self._loop.run_until_complete(listening)
             self._ports.append(server.sockets[0].getsockname()[1])
         ready.set()

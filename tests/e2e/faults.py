@@ -96,7 +96,9 @@ class HomeserverProxy:
     @staticmethod
     def _reply(client, status, body, kind, headers=None):
         client.send_response(status)
-        for name, value in ({"Content-Type": kind, "Content-Length": len(body), "Connection": "close"} | (headers or {})).items():
+        for name, value in (
+            {"Content-Type": kind, "Content-Length": len(body), "Connection": "close"} | (headers or {})
+        ).items():
             client.send_header(name, str(value))
         client.end_headers()
         client.wfile.write(body)

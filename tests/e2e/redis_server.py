@@ -46,7 +46,9 @@ class Redis:
 
     def cli(self, *command):
         password = ["-a", self._password, "--no-auth-warning"] if self._password else []
-        done = subprocess.run(["redis-cli", "-p", str(self.port), *password, *command], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["redis-cli", "-p", str(self.port), *password, *command], capture_output=True, text=True, timeout=30
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
