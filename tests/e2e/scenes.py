@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+# seconds for what happens at once on any machine but a heavily loaded one
+SOON = 10
+
 
 def all_at_once(request, stage):
     """Begins the scenarios that are asked for, each as `scenario(stage)`; they are parameters of the module's tests."""

@@ -12,7 +12,7 @@ from fake_sfu import FakeSfu
 from faults import Cable
 from livekit_sdks import name_of
 from redis_server import Redis
-from scenes import all_at_once, each, until
+from scenes import SOON, all_at_once, each, until
 from service import DEVICE, KEY, SECRET, SLOT, Service, call, get_token_body
 from webhooks import Webhooks
 
@@ -20,7 +20,6 @@ from webhooks import Webhooks
 DELAY = 40
 # seconds after which another replica has taken over what a dead one kept
 TAKEN_OVER = 15
-SOON = 10
 
 
 class Callers:
