@@ -270,6 +270,21 @@ def redis_cut_off_from_all_of_us_for_a_while_loses_no_leave(replicas):
         callers.expect_all_sent(TAKEN_OVER)
 
 
+def replicas_that_are_replaced_one_by_one_lose_no_leave(replicas):
+    """As by a rolling update: each is told to stop before the next one starts in its place."""
+    with Stage(replicas, 11) as stage:
+        callers = Callers(stage, 12)
+        callers.join()
+        for n in range(replicas):
+            stage.well.discard(n)
+            stage.replicas[n].stop()
+            callers.expect_in_call_for(2)
+            stage.start(n)
+        callers.expect_in_call_for(1.2 * DELAY)
+        callers.leave()
+        callers.expect_all_sent()
+
+
 def a_replaced_leave_is_dropped_by_the_replica_that_kept_it(replicas):
     with Stage(replicas, 10) as stage:
         callers = Callers(stage, 0)
@@ -311,6 +326,7 @@ SCENARIOS = [
     redis_may_be_killed_and_started_again,
     a_replica_cut_off_from_redis_stops_acting_and_the_others_take_over,
     redis_cut_off_from_all_of_us_for_a_while_loses_no_leave,
+    replicas_that_are_replaced_one_by_one_lose_no_leave,
     a_replaced_leave_is_dropped_by_the_replica_that_kept_it,
 ]
 
