@@ -27,8 +27,8 @@ const LIMITS: Limits = Limits {
     max_body: 64 * 1024,
     neighbours: PER_NEIGHBOURHOOD,
 };
-/// Calls that may be under way to one server, so that one which hangs holds no more of those who call.
-const PER_SERVER: usize = 4;
+/// Calls that may be under way to one server, whatever those who call think of it: some of the 16 are left for the others.
+const PER_SERVER: usize = 12;
 /// How long a stranger that does not answer is left alone at most: a leave is to be sent soon after it is back.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// When to try again where there was no place.
