@@ -5,9 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
-
-use crate::json;
 use crate::matrix::cache::{self, Cache, Shelf, Waited};
 use crate::matrix::id::ServerName;
 use crate::matrix::well_known::{self, Asked, Memory, Pauses};
@@ -15,6 +12,10 @@ use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::{Fetcher, Limits, Request, Route};
+
+mod document;
+
+use document::{read_base, read_support};
 
 const WELL_KNOWN: &str = "/.well-known/matrix/client";
 const VERSIONS: &str = "/_matrix/client/versions";
@@ -330,54 +331,10 @@ fn log_base(server: &ServerName, asked: &Asked<BaseUrl>) {
     }
 }
 
-/// `m.homeserver.base_url`, if it is one that may be followed.
-fn read_base(body: &[u8]) -> Result<BaseUrl, String> {
-    let document = json::object::<Map<String, Value>>(body).ok_or("not a JSON object")?;
-    let url = document
-        .get("m.homeserver")
-        .and_then(|homeserver| homeserver.as_object()?.get("base_url")?.as_str())
-        .ok_or("no m.homeserver with a base_url")?;
-    let base = BaseUrl::parse(url).map_err(|expected| format!("base_url: {expected}"))?;
-    let https = url
-        .get(..8)
-        .is_some_and(|s| s.eq_ignore_ascii_case("https://"));
-    // plain HTTP is the administrator's to allow, and a host that a resolver might read as an address is nobody's
-    if !https || ServerName::parse(&base.authority()).is_err() {
-        return Err("base_url: expected https:// and a server name".into());
-    }
-    Ok(base)
-}
-
-/// What `/versions` says about delayed events; nothing is neither yes nor no.
-fn read_support(body: &[u8]) -> Option<Support> {
-    let document = json::object::<Map<String, Value>>(body)?;
-    let features = document.get("unstable_features")?.as_object()?;
-    let feature = |name| features.get(name).and_then(Value::as_bool);
-    match (
-        feature("org.matrix.msc4140.stable"),
-        feature("org.matrix.msc4140"),
-    ) {
-        (Some(true), _) => Some(Support::Yes(PathForm::Stable)),
-        (_, Some(true)) => Some(Support::Yes(PathForm::Unstable)),
-        (_, Some(false)) => Some(Support::No),
-        _ => None,
-    }
-}
-
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    use super::{BaseUrl, Support};
-
-    /// Where a well-known document says that the client-server API is.
-    pub fn client_base(body: &[u8]) -> Option<BaseUrl> {
-        super::read_base(body).ok()
-    }
-
-    /// What a list of versions says about delayed events.
-    pub fn support(body: &[u8]) -> Option<Support> {
-        super::read_support(body)
-    }
+    pub use super::document::fuzzing::{client_base, support};
 }
 
 #[cfg(test)]

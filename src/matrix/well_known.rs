@@ -8,7 +8,10 @@ use crate::matrix::id::ServerName;
 use crate::net::address::{Host, Trust};
 use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::{self, Fetcher, Limits, Request, Route};
-use crate::random;
+
+mod memory;
+
+pub(super) use memory::{Memory, Pauses};
 
 /// Redirects that are followed, each vetted anew.
 const MAX_REDIRECTS: usize = 5;
@@ -29,17 +32,6 @@ const BUDGET: Duration = Duration::from_secs(8);
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 const MIN_TTL: Duration = Duration::from_secs(300);
 pub(super) const MAX_TTL: Duration = Duration::from_secs(48 * 3600);
-/// When to ask again after it was of no use; each failure of the same kind doubles the time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pauses {
-    /// After the first clear no.
-    pub(super) absent: Duration,
-    /// After the first time without an answer.
-    pub(super) unreachable: Duration,
-    /// At most.
-    pub(super) longest: Duration,
-}
-
 /// What asking gave.
 #[derive(Debug)]
 pub(super) enum Asked<T> {
@@ -49,113 +41,6 @@ pub(super) enum Asked<T> {
     Absent(String),
     /// There was no answer.
     Unreachable(String),
-}
-
-/// What is remembered of the last answers.
-#[derive(Debug, Clone)]
-pub(super) struct Memory<T> {
-    found: Option<T>,
-    /// When to ask again; never asked at all without it.
-    fresh_until: Option<Instant>,
-    /// Until when what was found holds, should asking again fail.
-    valid_until: Option<Instant>,
-    failed: Option<Failed>,
-}
-
-/// The last failure, and how many of its kind came in a row.
-#[derive(Debug, Clone)]
-struct Failed {
-    absent: bool,
-    why: Box<str>,
-    times: u32,
-}
-
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            found: None,
-            fresh_until: None,
-            valid_until: None,
-            failed: None,
-        }
-    }
-}
-
-impl<T> Memory<T> {
-    pub(super) fn is_stale(&self, now: Instant) -> bool {
-        self.fresh_until.is_none_or(|until| until <= now)
-    }
-
-    pub(super) fn found(&self) -> Option<&T> {
-        self.found.as_ref()
-    }
-
-    /// Why nothing new was found, and whether that is a clear no.
-    pub(super) fn failure(&self) -> Option<(&str, bool)> {
-        let failed = self.failed.as_ref()?;
-        Some((&failed.why, failed.absent))
-    }
-
-    /// Has it asked for again; what it said stays until then.
-    pub(super) fn expire(&mut self) {
-        self.fresh_until = None;
-    }
-
-    pub(super) fn learn(&mut self, asked: Asked<T>, pauses: Pauses, now: Instant) {
-        match asked {
-            Asked::Found(found, ttl) => {
-                // asked again a little early, so that a failure then finds the last answer still valid
-                let early = ttl.mul_f64(f64::from(random::up_to(10)) / 100.0 + 0.05);
-                *self = Self {
-                    found: Some(found),
-                    fresh_until: Some(now + (ttl - early)),
-                    valid_until: Some(now + ttl),
-                    failed: None,
-                };
-            }
-            Asked::Absent(why) => {
-                let failed = self.failed_again(true, why);
-                *self = Self {
-                    found: None,
-                    fresh_until: Some(now + pauses.after(&failed)),
-                    valid_until: None,
-                    failed: Some(failed),
-                };
-            }
-            Asked::Unreachable(why) => {
-                let failed = self.failed_again(false, why);
-                self.fresh_until = Some(now + pauses.after(&failed));
-                self.failed = Some(failed);
-                match self.valid_until {
-                    Some(until) if until > now => {
-                        self.fresh_until = self.fresh_until.min(Some(until))
-                    }
-                    _ => self.found = None,
-                }
-            }
-        }
-    }
-
-    fn failed_again(&self, absent: bool, why: String) -> Failed {
-        // a 404 after a time-out is the first of its kind, and the reverse
-        let before = self.failed.as_ref().filter(|last| last.absent == absent);
-        Failed {
-            absent,
-            why: why.into(),
-            times: before.map_or(1, |last| last.times.saturating_add(1)),
-        }
-    }
-}
-
-impl Pauses {
-    fn after(self, failed: &Failed) -> Duration {
-        let first = if failed.absent {
-            self.absent
-        } else {
-            self.unreachable
-        };
-        (first * 2_u32.pow((failed.times - 1).min(6))).min(self.longest)
-    }
 }
 
 /// Asks `original` for the document at `path`, which `read` understands or says what is wrong with it. An error is our own, and
@@ -356,65 +241,5 @@ mod tests {
             assert_eq!(join(refused), None, "{refused:?}");
         }
         assert_eq!(join(&format!("/{}", "a".repeat(MAX_LOCATION))), None);
-    }
-
-    const PAUSES: Pauses = Pauses {
-        absent: Duration::from_secs(600),
-        unreachable: Duration::from_secs(60),
-        longest: Duration::from_secs(3600),
-    };
-
-    #[test]
-    fn failures_are_remembered_for_longer_and_longer() {
-        let now = Instant::now();
-        for (asked, first) in [
-            (
-                &(|| Asked::Absent(String::new())) as &dyn Fn() -> Asked<()>,
-                PAUSES.absent,
-            ),
-            (&|| Asked::Unreachable(String::new()), PAUSES.unreachable),
-        ] {
-            let mut memory = Memory::default();
-            assert!(memory.is_stale(now));
-            memory.learn(asked(), PAUSES, now);
-            assert!(!memory.is_stale(now) && memory.is_stale(now + first));
-            memory.learn(asked(), PAUSES, now);
-            assert!(!memory.is_stale(now + first) && memory.is_stale(now + 2 * first));
-            for _ in 0..100 {
-                memory.learn(asked(), PAUSES, now);
-            }
-            assert!(memory.is_stale(now + PAUSES.longest));
-        }
-    }
-
-    #[test]
-    fn a_failure_of_another_kind_is_the_first_of_it() {
-        let now = Instant::now();
-        let mut memory = Memory::<()>::default();
-        for _ in 0..5 {
-            memory.learn(Asked::Unreachable("silence".into()), PAUSES, now);
-        }
-        assert_eq!(memory.failure(), Some(("silence", false)));
-        memory.learn(Asked::Absent("status 404".into()), PAUSES, now);
-        assert_eq!(memory.failure(), Some(("status 404", true)));
-        assert!(memory.is_stale(now + PAUSES.absent));
-    }
-
-    #[test]
-    fn what_was_found_outlives_a_short_failure_but_not_its_time() {
-        let now = Instant::now();
-        let ttl = Duration::from_secs(1000);
-        let mut memory = Memory::default();
-        memory.learn(Asked::Found("b.org", ttl), PAUSES, now);
-        assert!(!memory.is_stale(now + ttl * 8 / 10) && memory.is_stale(now + ttl * 95 / 100));
-        let silence = || Asked::Unreachable(String::new());
-        memory.learn(silence(), PAUSES, now + ttl * 95 / 100);
-        assert!(memory.found().is_some());
-        assert!(
-            memory.is_stale(now + ttl),
-            "asks again when its time ends at the latest"
-        );
-        memory.learn(silence(), PAUSES, now + ttl);
-        assert!(memory.found().is_none());
     }
 }
