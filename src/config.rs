@@ -1,6 +1,7 @@
 //! Settings: from the environment and the files that it names to a [`Config`], or to everything that is wrong with them.
 
 mod bind;
+pub mod delegation;
 mod environment;
 mod keys;
 pub(crate) mod known;
@@ -65,6 +66,8 @@ pub struct Config {
     pub remote_users_may_publish: bool,
     /// For how long a verified OpenID token is remembered; zero is not at all.
     pub openid_cache: Duration,
+    /// Delegated leaves.
+    pub delegation: delegation::Delegation,
 }
 
 /// A setting that cannot be used. Never holds a secret.
@@ -245,6 +248,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "0 to 300 seconds",
         |text| values::seconds(text, 0..=300),
     );
+    let delegation = delegation::read(reader);
     let mut boolean =
         |name, default| reader.parsed(name, default, values::BOOLEAN, values::boolean);
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");
@@ -269,6 +273,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         can_update_own_metadata: can_update_own_metadata?,
         remote_users_may_publish: remote_users_may_publish?,
         openid_cache: openid_cache?,
+        delegation: delegation?,
     })
 }
 

@@ -19,6 +19,7 @@ use log::info;
 
 use self::book::Book;
 pub use self::counts::Counts;
+pub(crate) use self::counts::one;
 use self::keeper::{Keeper, News};
 use crate::journal::{self, Journal};
 use crate::leave::{Key, Leave, Order, Time};

@@ -1,18 +1,26 @@
 //! Puts the house together.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use livekit_token_service::cli::{self, Command};
+use livekit_token_service::config::delegation::Store;
 use livekit_token_service::config::{self, Bind, Config, Environment, Report};
+use livekit_token_service::delegation::Delegation;
 use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
 use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
 use livekit_token_service::http::listener::{self, Listener};
 use livekit_token_service::http::route::Routes;
+use livekit_token_service::journal::{self, Journal};
 use livekit_token_service::livekit::room_service::RoomService;
+use livekit_token_service::livekit::webhook::Receiver;
 use livekit_token_service::logger;
+use livekit_token_service::matrix::client_api::ClientApi;
+use livekit_token_service::matrix::delayed_event::DelayedEvents;
 use livekit_token_service::matrix::federation::Federation;
 use livekit_token_service::matrix::openid::Verifier;
 use livekit_token_service::net::address::{AddressPolicy, Host};
@@ -80,9 +88,17 @@ fn serve(
     };
     let limits = limits(&config);
     let opening = opening(&config, &listener, dev);
-    let routes = routes(config, workers);
+    let house = match House::build(config, workers) {
+        Ok(house) => house,
+        Err(reason) => {
+            error!("no thread for delegated leaves: {reason}");
+            return Ok(1);
+        }
+    };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    match listener::serve(listener, workers, limits, routes, opened) {
+    let served = listener::serve(listener, workers, limits, house.routes, opened);
+    house.delegation.stop();
+    match served {
         Ok(()) => Ok(0),
         Err(reason) => {
             error!("{reason}");
@@ -144,36 +160,63 @@ fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
     lines
 }
 
-fn routes(config: Config, workers: usize) -> Routes {
-    let homeservers = if config.insecure_skip_verify_tls {
-        Verification::Off
-    } else {
-        Verification::On
-    };
-    let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
-    let federation = Federation::new(
-        Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
-        config.federation_overrides,
-        config.full_access.names().cloned().collect(),
-        Places::of(outbound_workers(workers)),
-    );
-    let sfu = Fetcher::new(
-        client_config(&config.roots, Verification::On),
-        AddressPolicy::default(),
-        workers,
-    );
-    // a configuration without a key was refused
-    let key = config.keys[0].clone();
-    let rooms = RoomService::new(sfu, config.api_url, key.clone());
-    let terms = Terms {
-        key,
-        lifetime: config.token_lifetime,
-        can_update_own_metadata: config.can_update_own_metadata,
-        remote_users_may_publish: config.remote_users_may_publish,
-    };
-    let verifier = Verifier::new(federation, config.openid_cache);
-    Routes::new(
-        Exchange::new(verifier, config.full_access, rooms, terms),
-        config.url,
-    )
+/// What answers requests, and what goes on between them.
+struct House {
+    routes: Routes,
+    delegation: Delegation,
+}
+
+impl House {
+    fn build(config: Config, workers: usize) -> io::Result<Self> {
+        let homeservers = if config.insecure_skip_verify_tls {
+            Verification::Off
+        } else {
+            Verification::On
+        };
+        let homeservers = client_config(&config.roots, homeservers);
+        let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
+        let to_homeservers = || Fetcher::new(homeservers.clone(), policy.clone(), workers);
+        let listed: BTreeSet<_> = config.full_access.names().cloned().collect();
+        let federation = Federation::new(
+            to_homeservers(),
+            config.federation_overrides,
+            listed.clone(),
+            Places::of(outbound_workers(workers)),
+        );
+        let sfu = Fetcher::new(
+            client_config(&config.roots, Verification::On),
+            AddressPolicy::default(),
+            workers,
+        );
+        // a configuration without a key was refused
+        let key = config.keys[0].clone();
+        let rooms = Arc::new(RoomService::new(sfu, config.api_url, key.clone()));
+        let overrides = config.delegation.client_api_overrides;
+        let client_api = ClientApi::new(to_homeservers(), overrides, listed);
+        let delegation = Delegation::start(
+            journal(config.delegation.store),
+            DelayedEvents::new(to_homeservers(), client_api),
+            rooms.clone(),
+            config.delegation.check,
+        )?;
+        let terms = Terms {
+            key,
+            lifetime: config.token_lifetime,
+            can_update_own_metadata: config.can_update_own_metadata,
+            remote_users_may_publish: config.remote_users_may_publish,
+        };
+        let verifier = Verifier::new(federation, config.openid_cache);
+        let access = config.full_access;
+        let exchange = Exchange::new(verifier, access, rooms, delegation.clone(), terms);
+        Ok(Self {
+            routes: Routes::new(exchange, Receiver::new(config.keys), config.url),
+            delegation,
+        })
+    }
+}
+
+fn journal(store: Store) -> Arc<dyn Journal> {
+    match store {
+        Store::Memory | Store::Directory(_) => Arc::new(journal::Memory::default()),
+    }
 }

@@ -111,14 +111,16 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
     if request.as_reader().read_to_end(&mut body).is_err() {
         return Reply::broken();
     }
-    let client = request
-        .headers()
-        .iter()
-        .find(|header| header.field.equiv(CLIENT_ADDRESS_HEADER));
+    let field = |name| {
+        let mut fields = request.headers().iter();
+        let field = fields.find(|header| header.field.equiv(name));
+        field.map(|field| field.value.as_str())
+    };
     routes.answer(&Call {
         method: request.method().as_str(),
         target: request.url(),
-        client: client.map_or("", |header| header.value.as_str()),
+        client: field(CLIENT_ADDRESS_HEADER).unwrap_or_default(),
+        authorization: field("Authorization"),
         body: &body,
     })
 }

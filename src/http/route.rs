@@ -1,13 +1,17 @@
 //! Method and path to work.
 
+mod webhook;
+
+use std::fmt;
 use std::time::Instant;
 
 use log::{debug, info, log, warn};
 
-use crate::exchange::{self, Exchange, Granted, TokenRequest};
-use crate::http::reply::{self, Reply};
+use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
+use crate::http::reply::{self, Reply, Wish};
 use crate::http::request;
 use crate::http::tally::Tally;
+use crate::livekit::webhook::Receiver;
 use crate::random;
 
 /// Characters of an unknown path that reach the log.
@@ -21,6 +25,8 @@ pub struct Call<'a> {
     pub target: &'a str,
     /// The address of whoever asks, or `unix`.
     pub client: &'a str,
+    /// What is to prove who asks: a secret.
+    pub authorization: Option<&'a str>,
     /// All of it.
     pub body: &'a [u8],
 }
@@ -30,7 +36,10 @@ pub struct Call<'a> {
 enum Endpoint {
     GetToken,
     SfuGet,
+    Delegate,
+    Webhook,
     Health,
+    Ready,
     Unknown,
 }
 
@@ -40,7 +49,10 @@ fn endpoint(target: &str) -> Endpoint {
     match (parts.next(), parts.next()) {
         (Some("get_token"), _) => Endpoint::GetToken,
         (Some("get"), Some("sfu")) => Endpoint::SfuGet,
+        (Some("delegate_delayed_leave"), _) => Endpoint::Delegate,
+        (Some("sfu_webhook"), _) => Endpoint::Webhook,
         (Some("healthz"), _) => Endpoint::Health,
+        (Some("readyz"), _) => Endpoint::Ready,
         _ => Endpoint::Unknown,
     }
 }
@@ -58,23 +70,29 @@ fn shown(text: &str) -> String {
 #[derive(Debug)]
 pub struct Routes {
     exchange: Exchange,
+    receiver: Receiver,
     url: String,
     busy: Tally,
+    forged: Tally,
 }
 
 impl Routes {
-    /// `url` is where clients find the SFU.
-    pub fn new(exchange: Exchange, url: String) -> Self {
+    /// `url` is where clients find the SFU, and `receiver` knows its webhooks.
+    pub fn new(exchange: Exchange, receiver: Receiver, url: String) -> Self {
         Self {
             exchange,
+            receiver,
             url,
             busy: Tally::default(),
+            forged: Tally::default(),
         }
     }
 
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(method: &str, target: &str) -> bool {
-        method == "POST" && matches!(endpoint(target), Endpoint::GetToken | Endpoint::SfuGet)
+        let endpoint = endpoint(target);
+        let outbound = [Endpoint::GetToken, Endpoint::SfuGet, Endpoint::Delegate];
+        method == "POST" && outbound.contains(&endpoint)
     }
 
     /// Answers a request, however long that takes.
@@ -86,12 +104,18 @@ impl Routes {
                 self.token("get_token", call, request::get_token(call.body))
             }
             (Endpoint::SfuGet, "POST") => self.token("sfu/get", call, request::sfu_get(call.body)),
+            (Endpoint::Delegate, "POST") => self.delegate(call, request::delegate(call.body)),
+            (Endpoint::Webhook, "POST") => self.webhook(call),
             (Endpoint::Health, "GET" | "HEAD") => {
                 debug!("healthz");
                 Reply::empty()
             }
-            (Endpoint::GetToken | Endpoint::SfuGet, _) => Reply::not_allowed("POST, OPTIONS"),
-            (Endpoint::Health, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
+            (Endpoint::Ready, "GET" | "HEAD") => self.ready(),
+            (
+                Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate | Endpoint::Webhook,
+                _,
+            ) => Reply::not_allowed("POST, OPTIONS"),
+            (Endpoint::Health | Endpoint::Ready, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
             (Endpoint::Unknown, method) => {
                 let (method, path) = (shown(method), shown(path(call.target)));
                 info!(
@@ -109,55 +133,125 @@ impl Routes {
         call: &Call<'_>,
         request: Result<TokenRequest, request::Error>,
     ) -> Reply {
-        let id = u32::from_ne_bytes(random::bytes());
-        let client = call.client;
-        let started = Instant::now();
+        let asked = Asked::now(endpoint, call.client);
         let request = match request {
             Ok(request) => request,
-            Err(error) => {
-                let reply = Reply::from(&error);
-                let (status, cause) = (reply.status, error.to_string());
-                info!(
-                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} cause={cause:?}"
-                );
-                return reply;
-            }
+            Err(error) => return asked.unreadable(&error),
         };
-        let outcome = self.exchange.token(&request, client.parse().ok());
-        let ms = started.elapsed().as_millis();
-        match outcome {
+        match self.exchange.token(&request, call.client.parse().ok()) {
             Ok(granted) => {
                 let Granted {
                     user,
                     access,
                     room,
                     identity,
+                    leave,
                     ..
                 } = &granted;
                 let (user, access) = (user.id().as_str(), access.as_str());
                 let (identity, matrix_room) = (identity.as_str(), request.room.as_str());
+                let leave = leave.map_or(String::new(), |leave| format!(" leave={leave:08x}"));
                 info!(
-                    "granted request={id:08x} client={client} endpoint={endpoint} user={user:?} access={access} \
-                     matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
+                    "granted {asked} user={user:?} access={access} matrix_room={matrix_room:?} room={room} \
+                     identity={identity:?}{leave} ms={}",
+                    asked.ms()
                 );
                 Reply::granted(&self.url, &granted)
             }
-            Err(error) => {
-                let reply = Reply::from(&error);
-                let (status, server, cause) = (reply.status, &request.server, error.to_string());
-                log!(
-                    reply::level(&error, self.exchange.vouches_for(server)),
-                    "refused request={id:08x} client={client} endpoint={endpoint} status={status} server={server:?} \
-                     ms={ms} cause={cause:?}"
-                );
-                if let exchange::Error::Busy(..) = error
-                    && let Some(count) = self.busy.count(Instant::now())
-                {
-                    warn!("busy refused={count} cause={cause:?}");
-                }
-                reply
+            Err(error) => self.refused(&asked, &request.server, &error, Wish::Token),
+        }
+    }
+
+    fn delegate(
+        &self,
+        call: &Call<'_>,
+        request: Result<(TokenRequest, Delay), request::Error>,
+    ) -> Reply {
+        let asked = Asked::now("delegate_delayed_leave", call.client);
+        let (request, delay) = match request {
+            Ok(request) => request,
+            Err(error) => return asked.unreadable(&error),
+        };
+        let outcome = self
+            .exchange
+            .delegate(&request, &delay, call.client.parse().ok());
+        match outcome {
+            Ok(Delegated { user, leave }) => {
+                let (user, ms) = (user.id().as_str(), asked.ms());
+                info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
+                Reply::delegated()
+            }
+            Err(error) => self.refused(&asked, &request.server, &error, Wish::Leave),
+        }
+    }
+
+    fn refused(
+        &self,
+        asked: &Asked<'_>,
+        server: &str,
+        error: &exchange::Error,
+        wish: Wish,
+    ) -> Reply {
+        let reply = Reply::refused(error, wish);
+        let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
+        log!(
+            reply::level(error, self.exchange.vouches_for(server)),
+            "refused {asked} status={status} server={server:?} ms={ms} cause={cause:?}"
+        );
+        if let exchange::Error::Busy(..) = error
+            && let Some(count) = self.busy.count(Instant::now())
+        {
+            warn!("busy refused={count} cause={cause:?}");
+        }
+        reply
+    }
+
+    /// Whether what clients are promised will be kept; the log has what is amiss.
+    fn ready(&self) -> Reply {
+        match self.exchange.delegation().trouble() {
+            None => Reply::empty(),
+            Some(cause) => {
+                debug!("not ready cause={cause:?}");
+                Reply::not_ready()
             }
         }
+    }
+}
+
+/// A request in the log.
+struct Asked<'a> {
+    id: u32,
+    client: &'a str,
+    endpoint: &'static str,
+    at: Instant,
+}
+
+impl<'a> Asked<'a> {
+    fn now(endpoint: &'static str, client: &'a str) -> Self {
+        Self {
+            id: u32::from_ne_bytes(random::bytes()),
+            client,
+            endpoint,
+            at: Instant::now(),
+        }
+    }
+
+    fn ms(&self) -> u128 {
+        self.at.elapsed().as_millis()
+    }
+
+    fn unreadable(&self, error: &request::Error) -> Reply {
+        let reply = Reply::from(error);
+        let (status, cause) = (reply.status, error.to_string());
+        info!("refused {self} status={status} cause={cause:?}");
+        reply
+    }
+}
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, client, endpoint) = (self.id, self.client, self.endpoint);
+        write!(f, "request={id:08x} client={client} endpoint={endpoint}")
     }
 }
 
@@ -182,7 +276,9 @@ mod tests {
             ("/?/get_token", Endpoint::Unknown),
             ("/", Endpoint::Unknown),
             ("", Endpoint::Unknown),
-            ("/delegate_delayed_leave", Endpoint::Unknown),
+            ("/x/delegate_delayed_leave/", Endpoint::Delegate),
+            ("/livekit/sfu_webhook", Endpoint::Webhook),
+            ("/readyz", Endpoint::Ready),
         ] {
             assert_eq!(endpoint(target), expected, "{target}");
         }
