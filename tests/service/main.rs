@@ -10,8 +10,10 @@
 )]
 
 // the instruments
+mod callers;
 mod certificate;
 mod client;
+mod delayed;
 mod fields;
 mod homeserver;
 mod jwt;
@@ -32,6 +34,7 @@ mod flood;
 mod forged;
 mod grants;
 mod hostile;
+mod leave_story;
 mod malformed;
 mod meeting;
 mod readme;
