@@ -35,6 +35,10 @@ pub mod random;
 /// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.
 #[cfg(fuzzing)]
 pub mod fuzzing {
+    pub use crate::livekit::room_service::fuzzing::{participant_sid, room_names};
+    pub use crate::livekit::webhook::fuzzing::event;
+    pub use crate::matrix::client_api::fuzzing::{client_base, support};
+    pub use crate::matrix::delayed_event::fuzzing::{restart_target, retry_after};
     pub use crate::matrix::discovery::fuzzing::{delegation, redirect};
     pub use crate::net::dns::fuzzing::srv_answer;
 

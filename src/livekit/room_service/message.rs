@@ -139,8 +139,18 @@ fn put_varint(message: &mut Vec<u8>, mut value: u64) {
 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
-pub mod fuzzing {
-    pub use super::{participant_sid, room_names};
+pub(super) mod fuzzing {
+    use super::{RoomName, Sid};
+
+    /// The connection in what is said of a participant.
+    pub fn participant_sid(message: &[u8]) -> Option<Sid> {
+        super::participant_sid(message)
+    }
+
+    /// The rooms in a list of them.
+    pub fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
+        super::room_names(message)
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) fn read_support(body: &[u8]) -> Option<Support> {
 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(super) mod fuzzing {
     use super::{BaseUrl, Support};
 
     /// Where a well-known document says that the client-server API is.

@@ -70,7 +70,7 @@ fn milliseconds(value: &Value) -> Option<Duration> {
 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(super) mod fuzzing {
     use super::*;
 
     /// How long an answer asks to wait by its header and its body.
