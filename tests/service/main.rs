@@ -47,3 +47,6 @@ mod status;
 mod tarpit;
 mod token;
 mod trust;
+mod webhook_flood;
+mod webhook_order;
+mod webhook_signature;
