@@ -2,11 +2,14 @@
 
 import hashlib
 import hmac
+import http.server
 import json
 import os
 import pathlib
 import secrets
+import ssl
 import subprocess
+import threading
 import time
 import urllib.parse
 
@@ -14,14 +17,16 @@ import requests
 
 STARTER = pathlib.Path(os.environ["SHARED"]) / "tools" / "synapse" / "start-synapse.sh"
 TIMEOUT = 30  # seconds for one call to Synapse, generous for a loaded machine
+HS_TEST = "hs.test:18450"  # where the variant hs.test speaks TLS
 MEMBER_EVENT = "org.matrix.msc3401.call.member"
 
 
 class Synapse:
     """One variant of the starter, up when the constructor returns: `localhost`, `ip` or `hs.test`."""
 
-    def __init__(self, variant, stock_limits=False):
-        self._env = os.environ | {"SYN_VARIANT": variant, "SYN_STOCK_LIMITS": str(int(stock_limits))}
+    def __init__(self, variant, **settings):
+        """`settings` are more of those at the head of the starter."""
+        self._env = os.environ | {"SYN_VARIANT": variant} | settings
         self.start()
 
     def start(self):
@@ -65,6 +70,36 @@ class Synapse:
 
     def stop(self):
         subprocess.run([STARTER, "stop"], env=self._env, capture_output=True, timeout=60)
+
+
+class WellKnown:
+    """https://hs.test/.well-known/matrix/* that leads to the variant `hs.test` and nowhere without TLS, as discovery demands.
+
+    That Synapse has to be started with SYN_WK_PORT on another port, where the starter's own answers are out of the way."""
+
+    def __init__(self, synapse):
+        documents = {"server": {"m.server": HS_TEST}, "client": {"m.homeserver": {"base_url": f"https://{HS_TEST}"}}}
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                document = documents.get(self.path.removeprefix("/.well-known/matrix/"))
+                self.send_response(200 if document else 404)
+                self.end_headers()
+                self.wfile.write(json.dumps(document).encode())
+
+            def log_message(self, *_):
+                pass
+
+        folder = pathlib.Path(synapse.ca_file).parent
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.pem", folder / "server.key")
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 443), Handler)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Caller:

@@ -22,9 +22,9 @@ def each(*scenarios):
 
 
 def until(condition, seconds, what):
-    """What `condition` returns, once it is neither None nor False."""
+    """What `condition` returns, once that is true."""
     end = time.monotonic() + seconds
-    while (found := condition()) is None or found is False:
+    while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.05)
     return found
