@@ -4,14 +4,18 @@
 //! 100 ms later at most and many together: a crash that loses the last of it costs a question to the SFU and a call that the
 //! homeserver answers with "long done", for it sends a delayed event only once.
 
+mod file;
 mod ledger;
 mod memory;
+mod redis;
 
 use std::fmt;
 
 use crate::livekit::token::{Identity, RoomName};
 
+pub use self::file::File;
 pub use self::memory::Memory;
+pub use self::redis::{Address, Redis};
 
 /// What a leave is kept under: there is one for each participant of a room.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,4 +111,12 @@ pub trait Journal: Send + Sync + fmt::Debug {
 
     /// Writes what is pending and lets go of what is ours, so that others need not wait. Nothing is to be asked afterwards.
     fn close(&self);
+}
+
+/// Refuses a record that is too large for any store.
+fn fits(record: &str) -> Result<(), Error> {
+    match record.len() {
+        ..=MAX_RECORD => Ok(()),
+        size => Err(Error(format!("a record of {size} bytes"))),
+    }
 }

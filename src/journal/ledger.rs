@@ -82,7 +82,12 @@ impl Ledger {
         held
     }
 
-    /// Whether there is anything to be written.
+    /// Whether nothing is ours.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether nothing is to be written.
     pub(super) fn is_written(&self) -> bool {
         self.unwritten.is_empty()
     }
@@ -142,12 +147,7 @@ impl Ledger {
         })
     }
 
-    fn mark(
-        unwritten: &mut BTreeMap<u64, Key>,
-        changes: &mut u64,
-        key: &Key,
-        entry: &mut Entry,
-    ) {
+    fn mark(unwritten: &mut BTreeMap<u64, Key>, changes: &mut u64, key: &Key, entry: &mut Entry) {
         if let Some(earlier) = entry.change {
             unwritten.remove(&earlier);
         }
@@ -176,10 +176,7 @@ mod tests {
         let mut ledger = ledger();
         assert!(ledger.is_written());
         for record in ["new", "newer"] {
-            assert_eq!(
-                ledger.change(&key("a"), Fence(1), Some(record)),
-                Hold::Ours
-            );
+            assert_eq!(ledger.change(&key("a"), Fence(1), Some(record)), Hold::Ours);
         }
         let changes = ledger.unwritten(10);
         assert_eq!(changes.len(), 1);
@@ -215,10 +212,7 @@ mod tests {
         ledger.written(&old[0]);
         ledger.lose(&key("a"), Fence(1));
         assert_eq!(ledger.hold(&key("a"), Fence(2)), Hold::Ours);
-        assert_eq!(
-            ledger.record(&key("a"), Fence(2)).as_deref(),
-            Some("new")
-        );
+        assert_eq!(ledger.record(&key("a"), Fence(2)).as_deref(), Some("new"));
         ledger.change(&key("a"), Fence(2), Some("newer"));
         ledger.lose(&key("a"), Fence(2));
         assert!(ledger.is_written() && !ledger.has(&key("a")));

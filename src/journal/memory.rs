@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Error, Fence, Hold, Journal, Key};
+use super::{Error, Fence, Hold, Journal, Key, fits};
 
 /// Keeps no records, as the thread that works the leaves has them in memory anyway; only which of two leaves is the newer one.
 #[derive(Debug, Default)]
@@ -22,7 +22,8 @@ impl Memory {
 }
 
 impl Journal for Memory {
-    fn put(&self, key: &Key, _: &str) -> Result<Fence, Error> {
+    fn put(&self, key: &Key, record: &str) -> Result<Fence, Error> {
+        fits(record)?;
         let mut state = self.lock();
         state.last += 1;
         let fence = Fence(state.last);
@@ -30,7 +31,8 @@ impl Journal for Memory {
         Ok(fence)
     }
 
-    fn update(&self, key: &Key, fence: Fence, _: &str) -> Result<Hold, Error> {
+    fn update(&self, key: &Key, fence: Fence, record: &str) -> Result<Hold, Error> {
+        fits(record)?;
         self.hold(key, fence)
     }
 
