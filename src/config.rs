@@ -248,7 +248,8 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "0 to 300 seconds",
         |text| values::seconds(text, 0..=300),
     );
-    let delegation = delegation::read(reader);
+    let anybody = full_access.as_ref().is_some_and(|full| !full.is_nobody());
+    let delegation = delegation::read(reader, anybody && !defaults.dev);
     let mut boolean =
         |name, default| reader.parsed(name, default, values::BOOLEAN, values::boolean);
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");

@@ -26,7 +26,7 @@ use livekit_token_service::matrix::openid::Verifier;
 use livekit_token_service::net::address::{AddressPolicy, Host};
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
-use livekit_token_service::net::tls::{Verification, client_config};
+use livekit_token_service::net::tls::{Roots, Verification, client_config};
 use log::{error, info, warn};
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
@@ -194,7 +194,7 @@ impl House {
         let overrides = config.delegation.client_api_overrides;
         let client_api = ClientApi::new(to_homeservers(), overrides, listed);
         let delegation = Delegation::start(
-            journal(config.delegation.store),
+            journal(config.delegation.store, &config.roots),
             DelayedEvents::new(to_homeservers(), client_api),
             rooms.clone(),
             config.delegation.check,
@@ -215,8 +215,10 @@ impl House {
     }
 }
 
-fn journal(store: Store) -> Arc<dyn Journal> {
+fn journal(store: Store, roots: &Roots) -> Arc<dyn Journal> {
     match store {
-        Store::Memory | Store::Directory(_) => Arc::new(journal::Memory::default()),
+        Store::Memory => Arc::new(journal::Memory::default()),
+        Store::Directory(path) => Arc::new(journal::File::open(&path)),
+        Store::Redis(address) => Arc::new(journal::Redis::open(address, roots)),
     }
 }

@@ -19,6 +19,8 @@ use crate::matrix::id::ServerName;
 const CALL: Duration = Duration::from_secs(10);
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const UNSURE: Duration = Duration::from_secs(1);
+/// How often the journal is asked again, a second later each time, for a leave that something has happened to.
+const TAKE_AGAIN: usize = 5;
 /// From one look at the journal for leaves without a keeper to the next.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 /// Leaves that are taken up at once.
@@ -90,7 +92,15 @@ fn done(shared: &Shared, task: Task) -> News {
             News::LookedUp(serial, presence)
         }
         Task::Take { key, event } => {
-            let taken = shared.journal.take(&key).unwrap_or_else(|error| {
+            let mut taken = shared.journal.take(&key);
+            for _ in 0..TAKE_AGAIN {
+                if taken.is_ok() {
+                    break;
+                }
+                thread::sleep(UNSURE);
+                taken = shared.journal.take(&key);
+            }
+            let taken = taken.unwrap_or_else(|error| {
                 warn!("journal cause={:?}", error.to_string());
                 None
             });

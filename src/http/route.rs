@@ -111,10 +111,9 @@ impl Routes {
                 Reply::empty()
             }
             (Endpoint::Ready, "GET" | "HEAD") => self.ready(),
-            (
-                Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate | Endpoint::Webhook,
-                _,
-            ) => Reply::not_allowed("POST, OPTIONS"),
+            (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate | Endpoint::Webhook, _) => {
+                Reply::not_allowed("POST, OPTIONS")
+            }
             (Endpoint::Health | Endpoint::Ready, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
             (Endpoint::Unknown, method) => {
                 let (method, path) = (shown(method), shown(path(call.target)));

@@ -48,7 +48,9 @@ impl Routes {
                 if let Some(count) = self.forged.count(Instant::now()) {
                     let client = call.client;
                     let cause = error.to_string();
-                    warn!("refused client={client} endpoint=sfu_webhook status=401 count={count} cause={cause:?}");
+                    warn!(
+                        "refused client={client} endpoint=sfu_webhook status=401 count={count} cause={cause:?}"
+                    );
                 }
                 Reply::not_the_sfu()
             }
