@@ -11,7 +11,7 @@ use crate::matrix::well_known::{self, Asked, Memory, Pauses};
 use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::PER_NEIGHBOURHOOD;
-use crate::net::fetch::{Fetcher, Limits, Request, Route};
+use crate::net::fetch::{self, Fetcher, Limits, Request, Route};
 
 mod document;
 
@@ -298,6 +298,8 @@ impl ClientApi {
                 Ok(None)
             }
             Err(error) if error.is_ours() => Err(Error::Busy(BUSY_RETRY)),
+            // nobody will ever be told there about a leave
+            Err(error @ fetch::Error::Denied(..)) => Err(Error::Absent(error.to_string())),
             Err(error) => {
                 log::debug!("versions server={server} cause=\"{error}\"");
                 Ok(None)
