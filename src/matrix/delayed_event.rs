@@ -29,8 +29,11 @@ const LIMITS: Limits = Limits {
 };
 /// Calls that may be under way to one server, whatever those who call think of it: some of the 16 are left for the others.
 const PER_SERVER: usize = 12;
-/// How long a stranger that does not answer is left alone at most: a leave is to be sent soon after it is back.
-const LONGEST_REST: Duration = Duration::from_secs(60);
+/// How long a server that does not answer is left alone: short, for a leave with a short delay has to be restarted as soon as it is
+/// back.
+const REST: Duration = Duration::from_secs(2);
+/// The same for a stranger that has not answered for long.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// When to try again where there was no place.
 const CROWDED_RETRY: Duration = Duration::from_secs(1);
 /// What an id may hold unescaped in a path (RFC 3986, 2.3).
@@ -93,7 +96,7 @@ impl DelayedEvents {
         Self {
             fetcher,
             client_api,
-            breakers: Breakers::new(LONGEST_REST),
+            breakers: Breakers::new(REST, LONGEST_REST),
             under_way: PerKey::new(),
         }
     }
