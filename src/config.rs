@@ -1,6 +1,7 @@
 //! Settings: from the environment and the files that it names to a [`Config`], or to everything that is wrong with them.
 
 mod bind;
+pub mod delegation;
 mod environment;
 mod keys;
 pub(crate) mod known;
@@ -78,6 +79,8 @@ pub struct Config {
     pub remote_users_may_publish: bool,
     /// For how long a verified OpenID token is remembered; zero is not at all.
     pub openid_cache: Duration,
+    /// Delegated leaves.
+    pub delegation: delegation::Delegation,
 }
 
 /// A setting that cannot be used. Never holds a secret.
@@ -283,6 +286,8 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "0 to 300 seconds",
         |text| values::seconds(text, 0..=300),
     );
+    let anybody = full_access.as_ref().is_some_and(|full| !full.is_nobody());
+    let delegation = delegation::read(reader, anybody && !defaults.dev);
     let mut boolean =
         |name, default| reader.parsed(name, default, values::BOOLEAN, values::boolean);
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");
@@ -321,6 +326,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         can_update_own_metadata: can_update_own_metadata?,
         remote_users_may_publish: remote_users_may_publish?,
         openid_cache: openid_cache?,
+        delegation: delegation?,
     })
 }
 

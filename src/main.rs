@@ -1,33 +1,23 @@
-//! Puts the house together.
+//! From arguments and settings to a service that runs.
+
+mod house;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use livekit_token_service::cli::{self, Command};
 use livekit_token_service::config::{Bind, Config, Environment};
-use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
-use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
-use livekit_token_service::http::limit::Turnstile;
+use livekit_token_service::http::gate::limits::Limits;
 use livekit_token_service::http::listener::{self, Doors, Listener};
-use livekit_token_service::http::matrix::MatrixDoor;
-use livekit_token_service::http::route::Routes;
-use livekit_token_service::http::token::TokenDoor;
-use livekit_token_service::livekit::room_service::RoomService;
 use livekit_token_service::logger::{self, Format};
-use livekit_token_service::matrix::federation::Federation;
-use livekit_token_service::matrix::openid::Verifier;
-use livekit_token_service::net::address::{AddressPolicy, Host};
-use livekit_token_service::net::bulkhead::Places;
-use livekit_token_service::net::fetch::Fetcher;
-use livekit_token_service::net::tls::{Verification, client_config};
+use livekit_token_service::net::address::Host;
 use livekit_token_service::notify::Supervisor;
-use livekit_token_service::reload::{self, Reloads};
-use livekit_token_service::token_source::{Book, TokenSource};
 use log::{error, info, warn};
+
+use self::house::House;
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
 const WORKERS: usize = 64;
@@ -113,12 +103,10 @@ fn serve(dev: bool) -> io::Result<u8> {
     };
     let limits = limits(&config);
     let opening = opening(&config, &clients, metrics.as_ref(), dev);
-    let mut reloads = Reloads::default();
-    let built = routes(config, env, workers, &limits, &mut reloads);
-    let routes = match built.and_then(|routes| reloads.start().map(|()| routes)) {
-        Ok(routes) => routes,
+    let house = match House::furnish(config, env, workers, &limits) {
+        Ok(house) => house,
         Err(reason) => {
-            error!("{reason}");
+            error!("a thread or signal cannot be had: {reason}");
             return Ok(1);
         }
     };
@@ -126,7 +114,11 @@ fn serve(dev: bool) -> io::Result<u8> {
     let pid = std::process::id();
     let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
     let doors = Doors { clients, metrics };
-    match listener::serve(doors, workers, limits, routes, supervisor, opened) {
+    let served = listener::serve(doors, workers, limits, house.routes, supervisor, opened);
+    if let Some(delegation) = house.delegation {
+        delegation.stop();
+    }
+    match served {
         Ok(()) => Ok(0),
         Err(reason) => {
             error!("{reason}");
@@ -209,71 +201,4 @@ fn opening(
         ));
     }
     lines
-}
-
-/// Furnishes what the settings open; what can be read again is put down in `reloads`.
-fn routes(
-    config: Config,
-    env: Environment,
-    workers: usize,
-    limits: &Limits,
-    reloads: &mut Reloads,
-) -> io::Result<Routes> {
-    let turnstile = Turnstile::new(config.rate_per_address, limits.clone());
-    let matrix = config.matrix.then(|| matrix(&config, workers));
-    let token = match config.token_server {
-        None => None,
-        Some(token_server) => {
-            let tls = client_config(&config.roots, Verification::On);
-            let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
-            let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0);
-            // a configuration without a key was refused
-            let key = config.keys[0].clone();
-            let book = reload::book(&token_server.callers, &Book::default(), &fetcher)?;
-            let source = Arc::new(TokenSource::new(key, book));
-            let origins = token_server.origins.clone();
-            let door = TokenDoor::new(Arc::clone(&source), config.url, origins);
-            reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
-                let callers = token_server.read_again(&env).map_err(reload::reasons)?;
-                let book = reload::book(&callers, &source.book(), &fetcher);
-                source.replace(book.map_err(|error| error.to_string())?);
-                Ok(format!("callers={}", callers.summary()))
-            });
-            Some(door)
-        }
-    };
-    Ok(Routes::new(matrix, token, turnstile))
-}
-
-fn matrix(config: &Config, workers: usize) -> MatrixDoor {
-    let homeservers = if config.insecure_skip_verify_tls {
-        Verification::Off
-    } else {
-        Verification::On
-    };
-    let (allowed, denied) = (&config.allowed_networks, &config.denied_networks);
-    let policy = AddressPolicy::new(allowed.clone(), denied.clone());
-    let federation = Federation::new(
-        Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
-        config.federation_overrides.clone(),
-        config.full_access.names().cloned().collect(),
-        Places::of(outbound_workers(workers)),
-    );
-    let sfu = Fetcher::new(
-        client_config(&config.roots, Verification::On),
-        AddressPolicy::default(),
-        workers,
-    );
-    // a configuration without a key was refused
-    let key = config.keys[0].clone();
-    let rooms = RoomService::new(sfu, config.api_url.clone(), key.clone());
-    let terms = Terms {
-        key,
-        lifetime: config.token_lifetime,
-        can_update_own_metadata: config.can_update_own_metadata,
-        remote_users_may_publish: config.remote_users_may_publish,
-    };
-    let verifier = Verifier::new(federation, config.openid_cache);
-    let exchange = Exchange::new(verifier, config.full_access.clone(), rooms, terms);
-    MatrixDoor::new(exchange, config.url.clone())
 }

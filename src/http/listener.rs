@@ -157,6 +157,7 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
         method: request.method().as_str(),
         target: request.url(),
         client: fields.first(CLIENT_ADDRESS_HEADER).unwrap_or_default(),
+        authorization: fields.first("Authorization"),
         body: &body,
         shown: fields.shown(),
         content_type: fields.first("Content-Type"),

@@ -153,6 +153,11 @@ impl Error {
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::Crowded(_) | Self::LookUp(_, dns::Error::Busy))
     }
+
+    /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
+    pub fn is_silence(&self) -> bool {
+        !matches!(self, Self::Denied(..)) && !self.is_ours()
+    }
 }
 
 /// Carries out exchanges, and keeps connections for the next ones.

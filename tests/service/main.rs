@@ -10,8 +10,10 @@
 )]
 
 // the instruments
+mod callers;
 mod certificate;
 mod client;
+mod delayed;
 mod fields;
 mod homeserver;
 mod jwt;
@@ -34,6 +36,7 @@ mod forged;
 mod grants;
 mod healthcheck;
 mod hostile;
+mod leave_story;
 mod logging;
 mod malformed;
 mod meeting;
@@ -49,3 +52,6 @@ mod status;
 mod tarpit;
 mod token;
 mod trust;
+mod webhook_flood;
+mod webhook_order;
+mod webhook_signature;
