@@ -10,11 +10,13 @@
 )]
 
 // the instruments
+mod caller;
 mod certificate;
 mod client;
 mod fields;
 mod homeserver;
 mod jwt;
+mod login;
 mod process;
 mod request;
 mod settings;
@@ -43,4 +45,11 @@ mod ssrf;
 mod status;
 mod tarpit;
 mod token;
+mod token_attack_jwks;
+mod token_attack_jwt;
+mod token_attack_key;
+mod token_attack_policy;
+mod token_attack_rate;
+mod token_attack_reload;
+mod token_attack_terms;
 mod trust;

@@ -118,6 +118,12 @@ impl Service {
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
+    /// Has it read its files anew (SIGHUP).
+    pub(crate) fn hang_up(&self) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// Ends it as a crash does.
     pub(crate) fn kill(&mut self) {
         self.killed = true;
