@@ -9,6 +9,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tomllib
 
 import jsonschema_rs
 import pytest
@@ -69,6 +70,11 @@ def test_schemathesis_finds_neither_a_fault_nor_an_undocumented_answer(namespace
     run += ["--request-timeout", "30", "--seed", "4195", "--no-color"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_document_is_of_this_version():
+    manifest = tomllib.loads((OPENAPI.parents[1] / "Cargo.toml").read_text())
+    assert DOCUMENT["info"]["version"] == manifest["package"]["version"]
 
 
 def test_every_documented_status_is_given_and_has_the_documented_body(both_doors, tmp_path):
