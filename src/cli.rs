@@ -223,8 +223,8 @@ pub fn dev_hints(config: &Config, listening: &Bind) -> Vec<String> {
             config.keys.first().map_or("(none)", |key| key.id())
         ),
         format!("try it: {curl} -i {base}/healthz"),
-        format!("without Matrix: {curl} {base}/token {token}"),
         format!("with an OpenID token (POST /_matrix/client/v3/user/USER/openid/request_token): {curl} {base}/get_token -d '{body}'"),
+        format!("without Matrix: {curl} {base}/token {token}"),
         "a homeserver on this host or on the LAN is asked only with LIVEKIT_ALLOWED_NETWORKS=127.0.0.0/8,::1 or the like".into(),
     ];
     if config.full_access.is_everyone() {

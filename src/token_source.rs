@@ -259,3 +259,6 @@ fn authenticated(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,8 +164,9 @@ impl Pattern {
     /// Whether the value of a placeholder cannot be taken for more than that: with `{claim:tenant}-*` a tenant `a` would have
     /// the rooms of a tenant `a-b`, so there a value with `-` stands for nothing.
     fn is_bordered(&self, index: usize, value: &str) -> bool {
-        let after = match self.0.get(index + 1) {
-            Some(Piece::Literal(text)) => text.chars().next(),
+        let after = match &self.0[index + 1..] {
+            // with nothing but text behind it, its end is certain
+            [Piece::Literal(text), rest @ ..] if !rest.is_empty() => text.chars().next(),
             _ => None,
         };
         let before = match self.0[..index] {
@@ -298,6 +299,8 @@ mod tests {
         assert!(matches("*-{claim:t}", "b", "a-b"));
         assert!(!matches("*-{claim:t}", "a-b", "x-a-b"));
         assert!(matches("room-{claim:t}", "a-b", "room-a-b"));
+        assert!(matches("{claim:t}-own", "a-b", "a-b-own"));
+        assert!(!matches("{claim:t}-own-*", "a-b", "a-b-own-1"));
     }
 
     #[test]

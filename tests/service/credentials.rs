@@ -23,9 +23,11 @@ fn every_way_to_name_the_credentials_works() {
     let key = || base().set("LIVEKIT_KEY", KEY);
     for settings in [
         key().set("LIVEKIT_SECRET", SECRET),
+        // these alone would open the door of the general endpoint only
         base()
             .set("LIVEKIT_API_KEY", KEY)
-            .set("LIVEKIT_API_SECRET", SECRET),
+            .set("LIVEKIT_API_SECRET", SECRET)
+            .set("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "true"),
         key().set_file("LIVEKIT_SECRET_FROM_FILE", &format!("{SECRET}\n")),
         key().set_file("LIVEKIT_SECRET_FILE", &format!("  {SECRET}\r\n\n")),
         base()

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use rustix::process::{Pid, Signal};
+
 use crate::client::{self, Address, Reply};
 use crate::settings::{NEVER_LOGGED, Settings};
 
@@ -119,11 +121,17 @@ impl Service {
     }
 
     /// SIGTERM; [`Service::ended`] has to follow.
-    pub(crate) fn terminate(&mut self) {
-        let sent = Command::new("/bin/sh")
-            .args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()])
-            .status();
-        assert!(sent.unwrap().success());
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Has it read its files anew (SIGHUP).
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// The exit code with which it ends, which it has to do soon; none after a signal.

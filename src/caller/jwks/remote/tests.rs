@@ -195,6 +195,33 @@ fn what_is_no_key_set_is_no_answer() {
 }
 
 #[test]
+fn a_server_that_fails_cannot_say_that_a_key_is_unknown() {
+    let (url, _) = server(vec![says("200 OK", &document()), says("503 Busy", "")]);
+    let jwks = start(url);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while jwks.keys(Instant::now()).is_none() {
+        assert!(Instant::now() < deadline, "no keys came");
+        std::thread::yield_now();
+    }
+    assert!(jwks.newer().is_err());
+    assert!(jwks.keys(Instant::now()).is_some());
+}
+
+#[test]
+fn of_an_endless_answer_no_more_is_read_than_keys_may_have() {
+    let large = format!("{}{}", document(), " ".repeat(10 * 1024 * 1024));
+    let unannounced = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{large}");
+    for answer in [says("200 OK", &large), unannounced] {
+        let (url, _) = server(vec![answer]);
+        let cause = start(url).shared.fetch().unwrap_err();
+        assert!(
+            cause.contains("answer") && cause.contains("262144 bytes"),
+            "{cause}"
+        );
+    }
+}
+
+#[test]
 fn a_failed_first_round_is_made_good_by_the_first_caller() {
     let (url, asked) = server(vec![says("503 Busy", ""), says("200 OK", &document())]);
     let jwks = start(url);
