@@ -33,6 +33,7 @@ mod config;
 mod credentials;
 mod dev;
 mod endless;
+mod env_file;
 mod flood;
 mod forged;
 mod grants;
