@@ -9,6 +9,7 @@ mod keeper;
 mod lanes;
 mod pool;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,8 +43,10 @@ pub enum Error {
     NoClientApi(client_api::Error),
     /// The user has as many leaves here as one may have.
     TooMany,
-    /// There are as many leaves as we can keep.
+    /// There are as many leaves as we can keep, or as we keep of one stranger's server.
     Full,
+    /// The participant's leave is another user's.
+    NotTheirs,
     /// It could not be written down, and might be lost.
     NotStored(journal::Error),
     /// We are about to stop.
@@ -58,7 +61,13 @@ impl fmt::Display for Error {
             }
             Self::NoClientApi(error) => write!(f, "client-server API: {error}"),
             Self::TooMany => write!(f, "the user has {} leaves here already", book::PER_USER),
-            Self::Full => write!(f, "there are {} leaves already", book::TOTAL),
+            Self::Full => write!(
+                f,
+                "there are {} leaves already, or {} of a homeserver that is not listed",
+                book::TOTAL,
+                book::PER_STRANGER
+            ),
+            Self::NotTheirs => f.write_str("the participant's leave is another user's"),
             Self::NotStored(error) => write!(f, "the leave could not be stored: {error}"),
             Self::Stopping => f.write_str("the service is about to stop"),
         }
@@ -67,7 +76,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The thread has more to do than it can: to be told again later.
+/// More to do than can be done: to be told again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Busy;
 
@@ -99,6 +108,8 @@ struct Shared {
     journal: Arc<dyn Journal>,
     events: DelayedEvents,
     rooms: Arc<RoomService>,
+    /// Homeservers that the administrator answers for.
+    listed: BTreeSet<ServerName>,
     book: Book,
     counts: Counts,
     clock: Clock,
@@ -114,18 +125,20 @@ pub struct Delegation {
 }
 
 impl Delegation {
-    /// Takes up the leaves in the journal, and starts to keep them. The SFU is asked about those who are connected every `check`, or only
+    /// Takes up the leaves in the journal, and starts to keep them. Those of homeservers that are `listed` have room before others. The SFU is asked about those who are connected every `check`, or only
     /// in doubt.
     pub fn start(
         journal: Arc<dyn Journal>,
         events: DelayedEvents,
         rooms: Arc<RoomService>,
+        listed: BTreeSet<ServerName>,
         check: Option<Duration>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             journal,
             events,
             rooms,
+            listed,
             book: Book::default(),
             counts: Counts::default(),
             clock: Clock::start(),
@@ -150,7 +163,8 @@ impl Delegation {
     pub fn delegate(&self, key: Key, order: Order) -> Result<u32, Error> {
         let shared = &*self.shared;
         let id = u32::from_ne_bytes(random::bytes());
-        let place = shared.book.reserve(&key, &order.user)?;
+        let listed = shared.listed.contains(order.user.server());
+        let place = shared.book.reserve(&key, &order.user, listed)?;
         let leave = Leave::new(key, order, id, shared.check, shared.clock.now());
         let record = leave.record().unwrap_or_default();
         let fence = match shared.journal.put(leave.key(), &record) {
@@ -174,8 +188,16 @@ impl Delegation {
         Ok(id)
     }
 
-    /// Takes in what the SFU tells.
+    /// Takes in what the SFU tells. What is about a leave that others like us may have is to be told again while the journal fails.
     pub fn heard(&self, webhook: Webhook) -> Result<(), Busy> {
+        let key = webhook.participant.as_ref().map(|(identity, _)| Key {
+            room: webhook.room.clone(),
+            identity: identity.clone(),
+        });
+        let foreign = key.is_some_and(|key| !self.shared.book.has(&key));
+        if foreign && self.shared.journal.trouble().is_some() {
+            return Err(Busy);
+        }
         match self.news.try_send(News::Heard(Box::new(webhook))) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),

@@ -110,11 +110,12 @@ fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)
     let key = config.keys[0].clone();
     let rooms = Arc::new(RoomService::new(sfu, config.api_url, key.clone()));
     let overrides = config.delegation.client_api_overrides;
-    let client_api = ClientApi::new(to_homeservers(), overrides, listed);
+    let client_api = ClientApi::new(to_homeservers(), overrides, listed.clone());
     let delegation = Delegation::start(
         journal(config.delegation.store, &config.roots),
         DelayedEvents::new(to_homeservers(), client_api),
         rooms.clone(),
+        listed,
         config.delegation.check,
     )?;
     let terms = Terms {

@@ -88,12 +88,16 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// A leave of ours that has ended. Never waits: it is written behind.
     fn remove(&self, key: &Key, fence: Fence) -> Result<Hold, Error>;
 
+    /// Waits until all that was changed before is stored, 5 s at most: for what somebody else forgets once we have said that we know.
+    fn sync(&self) -> Result<(), Error>;
+
     /// Asked right before each call to a homeserver. Quick: no local store has to look, and Redis is given a second.
     ///
     /// An error means that the leave may not be worked now, but perhaps in a second; it is not lost yet.
     fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error>;
 
-    /// Takes over a leave that another replica keeps, as an event for it has reached us. None if there is none.
+    /// Takes over a leave that another replica keeps, or that was not adopted yet, as an event for it has reached us. None if there
+    /// is none.
     fn take(&self, key: &Key) -> Result<Option<(Fence, String)>, Error>;
 
     /// Takes leaves without a living keeper: all of them at the start, later those of replicas that died. At most `most` at once:

@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use std::{io, panic, process, thread};
 
 use log::{debug, error, info, warn};
@@ -24,6 +23,8 @@ const LOOKS: usize = 4;
 /// Questions to the journal under way, and how many may wait; what is lost here is found by a look at the SFU.
 const TAKES: usize = 4;
 const MAX_TAKES: usize = 1000;
+/// Servers whose administrator is not told the same again; so many are strangers'.
+const MAX_ADVISED: usize = 1024;
 /// Threads that wait for others, started as they are needed.
 const THREADS: usize = PLACES + LOOKS + TAKES;
 /// What the thread is told.
@@ -297,13 +298,14 @@ impl Keeper {
             outcome,
             began,
         } = called;
+        let ended = self
+            .lanes
+            .ended(&server, deed, outcome.as_ref(), began, now);
         let Some(outcome) = outcome else {
-            self.lanes
-                .ended(&server, deed, &Outcome::NotNow(Duration::ZERO), began, now);
             self.lose(serial);
             return;
         };
-        if self.lanes.ended(&server, deed, &outcome, began, now) {
+        if ended {
             self.advise(&server);
         }
         let counts = &self.shared.counts;
@@ -492,6 +494,9 @@ impl Keeper {
         }
         // as many again for those who come and go
         let needed = (rate * 2.0).ceil().max(2.0) as u64;
+        if self.advised.len() >= MAX_ADVISED {
+            self.advised.clear();
+        }
         let told = self.advised.entry(server.clone()).or_default();
         if needed >= *told * 2 {
             *told = needed;

@@ -11,8 +11,10 @@ use crate::matrix::id::ServerName;
 pub(super) const PLACES: usize = 24;
 /// Restarts under way in all: the other places are for sends.
 const RESTARTS: usize = 14;
-/// Calls under way in all to servers that have not answered last time, or were never asked.
-const UNPROVEN: usize = 6;
+/// Calls under way in all to servers that did not answer last time, and to such as were never asked, who need not stand in line
+/// with the former.
+const FAILING: usize = 6;
+const UNKNOWN: usize = 8;
 /// Calls under way to one server that answers, reached one by one with every answer.
 const PER_SERVER: usize = 10;
 /// Calls under way to one server if the oldest of them has been for longer than [`SLOW`].
@@ -22,6 +24,8 @@ const SLOW: Duration = Duration::from_secs(1);
 const PER_LIMITED_SERVER: usize = 2;
 /// The pause that a server is left when it says that we are too fast, but not when to come back; and the longest that is believed.
 const SLOW_DOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The shortest pause before a call that could not be made is tried again.
+const NOT_NOW: Duration = Duration::from_millis(100);
 /// The longest time that is left between two restarts on one server, however often it says that we are too fast.
 const MAX_GAP: Duration = Duration::from_secs(5);
 /// Servers that are remembered without having calls.
@@ -36,21 +40,55 @@ pub(super) struct Job {
     pub(super) deed: Deed,
 }
 
+/// What is known of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repute {
+    Unknown,
+    Failing,
+    /// It has answered so many times in a row.
+    Answers(usize),
+}
+
+/// A call under way.
+#[derive(Debug)]
+struct UnderWay {
+    began: Time,
+    /// As the server was known then.
+    repute: Repute,
+}
+
 /// The calls to one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     sends: VecDeque<u64>,
     /// By the time at which they are too late.
     restarts: BTreeSet<(Time, u64)>,
-    /// When each call under way began, the oldest first, and whether the server was unproven then.
-    began: Vec<(Time, bool)>,
+    /// The oldest first.
+    under_way: Vec<UnderWay>,
     restarting: usize,
-    /// Answers in a row.
-    answered: usize,
+    repute: Repute,
     not_before: Option<Time>,
     /// Time from one restart to the next, and when that next one may be.
     gap: Duration,
     next: Option<Time>,
+    /// When the server last made us slower, and what it then said.
+    slowed: Option<(Time, Duration)>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            sends: VecDeque::new(),
+            restarts: BTreeSet::new(),
+            under_way: Vec::new(),
+            restarting: 0,
+            repute: Repute::Unknown,
+            not_before: None,
+            gap: Duration::ZERO,
+            next: None,
+            slowed: None,
+        }
+    }
 }
 
 impl Lane {
@@ -58,16 +96,17 @@ impl Lane {
     fn is_idle(&self, now: Time) -> bool {
         self.sends.is_empty()
             && self.restarts.is_empty()
-            && self.began.is_empty()
+            && self.under_way.is_empty()
             && self.not_before.is_none_or(|at| at <= now)
             && self.gap.is_zero()
     }
 
     fn places(&self, now: Time) -> usize {
-        let slow = self
-            .began
-            .first()
-            .is_some_and(|(began, _)| now.since(*began) > SLOW);
+        let Repute::Answers(times) = self.repute else {
+            return 1;
+        };
+        let oldest = self.under_way.first();
+        let slow = oldest.is_some_and(|call| now.since(call.began) > SLOW);
         let most = if !self.gap.is_zero() {
             PER_LIMITED_SERVER
         } else if slow {
@@ -75,11 +114,11 @@ impl Lane {
         } else {
             PER_SERVER
         };
-        most.min(self.answered + 1)
+        most.min(times + 1)
     }
 
     fn deed(&self, now: Time, restarts: bool) -> Option<Deed> {
-        if self.began.len() >= self.places(now) || self.not_before.is_some_and(|at| now < at) {
+        if self.under_way.len() >= self.places(now) || self.not_before.is_some_and(|at| now < at) {
             return None;
         }
         if !self.sends.is_empty() {
@@ -106,19 +145,34 @@ impl Lane {
         // the server has reckoned from when it was asked
         let until = (began + wait).max(now) + MIN_GAP;
         self.not_before = self.not_before.max(Some(until));
-        self.gap = if self.gap.is_zero() {
-            wait
-        } else {
-            self.gap * 5 / 4
+        // those that were under way together are refused together, which says no more than one of them would
+        if self.slowed.is_some_and(|(at, _)| began < at) {
+            return;
         }
-        .clamp(MIN_GAP, MAX_GAP);
+        let said = wait.clamp(MIN_GAP, MAX_GAP);
+        let paced = !self.gap.is_zero();
+        self.gap = if paced { self.gap * 5 / 4 } else { said }.min(MAX_GAP);
+        let longest = self
+            .slowed
+            .filter(|_| paced)
+            .map_or(said, |(_, s)| s.max(said));
+        self.slowed = Some((now, longest));
     }
 
+    /// Soon back to the pace that the server has named, which is that of its limit, and then slowly beyond it.
     fn speed_up(&mut self) {
-        self.gap -= self.gap / 64;
+        let beyond = self.slowed.is_none_or(|(_, said)| self.gap <= said);
+        self.gap -= self.gap / if beyond { 64 } else { 8 };
         if self.gap < MIN_GAP {
             self.gap = Duration::ZERO;
         }
+    }
+
+    fn answered(&mut self) {
+        self.repute = match self.repute {
+            Repute::Answers(times) => Repute::Answers(times.saturating_add(1)),
+            Repute::Unknown | Repute::Failing => Repute::Answers(1),
+        };
     }
 }
 
@@ -130,7 +184,8 @@ pub(super) struct Lanes {
     turns: VecDeque<ServerName>,
     busy: usize,
     restarting: usize,
-    unproven: usize,
+    failing: usize,
+    unknown: usize,
 }
 
 impl Lanes {
@@ -181,9 +236,11 @@ impl Lanes {
         wanted: impl Fn(Job) -> bool,
     ) -> Option<Job> {
         let lane = self.lanes.get_mut(server)?;
-        let unproven = lane.answered == 0;
-        if unproven && self.unproven >= UNPROVEN {
-            return None;
+        let repute = lane.repute;
+        match repute {
+            Repute::Failing if self.failing >= FAILING => return None,
+            Repute::Unknown if self.unknown >= UNKNOWN => return None,
+            _ => {}
         }
         loop {
             let deed = lane.deed(now, self.restarting < RESTARTS)?;
@@ -198,24 +255,25 @@ impl Lanes {
             if !wanted(job) {
                 continue;
             }
-            lane.began.push((now, unproven));
+            lane.under_way.push(UnderWay { began: now, repute });
             self.busy += 1;
             if deed == Deed::Restart {
                 lane.restarting += 1;
                 self.restarting += 1;
                 lane.next = Some(now + lane.gap);
             }
-            self.unproven += usize::from(unproven);
+            self.failing += usize::from(repute == Repute::Failing);
+            self.unknown += usize::from(repute == Repute::Unknown);
             return Some(job);
         }
     }
 
-    /// Takes note of what came of a call that began at `began`. Whether the server says that we are too fast.
+    /// Takes note of what came of a call that began at `began`; none if it was not made. Whether the server says that we are too fast.
     pub(super) fn ended(
         &mut self,
         server: &ServerName,
         deed: Deed,
-        outcome: &Outcome,
+        outcome: Option<&Outcome>,
         began: Time,
         now: Time,
     ) -> bool {
@@ -226,28 +284,33 @@ impl Lanes {
             return false;
         };
         lane.restarting = lane.restarting.saturating_sub(restart);
-        if let Some(index) = lane.began.iter().position(|(at, _)| *at == began) {
-            let (_, unproven) = lane.began.remove(index);
-            self.unproven = self.unproven.saturating_sub(usize::from(unproven));
+        if let Some(index) = lane.under_way.iter().position(|call| call.began == began) {
+            match lane.under_way.remove(index).repute {
+                Repute::Failing => self.failing = self.failing.saturating_sub(1),
+                Repute::Unknown => self.unknown = self.unknown.saturating_sub(1),
+                Repute::Answers(_) => {}
+            }
         }
         match outcome {
-            Outcome::SlowDown(after) => {
-                lane.answered += 1;
+            None => {}
+            Some(Outcome::SlowDown(after)) => {
+                lane.answered();
                 lane.slow_down(*after, began, now);
             }
-            Outcome::NotNow(after) => {
-                lane.not_before = lane.not_before.max(Some(now + (*after).min(SLOW_DOWN.1)));
+            Some(Outcome::NotNow(after)) => {
+                let until = now + (*after).clamp(NOT_NOW, SLOW_DOWN.1);
+                lane.not_before = lane.not_before.max(Some(until));
             }
-            Outcome::Failed(_) => lane.answered = 0,
-            Outcome::Done | Outcome::Gone | Outcome::Finalised | Outcome::Denied(_) => {
-                lane.answered += 1;
+            Some(Outcome::Failed(_)) => lane.repute = Repute::Failing,
+            Some(Outcome::Done | Outcome::Gone | Outcome::Finalised | Outcome::Denied(_)) => {
+                lane.answered();
                 lane.speed_up();
             }
         }
         if self.lanes.len() > MAX_LANES {
             self.lanes.retain(|_, lane| !lane.is_idle(now));
         }
-        matches!(outcome, Outcome::SlowDown(_))
+        matches!(outcome, Some(Outcome::SlowDown(_)))
     }
 
     /// When to ask for the next call, if none ends before.

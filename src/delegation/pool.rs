@@ -20,7 +20,7 @@ const CALL: Duration = Duration::from_secs(10);
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const UNSURE: Duration = Duration::from_secs(1);
 /// How often the journal is asked again, a second later each time, for a leave that something has happened to.
-const TAKE_AGAIN: usize = 5;
+const TAKE_AGAIN: usize = 2;
 /// From one look at the journal for leaves without a keeper to the next.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 /// Leaves that are taken up at once.

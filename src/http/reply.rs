@@ -206,6 +206,7 @@ impl Reply {
                     ),
                     _,
                 ) => no_leave("The homeserver is not known to support delayed events"),
+                (delegation::Error::NotTheirs, _) => no_leave("No leave can be delegated now"),
                 (
                     delegation::Error::NoClientApi(client_api::Error::Busy(_))
                     | delegation::Error::TooMany
@@ -244,6 +245,7 @@ pub fn level(error: &exchange::Error, listed: bool) -> Level {
             delegation::Error::NotSupported
             | delegation::Error::NoClientApi(_)
             | delegation::Error::TooMany
+            | delegation::Error::NotTheirs
             | delegation::Error::Stopping => Level::Info,
         },
         exchange::Error::Busy(..) => Level::Debug,

@@ -6,7 +6,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -74,10 +74,10 @@ impl Journal for File {
             state.puts.push(put);
             self.shared.work.notify_all();
         }
-        match stored.recv_timeout(PATIENCE) {
-            Ok(outcome) => outcome.map_err(Error),
-            Err(_) => Err(Error("the disk took too long".into())),
-        }
+        stored
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(too_long)
+            .map_err(Error)
     }
 
     fn update(&self, key: &Key, fence: Fence, record: &str) -> Result<Hold, Error> {
@@ -89,12 +89,30 @@ impl Journal for File {
         Ok(self.shared.change(key, fence, None))
     }
 
+    fn sync(&self) -> Result<(), Error> {
+        let (done, stored) = sync_channel(1);
+        {
+            let mut state = self.shared.lock();
+            if state.is_idle() {
+                return Ok(());
+            }
+            state.syncs.push(done);
+            self.shared.work.notify_all();
+        }
+        stored
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(too_long)
+            .map_err(Error)
+    }
+
     fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error> {
         Ok(self.shared.lock().ledger.hold(key, fence))
     }
 
-    fn take(&self, _: &Key) -> Result<Option<(Fence, String)>, Error> {
-        Ok(None)
+    fn take(&self, key: &Key) -> Result<Option<(Fence, String)>, Error> {
+        let mut state = self.shared.lock();
+        let record = state.unkept.remove(key);
+        Ok(record.and_then(|record| state.adopt(key, record)))
     }
 
     fn adopt(&self, most: usize) -> Result<Vec<(Key, Fence, String)>, Error> {
@@ -104,14 +122,9 @@ impl Journal for File {
             let Some((key, record)) = state.unkept.pop_first() else {
                 break;
             };
-            // replaced since
-            if state.ledger.has(&key) {
-                continue;
+            if let Some((fence, record)) = state.adopt(&key, record) {
+                adopted.push((key, fence, record));
             }
-            let fence = state.next_fence();
-            let kept = Arc::from(record.as_str());
-            state.ledger.keep(key.clone(), fence, kept);
-            adopted.push((key, fence, record));
         }
         Ok(adopted)
     }
@@ -161,6 +174,8 @@ struct State {
     ledger: Ledger,
     last_fence: u64,
     puts: Vec<Put>,
+    /// Those who wait until everything is written.
+    syncs: Vec<SyncSender<Result<(), String>>>,
     /// Found in the file, and nobody's yet.
     unkept: BTreeMap<Key, String>,
     /// Broken records on their way to where they are kept aside.
@@ -183,9 +198,28 @@ impl State {
         Fence(self.last_fence)
     }
 
+    /// None if the leave has been replaced since it was found.
+    fn adopt(&mut self, key: &Key, record: String) -> Option<(Fence, String)> {
+        if self.ledger.has(key) {
+            return None;
+        }
+        let fence = self.next_fence();
+        self.ledger.keep(key.clone(), fence, record.as_str().into());
+        Some((fence, record))
+    }
+
     fn is_idle(&self) -> bool {
         self.puts.is_empty() && self.ledger.is_written() && self.aside.is_empty()
     }
+
+    /// Whether somebody waits for the disk.
+    fn is_urgent(&self) -> bool {
+        !self.puts.is_empty() || !self.syncs.is_empty() || self.closing
+    }
+}
+
+fn too_long<T>(_: RecvTimeoutError) -> Result<T, String> {
+    Err("the disk took too long".into())
 }
 
 impl Shared {

@@ -9,6 +9,7 @@ mod connection;
 mod keeper;
 mod script;
 mod shared;
+mod writing;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -211,6 +212,19 @@ impl Journal for Redis {
 
     fn remove(&self, key: &Key, fence: Fence) -> Result<Hold, Error> {
         Ok(self.shared.change(key, fence, None))
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        match self
+            .shared
+            .ask(|connection| self.shared.write(connection))?
+        {
+            true => Ok(()),
+            false => {
+                self.shared.renew_now();
+                Err(Error("Redis has lost what it had".into()))
+            }
+        }
     }
 
     fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error> {

@@ -87,8 +87,9 @@ class Stage:
 
     def __exit__(self, _, error, __):
         for replica in self.replicas:
-            replica.signal(signal.SIGCONT)
-            replica.stop()
+            if replica.process.poll() is None:
+                replica.signal(signal.SIGCONT)
+                replica.stop()
         if error:
             logs = "\n".join(f"--- replica {n}\n{replica.text}" for n, replica in enumerate(self.replicas))
             error.add_note(f"now {time.monotonic():.3f}\n{list(self.homeserver.leaves.values())}\n{logs}")
@@ -143,6 +144,15 @@ def webhooks_may_reach_any_replica(replicas):
         callers = Callers(stage, 12)
         callers.join()
         callers.expect_in_call_for(1.2 * DELAY)
+        callers.leave()
+        callers.expect_all_sent()
+
+
+def whoever_leaves_as_soon_as_they_have_come_has_left(replicas):
+    """Whoever kept a leave before hears of it after another one has taken it: that must not be the end of the message."""
+    with Stage(replicas, 12) as stage:
+        callers = Callers(stage, 30)
+        callers.join()
         callers.leave()
         callers.expect_all_sent()
 
@@ -318,6 +328,7 @@ def of(replicas, scenario):
 
 SCENARIOS = [
     webhooks_may_reach_any_replica,
+    whoever_leaves_as_soon_as_they_have_come_has_left,
     the_leaves_of_a_killed_replica_go_on,
     a_replica_killed_among_sends_loses_none,
     whoever_leaves_while_their_keeper_is_dead_has_left,

@@ -216,6 +216,32 @@ pub(crate) fn a_new_leave_takes_the_place_of_one_that_was_not_adopted_yet<S: Dur
     assert_eq!(adopted(stand.journal()), []);
 }
 
+pub(crate) fn what_was_waited_for_is_there_after_a_crash<S: Durable>() {
+    let stand = S::start();
+    let journal = stand.journal();
+    let [ended, goes_on] = ["ended", "goes on"].map(|name| journal.put(&key(name), "new").unwrap());
+    journal.sync().unwrap();
+    journal.update(&key("goes on"), goes_on, "newest").unwrap();
+    journal.remove(&key("ended"), ended).unwrap();
+    journal.sync().unwrap();
+    let stand = stand.after_a_crash();
+    let expected = [(key("goes on"), "newest".to_owned())];
+    assert_eq!(records(stand.journal()), expected);
+}
+
+pub(crate) fn a_leave_that_was_not_adopted_yet_can_be_taken<S: Durable>() {
+    let stand = S::start();
+    for name in ["a", "b"] {
+        stand.journal().put(&key(name), name).unwrap();
+    }
+    let stand = stand.after_a_crash();
+    let (fence, record) = stand.journal().take(&key("b")).unwrap().unwrap();
+    assert_eq!(record, "b");
+    assert_held(stand.journal(), &key("b"), fence, Hold::Ours);
+    assert_eq!(records(stand.journal()), [(key("a"), "a".to_owned())]);
+    assert!(stand.journal().take(&key("b")).unwrap().is_none());
+}
+
 pub(crate) fn progress_and_ends_are_written_at_the_end<S: Durable>() {
     let stand = S::start();
     let journal = stand.journal();
@@ -263,6 +289,8 @@ macro_rules! outlives {
         crate::conformance::sentences! { $stand:
             a_closed_journal_takes_nothing
             what_was_acknowledged_is_there_after_a_crash
+            what_was_waited_for_is_there_after_a_crash
+            a_leave_that_was_not_adopted_yet_can_be_taken
             what_is_adopted_is_ours
             a_new_leave_takes_the_place_of_one_that_was_not_adopted_yet
             progress_and_ends_are_written_at_the_end

@@ -6,9 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 use crate::client::{self, Address, Reply};
 use crate::settings::{NEVER_LOGGED, Settings};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ const MOST_CHANGES: usize = 4096;
 pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     pub(super) puts: Vec<Put>,
+    syncs: Vec<SyncSender<Result<(), String>>>,
     pub(super) aside: BTreeMap<String, Arc<str>>,
 }
 
@@ -59,15 +61,22 @@ impl Writer {
         }
         // changes wait for company, or for the disk to recover; whoever stands at the door does not
         let pause = if self.disk.is_some() { LINGER } else { RETRY };
-        let early = |state: &mut State| state.puts.is_empty() && !state.closing;
+        let early = |state: &mut State| !state.is_urgent();
         state = wait(shared.work.wait_timeout_while(state, pause, early)).0;
         if state.closing && (state.is_idle() || self.disk.is_none()) {
             state.puts.clear();
+            state.syncs.clear();
             return None;
         }
+        let changes = state.ledger.unwritten(MOST_CHANGES);
+        // whoever waits for all of them may have to wait for another turn
+        let all = changes.len() < MOST_CHANGES;
         Some(Batch {
-            changes: state.ledger.unwritten(MOST_CHANGES),
+            changes,
             puts: std::mem::take(&mut state.puts),
+            syncs: all
+                .then(|| std::mem::take(&mut state.syncs))
+                .unwrap_or_default(),
             aside: std::mem::take(&mut state.aside),
         })
     }
@@ -103,8 +112,11 @@ impl Writer {
                 self.disk = None;
                 self.shared.lock().aside.extend(batch.aside);
                 self.shared.note(Some(reason.clone()));
+                // whoever has stopped waiting knows already
+                for sync in batch.syncs {
+                    let _ = sync.send(Err(reason.clone()));
+                }
                 for put in batch.puts {
-                    // whoever has stopped waiting knows already
                     let _ = put.done.send(Err(reason.clone()));
                 }
             }
@@ -126,6 +138,9 @@ impl Writer {
             stored.push((put, fence));
         }
         drop(state);
+        for sync in batch.syncs {
+            let _ = sync.send(Ok(()));
+        }
         for (put, fence) in stored {
             if put.done.send(Ok(fence)).is_err() {
                 // nobody waits any more: it is stored, so it is worked

@@ -9,9 +9,8 @@ use rustls::ClientConfig;
 
 use super::Address;
 use super::connection::{Connection, Failure};
-use super::script::{self, Found, LEASE_MS, Touch};
+use super::script::{self, LEASE_MS};
 use super::shared::{Shared, State};
-use crate::journal::ledger::{Change, Ledger};
 
 /// How long we believe in our lease after we asked for it: less than Redis does, for clocks differ and calls take their time.
 const LEASE: Duration = Duration::from_millis(LEASE_MS - 1000);
@@ -21,9 +20,6 @@ const RENEW: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
 /// How long a Redis that can't be reached is left alone: at first, and twice as long each time up to the second figure.
 const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
-/// Commands that go out together.
-const PIPELINE: usize = 256;
-
 /// The thread's own.
 pub(super) struct Keeper {
     address: Address,
@@ -119,14 +115,14 @@ impl Keeper {
         let unknown = connection.run.is_none();
         self.renew(connection, restarted || unknown)?;
         self.run.clone_from(&connection.run);
-        self.write(connection)
+        self.shared.write(connection).map(drop)
     }
 
     fn upkeep(&mut self, connection: &mut Connection, now: Instant) -> Result<(), Failure> {
         if now >= self.next_renewal {
             self.renew(connection, false)?;
         }
-        self.write(connection)
+        self.shared.write(connection).map(drop)
     }
 
     /// Gives a sign of life. If Redis has forgotten the last one too early, or was restarted, it is given back what we know.
@@ -140,102 +136,10 @@ impl Keeper {
         self.next_renewal = asked + RENEW;
         let forgotten = was_leased && known == Value::Int(0);
         if forgotten || restarted {
-            self.restore(connection)?;
+            self.shared.restore(connection)?;
         }
         self.shared.lock().leased = Some(asked + LEASE);
         Ok(())
-    }
-
-    fn restore(&self, connection: &mut Connection) -> Result<(), Failure> {
-        for former in [true, false] {
-            let Some((me, changes)) = self.of(former, Ledger::everything) else {
-                continue;
-            };
-            let going_on = |change: &Change| change.record.is_some();
-            let changes: Vec<_> = changes.into_iter().filter(going_on).collect();
-            if !changes.is_empty() {
-                warn!(
-                    "Redis may have lost leaves, it is given {} of ours again",
-                    changes.len()
-                );
-            }
-            for part in changes.chunks(PIPELINE) {
-                let commands = part.iter().map(|change| {
-                    let record = change.record.as_deref().unwrap_or_default();
-                    script::restore(&change.key, &me, change.fence, record)
-                });
-                self.carry_out(connection, former, part, commands.collect())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what has changed; first of what was kept under our former name, which is settled with that.
-    fn write(&self, connection: &mut Connection) -> Result<(), Failure> {
-        for former in [true, false] {
-            loop {
-                let unwritten = |ledger: &Ledger| ledger.unwritten(PIPELINE);
-                let Some((me, part)) = self.of(former, unwritten) else {
-                    break;
-                };
-                if part.is_empty() {
-                    break;
-                }
-                let commands = part.iter().map(|change| {
-                    let touch = change.record.as_deref().map_or(Touch::Delete, Touch::Set);
-                    script::touch(&change.key, &me, change.fence, touch)
-                });
-                if !self.carry_out(connection, former, &part, commands.collect())? {
-                    return Ok(());
-                }
-            }
-        }
-        self.shared.lock().former = None;
-        Ok(())
-    }
-
-    fn of(
-        &self,
-        former: bool,
-        what: impl FnOnce(&Ledger) -> Vec<Change>,
-    ) -> Option<(Arc<str>, Vec<Change>)> {
-        let state = self.shared.lock();
-        match (&state.former, former) {
-            (Some((me, ledger)), true) => Some((me.clone(), what(ledger))),
-            (None, true) => None,
-            (_, false) => Some((state.me.clone(), what(&state.ledger))),
-        }
-    }
-
-    /// False if Redis has lost what it had, which the next renewal looks into.
-    fn carry_out(
-        &self,
-        connection: &mut Connection,
-        former: bool,
-        changes: &[Change],
-        commands: Vec<redis::Cmd>,
-    ) -> Result<bool, Failure> {
-        let answers = connection.ask_all(&commands)?;
-        let mut state = self.shared.lock();
-        let state = &mut *state;
-        let mut known = true;
-        let ledger = match (&mut state.former, former) {
-            (Some((_, ledger)), true) => ledger,
-            _ => &mut state.ledger,
-        };
-        for (change, answer) in changes.iter().zip(answers) {
-            match Found::of(&answer?) {
-                Some(Found::Lost) => ledger.lose(&change.key, change.fence),
-                Some(Found::Absent) if change.record.is_some() => {
-                    ledger.lose(&change.key, change.fence)
-                }
-                Some(Found::Forgotten) if change.record.is_some() => known = false,
-                Some(_) => ledger.written(change),
-                None => return Err(Failure::Refused("its answer makes no sense".into())),
-            }
-        }
-        state.renew_now |= !known;
-        Ok(known)
     }
 
     /// The last turn: nothing of ours is worked any more.
