@@ -250,8 +250,8 @@ mod tests {
         assert_eq!(
             warnings(&[("LIVEKIT_HTTPS_PROXY", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
             [
-                "LIVEKIT_HTTPS_PROXY has no effect yet",
-                "LIVEKIT_AS_TOKEN has no effect yet"
+                "LIVEKIT_AS_TOKEN has no effect yet",
+                "LIVEKIT_HTTPS_PROXY has no effect yet"
             ]
         );
     }
