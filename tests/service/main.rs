@@ -52,4 +52,8 @@ mod token_attack_policy;
 mod token_attack_rate;
 mod token_attack_reload;
 mod token_attack_terms;
+mod token_endpoint_answer;
+mod token_endpoint_audit;
+mod token_endpoint_doors;
+mod token_endpoint_vectors;
 mod trust;
