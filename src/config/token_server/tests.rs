@@ -242,6 +242,52 @@ fn a_login_needs_issuer_audience_and_one_source_of_keys() {
 }
 
 #[test]
+fn logins_can_be_told_apart_and_are_few() {
+    let login = |name: &str, audience: &str| {
+        format!(
+            "[callers.{name}]\njwt = {{ issuer = 'i', audience = '{audience}', keys = 'https://login.example.com/' }}\n"
+        )
+    };
+    let refused = |text: &str| {
+        let file = Scratch::new("policy.toml", text);
+        errors(&[("TOKEN_SERVER_POLICY_FILE", file.path())])
+    };
+    let twins = refused(&(login("one", "a") + &login("two", "a")));
+    assert!(
+        twins[0].contains(r#"differ in issuer or audience, found those of "two""#),
+        "{twins:?}"
+    );
+    let many: String = (0..33)
+        .map(|n| login(&format!("c{n}"), &format!("a{n}")))
+        .collect();
+    let many = refused(&many);
+    assert!(many[0].contains("at most 32 logins, found 33"), "{many:?}");
+    let few = Scratch::new("policy.toml", &(login("one", "a") + &login("two", "b")));
+    assert_eq!(
+        server(&[("TOKEN_SERVER_POLICY_FILE", few.path())])
+            .callers
+            .logins
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn metadata_too_long_for_a_url_is_warned_of() {
+    for (bytes, warned) in [(5120, false), (5121, true)] {
+        let file = Scratch::new(
+            "policy.toml",
+            &format!("[callers.a]\nmax_metadata_bytes = {bytes}"),
+        );
+        let (_, report) = valid(&[("TOKEN_SERVER_POLICY_FILE", file.path())]);
+        assert_eq!(
+            report.warnings().iter().any(|w| w.contains("metadata")),
+            warned
+        );
+    }
+}
+
+#[test]
 fn the_policy_file_is_refused_with_its_line() {
     let file = Scratch::new("policy.toml", "[default]\nroom = 'a'\n");
     let errors = errors(&[("TOKEN_SERVER_POLICY_FILE", file.path())]);
