@@ -39,6 +39,8 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -sf /dev/null etc/systemd/system/console-getty.service
 pivot_root . host
 umount -l host
+# credentials are mounted by a helper in a namespace of its own, and have to get here
+mount --make-rshared /
 exec env -i container=lts PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=multi-user.target
 """
 
