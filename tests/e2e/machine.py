@@ -93,7 +93,7 @@ class Machine:
         """What a command in the machine prints."""
         done = subprocess.run(self.command(*command), capture_output=True, text=True, stdin=subprocess.DEVNULL)
         said = done.stdout + done.stderr
-        assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {said}\n{self.journal()}"
+        assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {said}\n{self.journal('--lines=40')}"
         return said
 
     def journal(self, *arguments):
