@@ -18,7 +18,7 @@ fn a_decision_is_one_line_with_who_what_and_why() {
     assert_eq!(ask(service.address(), APP_KEY, &body).status, 201);
     let line = service.wait_for_log("granted request=");
     for part in [
-        "INFO",
+        "level=info",
         "client=127.0.0.1",
         "endpoint=token",
         "caller=app",
@@ -26,7 +26,7 @@ fn a_decision_is_one_line_with_who_what_and_why() {
         "room=\"room\"",
         "identity=\"ali",
         "grants=canPublish,canSubscribe,canPublishData",
-        "agents=[\"helper\"]",
+        "agents=\"helper\"",
         "ttl=60",
         "ms=",
         "Token generated for user ali",
@@ -47,7 +47,7 @@ fn a_decision_is_one_line_with_who_what_and_why() {
     );
     let line = service.wait_for_words(&["refused request=", "status=403"]);
     for part in [
-        "INFO",
+        "level=info",
         "endpoint=token",
         "caller=app",
         "key=a0b1c2d3",
@@ -106,7 +106,7 @@ fn matrix_and_all_others_share_the_pace_of_an_address() {
     }
     let passed = replies.iter().filter(|(_, status)| *status != 429).count();
     assert!(passed >= A_MINUTE, "{replies:?}");
-    service.wait_for_words(&["WARN", "rate_limited", "by=address"]);
+    service.wait_for_words(&["level=warn", "rate_limited", "by=address"]);
     // another address, a preflight and the health have nothing to do with it
     assert_ne!(ask("8.8.4.4", "/get_token").status, 429);
     let preflight = "OPTIONS /get_token HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n";
