@@ -1,4 +1,6 @@
-"""The Debian package in a machine with systemd: what an administrator does with it, from its installation to its removal."""
+"""The Debian package in a machine with systemd: what an administrator does with it, from its installation to its removal.
+
+The machine is a Debian 12, or what lies in the folder that TREE names."""
 
 import json
 import os
@@ -43,7 +45,7 @@ def package():
 @pytest.fixture
 def machine(package):
     """With the package installed, and nothing set."""
-    machine = Machine(made("tree"))
+    machine = Machine(os.environ.get("TREE") or made("tree"))
     try:
         shutil.copy(package, machine.root / "package.deb")
         machine.run("dpkg", "--install", "/package.deb")
