@@ -34,6 +34,7 @@ mod flood;
 mod forged;
 mod grants;
 mod hostile;
+mod hostile_delays;
 mod leave_story;
 mod malformed;
 mod meeting;
