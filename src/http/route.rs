@@ -91,7 +91,13 @@ impl Routes {
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(method: &str, target: &str) -> bool {
         let endpoint = endpoint(target);
-        let outbound = [Endpoint::GetToken, Endpoint::SfuGet, Endpoint::Delegate];
+        // a webhook waits for the journal, which may be a Redis far away
+        let outbound = [
+            Endpoint::GetToken,
+            Endpoint::SfuGet,
+            Endpoint::Delegate,
+            Endpoint::Webhook,
+        ];
         method == "POST" && outbound.contains(&endpoint)
     }
 
