@@ -35,6 +35,8 @@ mod forged;
 mod grants;
 mod hostile;
 mod hostile_delays;
+mod leave_crash;
+mod leave_door;
 mod leave_story;
 mod malformed;
 mod meeting;
