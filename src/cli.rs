@@ -1,9 +1,13 @@
 //! The command line: what was asked for, and what is said about it.
 
+pub mod healthcheck;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
+use crate::caller::{Name, api_key};
 use crate::config::known::{KNOWN, Kind};
 use crate::config::{Bind, Config, Environment, Error, Report};
 use crate::logger::escaped;
@@ -12,21 +16,29 @@ use crate::logger::escaped;
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code after wrong settings (`EX_CONFIG` of sysexits.h): systemd is told not to start the service again.
 pub const EXIT_CONFIG: u8 = 78;
+/// What `keygen` calls a caller of whom it is told nothing.
+const DEFAULT_CALLER: &str = "app";
 /// Most bytes of an unknown argument that are repeated.
 const MAX_SHOWN: usize = 80;
 
-const USAGE: &str =
-    "usage: livekit-token-service [serve | check-config | --dev | --help | --version]";
+/// The name under which images of the forerunner have a program of its own, with the same settings as the service.
+const HEALTHCHECK_NAME: &str = "lk-jwt-service-healthcheck";
+
+const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | keygen [NAME] | --dev | --help | --version]";
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Run the service; the default.
     Serve,
     /// Print every setting as it is understood.
     CheckConfig,
+    /// Ask the running service whether it is well.
+    Healthcheck,
     /// Run the service beside an SFU in its own `--dev` mode.
     Dev,
+    /// Make an API key for a caller of the token endpoint.
+    Keygen(Name),
     /// Print the help.
     Help,
     /// Print the version.
@@ -46,16 +58,27 @@ impl fmt::Display for UnknownArgument {
 impl std::error::Error for UnknownArgument {}
 
 impl Command {
-    /// Reads the arguments that follow the program's name.
+    /// Reads the program's name, which is a command in itself if it is [`HEALTHCHECK_NAME`], and the arguments that follow it.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
         let mut args = args.into_iter();
+        let name = args.next().unwrap_or_default();
+        let default = match Path::new(&name).file_name() {
+            Some(name) if name == HEALTHCHECK_NAME => Self::Healthcheck,
+            _ => Self::Serve,
+        };
         let Some(first) = args.next() else {
-            return Ok(Self::Serve);
+            return Ok(default);
         };
         let command = match first.to_str() {
             Some("serve") => Self::Serve,
             Some("check-config") => Self::CheckConfig,
+            Some("healthcheck") => Self::Healthcheck,
             Some("--dev") => Self::Dev,
+            Some("keygen") => {
+                let name = args.next().unwrap_or_else(|| DEFAULT_CALLER.into());
+                let parsed = name.to_str().and_then(Name::parse);
+                Self::Keygen(parsed.ok_or_else(|| unknown(name))?)
+            }
             Some("--help" | "-h" | "help") => Self::Help,
             Some("--version" | "-V") => Self::Version,
             _ => return Err(unknown(first)),
@@ -90,6 +113,8 @@ pub fn help(out: &mut impl Write) -> io::Result<()> {
 
   serve         run the service (the default)
   check-config  print every setting as it is understood, and where it comes from
+  healthcheck   ask the service that runs with the same settings; exit code 0 if it is well
+  keygen        make an API key for a caller of /token, and the line that the service needs to know it
   --dev         run beside `livekit-server --dev`, on loopback, with rooms for everyone
   --help        print this
   --version     print the version
@@ -111,6 +136,18 @@ its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
     writeln!(
         out,
         "\nA wrong setting ends the service with exit code {EXIT_CONFIG} and a line that names it."
+    )
+}
+
+/// Makes an API key. On `out`: the key, and below it what to store; on `err` what to do with them.
+pub fn keygen(name: &Name, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+    let (key, hash) = api_key::generate();
+    writeln!(out, "{key}\n{name}:{hash}")?;
+    writeln!(
+        err,
+        "The first line is the API key: give it to {name}, it is stored nowhere. The second is for TOKEN_SERVER_API_KEYS, \
+         or in the policy file: [callers.{name:?}] keys = [\"sha256:{hash}\"]",
+        name = name.as_str()
     )
 }
 
@@ -175,6 +212,8 @@ pub fn dev_hints(config: &Config, listening: &Bind) -> Vec<String> {
         Bind::Everywhere(port) => ("curl".into(), format!("http://localhost:{port}")),
         Bind::Tcp { host, port } => ("curl".into(), format!("http://{host}:{port}")),
     };
+    let token =
+        r#"-H 'Content-Type: application/json' -d '{"room_name":"test","participant_name":"me"}'"#;
     let body = r#"{"room_id":"!room:example.org","slot_id":"m.call#ROOM","openid_token":{"access_token":"FROM_YOUR_HOMESERVER","token_type":"Bearer","matrix_server_name":"example.org","expires_in":3600},"member":{"id":"me","claimed_user_id":"@you:example.org","claimed_device_id":"DEVICE"}}"#;
     let mut hints = vec![
         "DEVELOPMENT MODE: not for a host that others reach".into(),
@@ -185,6 +224,7 @@ pub fn dev_hints(config: &Config, listening: &Bind) -> Vec<String> {
         ),
         format!("try it: {curl} -i {base}/healthz"),
         format!("with an OpenID token (POST /_matrix/client/v3/user/USER/openid/request_token): {curl} {base}/get_token -d '{body}'"),
+        format!("without Matrix: {curl} {base}/token {token}"),
         "a homeserver on this host or on the LAN is asked only with LIVEKIT_ALLOWED_NETWORKS=127.0.0.0/8,::1 or the like".into(),
     ];
     if config.full_access.is_everyone() {

@@ -8,6 +8,7 @@ pub(crate) mod known;
 mod reader;
 mod report;
 mod settings;
+mod token_server;
 mod values;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,12 @@ pub use self::bind::Bind;
 pub use self::environment::Environment;
 use self::reader::{Reader, quoted};
 pub use self::report::{Origin, Report, Setting};
+pub use self::token_server::{Callers, Doors, Login, LoginKeys, TokenServer};
 use crate::access::FullAccess;
 use crate::livekit::token::ApiKey;
+use crate::logger::Format;
 use crate::matrix::id::ServerName;
-use crate::net::address::Network;
+use crate::net::address::{AddressPolicy, Network};
 use crate::net::base_url::BaseUrl;
 use crate::net::tls::Roots;
 
@@ -32,8 +35,18 @@ use crate::net::tls::Roots;
 pub struct Config {
     /// Where to listen.
     pub bind: Bind,
+    /// Where to show metrics.
+    pub metrics_bind: Option<Bind>,
+    /// Whether Matrix's endpoints are open.
+    pub matrix: bool,
+    /// The general endpoint, if that is open.
+    pub token_server: Option<TokenServer>,
+    /// Requests for tokens of one public address in a minute; zero is without limit.
+    pub rate_per_address: u32,
     /// The most talkative level that is logged.
     pub log_level: LevelFilter,
+    /// What log lines look like.
+    pub log_format: Format,
     /// `LIVEKIT_URL`, checked and unchanged: clients are told exactly this.
     pub url: String,
     /// Where this service reaches the SFU.
@@ -180,6 +193,16 @@ impl Config {
         read(env, &Defaults::SERVE)
     }
 
+    /// Where a service with these settings listens; no other setting is looked at.
+    pub fn bind(env: &Environment) -> Result<Bind, Vec<Error>> {
+        let mut reader = Reader::new(env);
+        let defaults = Defaults::SERVE;
+        match bind::read(&mut reader, defaults.bind, defaults.origin()) {
+            Some((bind, _)) => Ok(bind),
+            None => Err(reader.errors),
+        }
+    }
+
     /// As [`Config::read`], for `--dev`: an SFU in its own `--dev` mode on this host, full access for everyone, loopback only.
     pub fn dev(env: &Environment) -> (Result<Self, Vec<Error>>, Report) {
         read(env, &Defaults::DEV)
@@ -211,7 +234,9 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         let expected = "a loopback address or a unix socket while --dev signs with a secret that everybody knows";
         reader.wrong(name, expected, quoted(&bind.to_string()));
     }
-    let full_access = settings::full_access(reader, defaults);
+    let metrics_bind = bind::metrics(reader);
+    let doors = token_server::doors(reader, defaults);
+    let full_access = settings::full_access(reader, defaults, doors);
     let federation_overrides = reader.parsed(
         "LIVEKIT_FEDERATION_URL_OVERRIDES",
         "",
@@ -234,6 +259,19 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "1 to 1000000",
         |text| values::number(text, 1..=1_000_000),
     );
+    let rate_per_address = reader.parsed(
+        "LIVEKIT_RATE_PER_ADDRESS",
+        "300",
+        "0 to 1000000 requests a minute",
+        |text| values::number(text, 0..=1_000_000),
+    );
+    let local = bind.as_ref().is_some_and(|(bind, _)| bind.is_local());
+    let token_server = doors.general.then(|| {
+        let networks = [&allowed_networks, &denied_networks].map(|n| n.clone().unwrap_or_default());
+        let [allowed, denied] = networks;
+        let networks = AddressPolicy::new(allowed, denied);
+        token_server::read(reader, defaults.dev && local, &networks)
+    });
     let roots = settings::authorities(reader);
     let insecure_skip_verify_tls = settings::insecure(reader);
     let token_lifetime = reader.parsed(
@@ -255,9 +293,23 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");
     let remote_users_may_publish = boolean("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "true");
     let log_level = reader.parsed("LIVEKIT_LOG_LEVEL", "info", values::LEVEL, values::level);
+    let log_format = reader.parsed(
+        "LIVEKIT_LOG_FORMAT",
+        "logfmt",
+        values::FORMAT,
+        values::format,
+    );
     Some(Config {
         bind: bind?.0,
+        metrics_bind: metrics_bind?,
+        matrix: doors.matrix,
+        token_server: match token_server {
+            Some(read) => Some(read?),
+            None => None,
+        },
+        rate_per_address: u32::try_from(rate_per_address?).ok()?,
         log_level: log_level?,
+        log_format: log_format?,
         url: url?.0,
         api_url: api_url?,
         keys: keys?.keys,

@@ -1,6 +1,10 @@
 //! JSON objects of strangers.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 /// Reads an object, and nothing but one, all of it JSON: serde would take an array of the fields' values as well, and pass over
 /// what means nothing in fields that it does not know.
@@ -13,6 +17,72 @@ pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
+/// Reads a value in which no object has two fields of one name: readers differ in which of them they take.
+pub fn unambiguous(bytes: &[u8]) -> Option<Value> {
+    let read: Result<Unambiguous, _> = serde_json::from_slice(bytes);
+    read.ok().map(|Unambiguous(value)| value)
+}
+
+struct Unambiguous(Value);
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reading).map(Self)
+    }
+}
+
+struct Reading;
+
+impl<'de> Visitor<'de> for Reading {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Unambiguous(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some((name, Unambiguous(value))) = object.next_entry::<String, _>()? {
+            if fields.insert(name, value).is_some() {
+                return Err(A::Error::custom("a field is there twice"));
+            }
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -20,6 +90,26 @@ mod tests {
     #[derive(serde::Deserialize)]
     struct One {
         a: u8,
+    }
+
+    #[test]
+    fn a_field_is_there_once_at_any_depth() {
+        let text = r#"{"a":[1,-1,1.5,"x",null,true,{"b":{}}],"c":{"a":1}}"#;
+        let read: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(unambiguous(text.as_bytes()), Some(read));
+        for other in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            r#"[{"b":{"a":1,"a":1}}]"#,
+            "{} {}",
+            "",
+            "{",
+            "\u{feff}{}",
+        ] {
+            assert_eq!(unambiguous(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(unambiguous(&[b'['; 60_000]), None);
+        assert_eq!(unambiguous(b"\"\xff\""), None);
     }
 
     #[test]

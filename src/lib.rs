@@ -2,22 +2,26 @@
 //!
 //! The map, from the roof down. Rooms import downwards only.
 //!
-//! - [`cli`], [`config`], [`logger`]: what `main` needs to put the house together; nothing else imports them.
+//! - [`cli`], [`config`], [`logger`], [`reload`]: what `main` needs to put the house together; nothing else imports them.
 //! - [`http`]: the one door. `gate` owns every client's socket, `head` reads what they send, and only complete, unambiguous requests
 //!   reach tiny_http behind it; `listener` turns them into ours, `route` knows the paths, `request` and `reply` the two directions.
-//! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token.
+//! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token. [`token_source`]: so does the wish
+//!   of any other application, by its API key or the JWTs of its own login.
 //! - [`delegation`]: the thread that keeps the leaves which clients have handed to us, and carries out what they call for.
-//! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary, [`leave`] is
-//!   one delegated leave.
+//! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary,
+//!   [`policy`] says what the caller of the token source may ask for, [`leave`] is one delegated leave.
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]; [`matrix::delayed_event`] restarts and sends leaves at the address that
 //!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
-//! - [`net`]: the network, as a service may use it whose callers choose the addresses.
-//! - Words: [`matrix::id`], [`livekit::token`]; [`json`], [`random`] and [`memo`].
+//!   Logins of applications: [`caller::jwt`] and [`caller::jwks`].
+//! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
+//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`json`], [`clock`], [`random`], [`memo`] and [`metrics`].
 
 pub mod access;
 pub mod alias;
+pub mod caller;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod delegation;
 pub mod exchange;
@@ -29,8 +33,13 @@ pub mod livekit;
 pub mod logger;
 pub mod matrix;
 pub mod memo;
+pub mod metrics;
 pub mod net;
+pub mod notify;
+pub mod policy;
 pub mod random;
+pub mod reload;
+pub mod token_source;
 
 /// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.
 #[cfg(fuzzing)]

@@ -1,10 +1,16 @@
-//! Log lines to stderr: `2026-11-21T20:00:00.123Z INFO  target message`, one write each.
+//! Log lines to stderr, one write each: logfmt, `time=2026-11-21T20:00:00.123Z level=info target=http::route msg=granted user=…`,
+//! or JSON with the same fields. Under systemd the priority stands before the line and journald keeps the time.
+
+mod fields;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::MetadataExt as _;
+use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
+
+use crate::clock::Timestamp;
 
 /// Longest line in bytes. What strangers send is cut to less before it is logged; this is the end of all mistakes.
 const MAX_LINE: usize = 16 * 1024;
@@ -15,34 +21,58 @@ const HUSHED: &str = "tiny_http";
 /// What our own targets begin with; it goes without saying.
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `key=value`, values in quotes where they have blanks.
+    Logfmt,
+    /// One JSON object; all values are strings.
+    Json,
+}
+
 /// Starts logging. Fails if something logs already.
-pub fn start(level: LevelFilter) -> Result<(), SetLoggerError> {
+pub fn start(level: LevelFilter, format: Format) -> Result<(), SetLoggerError> {
     log::set_boxed_logger(Box::new(Logger {
-        level,
+        format,
+        journal: stderr_is_the_journal(),
         out: |line| io::stderr().write_all(line),
     }))?;
-    log::set_max_level(level);
+    set_level(level);
     Ok(())
 }
 
+/// Changes what is logged from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Whether journald reads our stderr: it says which file that is (systemd.exec(5), `JOURNAL_STREAM`).
+fn stderr_is_the_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let metadata = std::fs::metadata("/proc/self/fd/2");
+    metadata.is_ok_and(|file| is_stream(&stream, file.dev(), file.ino()))
+}
+
+fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    let parts = stream.split_once(':');
+    let parts = parts.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    parts == Some((device, inode))
+}
+
 struct Logger {
-    level: LevelFilter,
+    format: Format,
+    journal: bool,
     out: fn(&[u8]) -> io::Result<()>,
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let most = match metadata.target() {
-            target if own(target).is_some() => self.level,
-            target if target.split("::").next() == Some(HUSHED) => LevelFilter::Off,
-            _ => self.level.min(FOREIGN),
-        };
-        metadata.level() <= most
+        enabled(log::max_level(), metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = line(
+            let line = self.line(
                 SystemTime::now(),
                 record.level(),
                 record.target(),
@@ -56,6 +86,15 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+fn enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
+    let most = match metadata.target() {
+        target if own(target).is_some() => level,
+        target if target.split("::").next() == Some(HUSHED) => LevelFilter::Off,
+        _ => level.min(FOREIGN),
+    };
+    metadata.level() <= most
+}
+
 /// The rest of a target of ours, `main` for the root; none of another crate's.
 fn own(target: &str) -> Option<&str> {
     match target.strip_prefix(CRATE)? {
@@ -64,14 +103,76 @@ fn own(target: &str) -> Option<&str> {
     }
 }
 
-fn line(now: SystemTime, level: Level, target: &str, message: &fmt::Arguments<'_>) -> String {
-    let mut line = String::with_capacity(256);
-    let target = own(target).unwrap_or(target);
-    // a String takes whatever it is given, and is left as it is if a Display fails
-    let _ = write!(line, "{} {level:<5} ", Timestamp(now));
-    let _ = write!(Escaping(&mut line), "{target} {message}");
-    line.push('\n');
-    line
+impl Logger {
+    fn line(
+        &self,
+        now: SystemTime,
+        level: Level,
+        target: &str,
+        message: &fmt::Arguments<'_>,
+    ) -> String {
+        let mut text = String::with_capacity(256);
+        // a String takes whatever it is given, and is left as it is if a Display fails
+        let _ = write!(Escaping(&mut text), "{message}");
+        let (message, fields) = fields::split(&text);
+        let time = format!("{:.3}", Timestamp(now));
+        let mut standing = vec![
+            ("time", time.as_str()),
+            ("level", level_name(level)),
+            ("target", own(target).unwrap_or(target)),
+            ("msg", message),
+        ];
+        let mut line = String::with_capacity(text.len() + 128);
+        if self.journal {
+            // it keeps the time itself
+            standing.remove(0);
+            line.push_str(priority(level));
+        }
+        match self.format {
+            Format::Logfmt => {
+                for (name, value) in standing {
+                    fields::add_logfmt(&mut line, name, value);
+                    line.push(' ');
+                }
+                line.push_str(fields);
+                line.truncate(line.trim_end().len());
+            }
+            Format::Json => {
+                let standing = standing
+                    .into_iter()
+                    .map(|(name, value)| (name, value.into()));
+                for (index, (name, value)) in standing.chain(fields::pairs(fields)).enumerate() {
+                    line.push(if index == 0 { '{' } else { ',' });
+                    fields::add_quoted(&mut line, name);
+                    line.push(':');
+                    fields::add_quoted(&mut line, &value);
+                }
+                line.push('}');
+            }
+        }
+        line.push('\n');
+        line
+    }
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+/// What journald takes for the priority (sd-daemon(3)).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
 }
 
 /// Text in which no character can end a line, move the cursor or turn the direction of writing.
@@ -104,37 +205,6 @@ impl fmt::Write for Escaping<'_> {
 /// Separators of lines and paragraphs, and what reorders the text that follows (Unicode, UAX #9).
 fn is_directional(c: char) -> bool {
     matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
-}
-
-/// RFC 3339 in UTC with milliseconds; `httpdate`, which is linked already, only has HTTP's format.
-struct Timestamp(SystemTime);
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        let millis = since.subsec_millis();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
-        )
-    }
-}
-
-/// The date of a day since 1970. Years begin in March here, so that the leap day is a year's last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // 719468 days from 0000-03-01 to 1970-01-01; 146097 days in 400 years
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // five months have 153 days, from March on
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Command, UnknownArgument> {
-    Command::parse(args.iter().map(OsString::from))
+    called("livekit-token-service", args)
+}
+
+fn called(name: &str, args: &[&str]) -> Result<Command, UnknownArgument> {
+    Command::parse([&name].into_iter().chain(args).map(OsString::from))
 }
 
 fn printed(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
@@ -24,15 +28,35 @@ fn every_command_has_its_word_and_serve_needs_none() {
         (&[][..], Command::Serve),
         (&["serve"], Command::Serve),
         (&["check-config"], Command::CheckConfig),
+        (&["healthcheck"], Command::Healthcheck),
         (&["--dev"], Command::Dev),
         (&["--help"], Command::Help),
         (&["-h"], Command::Help),
         (&["help"], Command::Help),
         (&["--version"], Command::Version),
         (&["-V"], Command::Version),
+        (&["keygen"], Command::Keygen(Name::parse("app").unwrap())),
+        (
+            &["keygen", "a.b"],
+            Command::Keygen(Name::parse("a.b").unwrap()),
+        ),
     ] {
         assert_eq!(parse(args), Ok(command));
     }
+}
+
+#[test]
+fn the_names_of_the_forerunner_s_programs_are_commands() {
+    for (name, args, command) in [
+        ("/lk-jwt-service", &[][..], Command::Serve),
+        ("/lk-jwt-service", &["check-config"], Command::CheckConfig),
+        ("/lk-jwt-service-healthcheck", &[], Command::Healthcheck),
+        ("lk-jwt-service-healthcheck", &["--help"], Command::Help),
+        ("", &[], Command::Serve),
+    ] {
+        assert_eq!(called(name, args), Ok(command), "{name} {args:?}");
+    }
+    assert_eq!(Command::parse([]), Ok(Command::Serve));
 }
 
 #[test]
@@ -44,6 +68,8 @@ fn what_nobody_understands_is_answered_with_the_usage() {
         &["serve", "--dev"],
         &["--help", "me"],
         &["--port=8080"],
+        &["keygen", "a b"],
+        &["keygen", "a", "b"],
     ] {
         let error = parse(args).unwrap_err().to_string();
         let last = args.last().unwrap();
@@ -51,6 +77,24 @@ fn what_nobody_understands_is_answered_with_the_usage() {
     }
     let error = parse(&[&"\u{1b}".repeat(1000)]).unwrap_err().to_string();
     assert!(!error.contains('\u{1b}') && error.len() < 1000);
+}
+
+#[test]
+fn a_key_is_printed_once_and_what_to_store_does_not_have_it() {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    keygen(&Name::parse("app").unwrap(), &mut out, &mut err).unwrap();
+    let [out, err] = [out, err].map(|bytes| String::from_utf8(bytes).unwrap());
+    let lines: Vec<&str> = out.lines().collect();
+    let [key, stored] = lines[..] else {
+        panic!("{out}");
+    };
+    assert!(key.starts_with(api_key::PREFIX));
+    let secret = key.rsplit('_').next().unwrap();
+    assert!(!stored.contains(secret) && !err.contains(secret));
+    let (name, hash) = stored.split_once(':').unwrap();
+    let hash = api_key::KeyHash::parse(hash).unwrap();
+    let keys = api_key::ApiKeys::new(vec![(hash, Name::parse(name).unwrap())]);
+    assert_eq!(keys.find(key).unwrap().0.as_str(), "app");
 }
 
 #[test]

@@ -78,7 +78,24 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_TRUSTED_PROXIES", Kind::Value, "proxies whose X-Forwarded-For is believed, addresses or networks; default: loopback"),
     known("LIVEKIT_MAX_CONNECTIONS", Kind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
     known("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", Kind::Value, "connections of one public address, 1 to 1000000; default 256"),
+    known("LIVEKIT_METRICS_BIND", Kind::Value, "where /metrics is, in the same forms; default: nowhere"),
+    known("LIVEKIT_RATE_PER_ADDRESS", Kind::Value, "requests for tokens of one public address in a minute, 0 to 1000000, 0 is no limit; default 300"),
+    known("TOKEN_SERVER_API_KEYS", Kind::Value, "NAME:SHA256 of callers of /token, as keygen prints them, comma or newline separated"),
+    known("TOKEN_SERVER_API_KEYS_FILE", Kind::Path, "file with such lines"),
+    known("TOKEN_SERVER_JWT_ISSUER", Kind::Value, "iss of the JWTs of a login whose users may call /token"),
+    known("TOKEN_SERVER_JWT_AUDIENCE", Kind::Value, "aud of those that are meant for it"),
+    known("TOKEN_SERVER_JWT_KEYS", Kind::Value, "JWKS or PEM file with the login's keys, or https URL of a JWKS"),
+    known("TOKEN_SERVER_JWT_SECRET", Kind::Value, "the secret of a login that signs with HS256"),
+    known("TOKEN_SERVER_JWT_SECRET_FILE", Kind::Path, "file with it"),
+    known("TOKEN_SERVER_JWT_IDENTITY_CLAIM", Kind::Value, "claim that says who a user is; default sub"),
+    known("TOKEN_SERVER_POLICY_FILE", Kind::Path, "file with callers of /token and what each may ask for; read again on SIGHUP"),
+    known("TOKEN_SERVER_AUTH", Kind::Value, "none: anybody may call /token; default: nobody without a key or JWT"),
+    known("TOKEN_SERVER_MIN_NAME_LENGTH", Kind::Value, "characters that rooms and participants of /token have at least, 1 to 64; default 1"),
+    known("TOKEN_SERVER_RATE_PER_CALLER", Kind::Value, "requests of one caller of /token in a minute, 0 to 1000000, 0 is no limit; default 600"),
+    known("TOKEN_EXPIRY_HOURS", Kind::Value, "hours in which a token of /token can be used to join, 1 to 8760; default 24"),
+    known("CORS_ORIGINS", Kind::Value, "origins of web pages that may call /token, comma or space separated, or *; default http://localhost:3000"),
     known("LIVEKIT_LOG_LEVEL", Kind::Value, "error, warn, info, debug or trace; default info"),
+    known("LIVEKIT_LOG_FORMAT", Kind::Value, "logfmt or json; default logfmt"),
     known("LIVEKIT_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("LK_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("TOKEN_SERVER_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
@@ -88,9 +105,6 @@ pub(crate) const KNOWN: &[Known] = &[
     later("LIVEKIT_HS_TOKEN"),
     later("LIVEKIT_HS_SERVER_NAME"),
     later("LIVEKIT_HTTPS_PROXY"),
-    later("LIVEKIT_METRICS_BIND"),
-    later("CORS_ORIGINS"),
-    later("TOKEN_EXPIRY_HOURS"),
 ];
 
 /// The setting of that name.
@@ -234,10 +248,10 @@ mod tests {
     #[test]
     fn names_of_later_versions_have_no_effect_yet() {
         assert_eq!(
-            warnings(&[("CORS_ORIGINS", "*"), ("LIVEKIT_METRICS_BIND", ":9")]),
+            warnings(&[("LIVEKIT_HTTPS_PROXY", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
             [
-                "CORS_ORIGINS has no effect yet",
-                "LIVEKIT_METRICS_BIND has no effect yet"
+                "LIVEKIT_AS_TOKEN has no effect yet",
+                "LIVEKIT_HTTPS_PROXY has no effect yet"
             ]
         );
     }

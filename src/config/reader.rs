@@ -58,6 +58,19 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Whether somebody has set it, rightly or wrongly.
+    pub(super) fn is_set(&self, name: &'static str) -> bool {
+        let given = self.env.get(name).unwrap_or_default();
+        if !given.to_string_lossy().trim().is_empty() {
+            return true;
+        }
+        let Some(directory) = self.env.get("CREDENTIALS_DIRECTORY").map(Path::new) else {
+            return false;
+        };
+        let present = |file: &String| directory.join(file).exists();
+        directory.is_absolute() && credentials(name).iter().any(present)
+    }
+
     /// The content, not trimmed, of the file that a variable names. It has more than white space in it.
     pub(super) fn file(&mut self, name: &'static str) -> Option<Value> {
         let path = PathBuf::from(self.value(name)?.text);
@@ -139,7 +152,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let is_path = known::find(name).is_some_and(|known| known.kind == Kind::Path);
-        for file in [name.to_owned(), name.to_lowercase().replace('_', "-")] {
+        for file in credentials(name) {
             let path = directory.join(file);
             if !path.exists() {
                 continue;
@@ -160,7 +173,8 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn content(&mut self, name: &'static str, path: &Path) -> Option<String> {
+    /// What is in a file, which `name` names.
+    pub(super) fn content(&mut self, name: &'static str, path: &Path) -> Option<String> {
         let bytes = match bounded(path) {
             Ok(bytes) => bytes,
             Err(source) => {
@@ -184,6 +198,11 @@ impl<'a> Reader<'a> {
         }
         text
     }
+}
+
+/// The files in `$CREDENTIALS_DIRECTORY` that may hold a setting.
+fn credentials(name: &str) -> [String; 2] {
+    [name.to_owned(), name.to_lowercase().replace('_', "-")]
 }
 
 /// Reads one byte more than may be there, so that `/dev/zero` has an end.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::reader::{Reader, Value, quoted};
 use super::report::Origin;
-use super::{Defaults, Error, values};
+use super::{Defaults, Doors, Error, values};
 use crate::access::FullAccess;
 use crate::net::base_url::BaseUrl;
 use crate::net::tls::Roots;
@@ -60,7 +60,11 @@ pub(super) fn api_url(
 }
 
 /// Whose users get rooms created, with a warning if that is nobody or everybody.
-pub(super) fn full_access(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<FullAccess> {
+pub(super) fn full_access(
+    reader: &mut Reader<'_>,
+    defaults: &Defaults,
+    doors: Doors,
+) -> Option<FullAccess> {
     let before = reader.errors.len();
     let current = reader.value(FULL_ACCESS);
     let older = reader.value(OLDER_FULL_ACCESS);
@@ -93,7 +97,7 @@ pub(super) fn full_access(reader: &mut Reader<'_>, defaults: &Defaults) -> Optio
             origin: defaults.origin(),
         })?,
     };
-    if access.is_nobody() {
+    if access.is_nobody() && doors.matrix {
         reader.report.warn(format!(
             "users of every homeserver are restricted: they can join rooms that exist, and nobody has rooms created; {FULL_ACCESS}=your.server.name names your own"
         ));

@@ -28,6 +28,7 @@ pub use workers::serve;
 
 use crate::http::head::Head;
 use crate::http::tally::Tally;
+use crate::notify::Supervisor;
 use admission::Door;
 use connection::{Connection, Ticket};
 use mio::net::UnixStream;
@@ -115,14 +116,18 @@ const SPARES: usize = 256;
 /// Most requests fit in.
 const SPARE_BYTES: usize = 4096;
 
+/// Tells whether a request will wait for other servers.
+type Lane = Box<dyn Fn(&Head<'_>) -> bool>;
+
 /// The gate. All its state belongs to the one thread that runs it; only [`Stats`] are shared.
 pub struct Gate {
     poll: Poll,
     signal: UnixStream,
     doors: Vec<Door>,
     limits: Limits,
-    lane: fn(&Head<'_>) -> bool,
+    lane: Lane,
     stats: Arc<Stats>,
+    supervisor: Supervisor,
     shed: Tally,
 
     connections: Slab<Connection>,
@@ -166,7 +171,7 @@ impl Gate {
         backend: &SocketAddr,
         workers: usize,
         mut limits: Limits,
-        lane: fn(&Head<'_>) -> bool,
+        lane: impl Fn(&Head<'_>) -> bool + 'static,
     ) -> Result<Self, Error> {
         limits.connections = limits.connections.min(descriptors::room(workers)?);
         let poll = Poll::new().map_err(Error::Events)?;
@@ -189,8 +194,9 @@ impl Gate {
             signal,
             doors,
             limits,
-            lane,
+            lane: Box::new(lane),
             stats,
+            supervisor: Supervisor::none(),
             shed: Tally::default(),
             connections: Slab::new(),
             per_address: HashMap::new(),
@@ -231,6 +237,7 @@ impl Gate {
                 polled => polled.map_err(Error::Events)?,
             }
             self.now = Instant::now();
+            self.supervisor.alive(self.now);
             for event in &events {
                 match event.token() {
                     SIGNAL => self.hear_signal(),
@@ -266,7 +273,8 @@ impl Gate {
             return Some(Duration::ZERO);
         }
         let grace = self.stopping.map(|since| since + limits::GRACE_TIME);
-        [self.sweep_at, self.accept_paused, grace]
+        let beat = self.supervisor.due();
+        [self.sweep_at, self.accept_paused, grace, beat]
             .into_iter()
             .flatten()
             .min()

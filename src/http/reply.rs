@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use log::Level;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::delegation;
 use crate::exchange::{self, Granted};
+use crate::http::cors::Fields;
 use crate::http::request;
 use crate::matrix::client_api;
 use crate::matrix::openid;
@@ -34,6 +35,8 @@ pub struct Reply {
     pub retry_after: Option<u64>,
     /// Methods that the path knows.
     pub allow: Option<&'static str>,
+    /// What else there is in the head. None stands for [`CORS`].
+    pub fields: Option<Fields>,
 }
 
 impl Reply {
@@ -44,6 +47,16 @@ impl Reply {
             body: Vec::new(),
             retry_after: None,
             allow: None,
+            fields: None,
+        }
+    }
+
+    /// JSON of this status.
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self {
+            status,
+            body: body.to_string().into_bytes(),
+            ..Self::empty()
         }
     }
 
@@ -107,7 +120,7 @@ impl Reply {
     }
 
     /// To come again after this time, rounded up: who comes back at the very time must not be too early.
-    fn retry(self, after: Duration) -> Self {
+    pub(super) fn retry(self, after: Duration) -> Self {
         let seconds = after.as_millis().div_ceil(1000).max(1);
         Self {
             retry_after: u64::try_from(seconds).ok(),
@@ -116,7 +129,7 @@ impl Reply {
     }
 
     /// 429: the client itself, or the server that it names, is too much.
-    fn limited(after: Duration) -> Self {
+    pub(super) fn limited(after: Duration) -> Self {
         let ms = after.as_micros().div_ceil(1000).max(1);
         let body = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests", "retry_after_ms": ms as u64 });
         let reply = Self {

@@ -1,18 +1,18 @@
 //! Method and path to work.
 
-mod webhook;
-
-use std::fmt;
 use std::time::Instant;
 
-use log::{debug, info, log, warn};
+use log::{debug, info};
+use serde_json::json;
 
-use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
-use crate::http::reply::{self, Reply, Wish};
+use crate::http::cors::Fields;
+use crate::http::limit::Turnstile;
+use crate::http::matrix::MatrixDoor;
+use crate::http::reply::Reply;
 use crate::http::request;
-use crate::http::tally::Tally;
-use crate::livekit::webhook::Receiver;
-use crate::random;
+use crate::http::token::TokenDoor;
+use crate::metrics;
+use crate::token_source::Shown;
 
 /// Characters of an unknown path that reach the log.
 const MAX_SHOWN: usize = 100;
@@ -29,6 +29,14 @@ pub struct Call<'a> {
     pub authorization: Option<&'a str>,
     /// All of it.
     pub body: &'a [u8],
+    /// What it shows of who sent it.
+    pub shown: Shown<'a>,
+    /// The type of the body.
+    pub content_type: Option<&'a str>,
+    /// The web page that asks, if one does.
+    pub origin: Option<&'a str>,
+    /// Method and fields that a browser announces.
+    pub preflight: Option<(&'a str, Option<&'a str>)>,
 }
 
 /// What a path means.
@@ -38,9 +46,29 @@ enum Endpoint {
     SfuGet,
     Delegate,
     Webhook,
-    Health,
+    Alive,
     Ready,
+    Token,
+    Health,
+    Root,
     Unknown,
+}
+
+impl Endpoint {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::GetToken => "get_token",
+            Self::SfuGet => "sfu/get",
+            Self::Delegate => "delegate_delayed_leave",
+            Self::Webhook => "sfu_webhook",
+            Self::Alive => "healthz",
+            Self::Ready => "readyz",
+            Self::Token => "token",
+            Self::Health => "health",
+            Self::Root => "root",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
@@ -51,8 +79,11 @@ fn endpoint(target: &str) -> Endpoint {
         (Some("get"), Some("sfu")) => Endpoint::SfuGet,
         (Some("delegate_delayed_leave"), _) => Endpoint::Delegate,
         (Some("sfu_webhook"), _) => Endpoint::Webhook,
-        (Some("healthz"), _) => Endpoint::Health,
+        (Some("healthz"), _) => Endpoint::Alive,
         (Some("readyz"), _) => Endpoint::Ready,
+        (Some("token"), _) => Endpoint::Token,
+        (Some("health"), _) => Endpoint::Health,
+        (None, _) => Endpoint::Root,
         _ => Endpoint::Unknown,
     }
 }
@@ -69,194 +100,126 @@ fn shown(text: &str) -> String {
 /// The work behind the door.
 #[derive(Debug)]
 pub struct Routes {
-    exchange: Exchange,
-    receiver: Receiver,
-    url: String,
-    busy: Tally,
-    forged: Tally,
+    matrix: Option<MatrixDoor>,
+    token: Option<TokenDoor>,
+    turnstile: Turnstile,
 }
 
 impl Routes {
-    /// `url` is where clients find the SFU, and `receiver` knows its webhooks.
-    pub fn new(exchange: Exchange, receiver: Receiver, url: String) -> Self {
+    /// Opens these doors; what is behind a closed one is not found.
+    pub fn new(matrix: Option<MatrixDoor>, token: Option<TokenDoor>, turnstile: Turnstile) -> Self {
         Self {
-            exchange,
-            receiver,
-            url,
-            busy: Tally::default(),
-            forged: Tally::default(),
+            matrix,
+            token,
+            turnstile,
         }
     }
 
     /// Whether the answer will wait for other servers.
-    pub fn goes_outbound(method: &str, target: &str) -> bool {
-        let endpoint = endpoint(target);
-        // a webhook waits for the journal, which may be a Redis far away
-        let outbound = [
-            Endpoint::GetToken,
-            Endpoint::SfuGet,
-            Endpoint::Delegate,
-            Endpoint::Webhook,
-        ];
-        method == "POST" && outbound.contains(&endpoint)
+    pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
+        method == "POST"
+            && match (endpoint(target), &self.token) {
+                // a webhook waits for the journal, which may be a Redis far away
+                (
+                    Endpoint::GetToken
+                    | Endpoint::SfuGet
+                    | Endpoint::Delegate
+                    | Endpoint::Webhook,
+                    _,
+                ) => self.matrix.is_some(),
+                (Endpoint::Token, Some(token)) => token.would_wait(shown),
+                _ => false,
+            }
     }
 
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
-        match (endpoint(call.target), call.method) {
+        let (started, endpoint) = (Instant::now(), endpoint(call.target));
+        let reply = self.answer_at(endpoint, call);
+        metrics::request(endpoint.as_str(), reply.status, started.elapsed());
+        if reply.status == 429 {
+            metrics::rate_limited(endpoint.as_str());
+        }
+        reply
+    }
+
+    fn answer_at(&self, endpoint: Endpoint, call: &Call<'_>) -> Reply {
+        if endpoint == Endpoint::Alive {
+            return alive(call, Reply::empty);
+        }
+        match (endpoint, &self.matrix, &self.token) {
+            (Endpoint::Ready, matrix, _) => alive(call, || {
+                matrix.as_ref().map_or_else(Reply::empty, MatrixDoor::ready)
+            }),
+            (Endpoint::Webhook, Some(matrix), _) => match call.method {
+                "POST" => matrix.webhook(call),
+                "OPTIONS" => Reply::empty(),
+                _ => Reply::not_allowed("POST, OPTIONS"),
+            },
+            (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, Some(matrix), _) => {
+                self.matrix(endpoint, matrix, call)
+            }
+            (Endpoint::Token, _, Some(token)) => token.answer(call, &self.turnstile),
+            (Endpoint::Health, _, Some(token)) => token.health(call),
+            (Endpoint::Root, _, Some(token)) => token.root(call),
             // a preflight is no promise that the path exists, and one that fails would hide the 404
-            (_, "OPTIONS") => Reply::empty(),
-            (Endpoint::GetToken, "POST") => {
-                self.token("get_token", call, request::get_token(call.body))
-            }
-            (Endpoint::SfuGet, "POST") => self.token("sfu/get", call, request::sfu_get(call.body)),
-            (Endpoint::Delegate, "POST") => self.delegate(call, request::delegate(call.body)),
-            (Endpoint::Webhook, "POST") => self.webhook(call),
-            (Endpoint::Health, "GET" | "HEAD") => {
-                debug!("healthz");
-                Reply::empty()
-            }
-            (Endpoint::Ready, "GET" | "HEAD") => self.ready(),
-            (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate | Endpoint::Webhook, _) => {
-                Reply::not_allowed("POST, OPTIONS")
-            }
-            (Endpoint::Health | Endpoint::Ready, _) => Reply::not_allowed("GET, HEAD, OPTIONS"),
-            (Endpoint::Unknown, method) => {
-                let (method, path) = (shown(method), shown(path(call.target)));
-                info!(
-                    "refused status=404 client={} method={method:?} path={path:?}",
-                    call.client
-                );
-                Reply::not_found()
-            }
+            _ if call.method == "OPTIONS" => Reply {
+                fields: self.page(call),
+                ..Reply::empty()
+            },
+            _ => self.not_found(call),
         }
     }
 
-    fn token(
-        &self,
-        endpoint: &'static str,
-        call: &Call<'_>,
-        request: Result<TokenRequest, request::Error>,
-    ) -> Reply {
-        let asked = Asked::now(endpoint, call.client);
-        let request = match request {
-            Ok(request) => request,
-            Err(error) => return asked.unreadable(&error),
-        };
-        match self.exchange.token(&request, call.client.parse().ok()) {
-            Ok(granted) => {
-                let Granted {
-                    user,
-                    access,
-                    room,
-                    identity,
-                    leave,
-                    ..
-                } = &granted;
-                let (user, access) = (user.id().as_str(), access.as_str());
-                let (identity, matrix_room) = (identity.as_str(), request.room.as_str());
-                let leave = leave.map_or(String::new(), |leave| format!(" leave={leave:08x}"));
-                info!(
-                    "granted {asked} user={user:?} access={access} matrix_room={matrix_room:?} room={room} \
-                     identity={identity:?}{leave} ms={}",
-                    asked.ms()
-                );
-                Reply::granted(&self.url, &granted)
-            }
-            Err(error) => self.refused(&asked, &request.server, &error, Wish::Token),
+    fn matrix(&self, endpoint: Endpoint, matrix: &MatrixDoor, call: &Call<'_>) -> Reply {
+        match call.method {
+            "OPTIONS" => Reply::empty(),
+            "POST" => match self.turnstile.pass(call.client) {
+                Err(after) => Reply::limited(after),
+                Ok(()) if endpoint == Endpoint::SfuGet => {
+                    matrix.token("sfu/get", call, request::sfu_get(call.body))
+                }
+                Ok(()) if endpoint == Endpoint::Delegate => {
+                    matrix.delegate(call, request::delegate(call.body))
+                }
+                Ok(()) => matrix.token("get_token", call, request::get_token(call.body)),
+            },
+            _ => Reply::not_allowed("POST, OPTIONS"),
         }
     }
 
-    fn delegate(
-        &self,
-        call: &Call<'_>,
-        request: Result<(TokenRequest, Delay), request::Error>,
-    ) -> Reply {
-        let asked = Asked::now("delegate_delayed_leave", call.client);
-        let (request, delay) = match request {
-            Ok(request) => request,
-            Err(error) => return asked.unreadable(&error),
-        };
-        let outcome = self
-            .exchange
-            .delegate(&request, &delay, call.client.parse().ok());
-        match outcome {
-            Ok(Delegated { user, leave }) => {
-                let (user, ms) = (user.id().as_str(), asked.ms());
-                info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
-                Reply::delegated()
-            }
-            Err(error) => self.refused(&asked, &request.server, &error, Wish::Leave),
+    /// What pages learn where the Matrix door is closed; none stands for what they do otherwise.
+    fn page(&self, call: &Call<'_>) -> Option<Fields> {
+        match (&self.matrix, &self.token) {
+            (None, Some(token)) => Some(token.page(call)),
+            _ => None,
         }
     }
 
-    fn refused(
-        &self,
-        asked: &Asked<'_>,
-        server: &str,
-        error: &exchange::Error,
-        wish: Wish,
-    ) -> Reply {
-        let reply = Reply::refused(error, wish);
-        let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
-        log!(
-            reply::level(error, self.exchange.vouches_for(server)),
-            "refused {asked} status={status} server={server:?} ms={ms} cause={cause:?}"
+    fn not_found(&self, call: &Call<'_>) -> Reply {
+        let (method, path) = (shown(call.method), shown(path(call.target)));
+        info!(
+            "refused status=404 client={} method={method:?} path={path:?}",
+            call.client
         );
-        if let exchange::Error::Busy(..) = error
-            && let Some(count) = self.busy.count(Instant::now())
-        {
-            warn!("busy refused={count} cause={cause:?}");
-        }
-        reply
-    }
-
-    /// Whether what clients are promised will be kept; the log has what is amiss.
-    fn ready(&self) -> Reply {
-        match self.exchange.delegation().trouble() {
-            None => Reply::empty(),
-            Some(cause) => {
-                debug!("not ready cause={cause:?}");
-                Reply::not_ready()
-            }
+        match &self.matrix {
+            Some(_) => Reply::not_found(),
+            None => Reply {
+                fields: self.page(call),
+                ..Reply::json(404, &json!({ "detail": "Not Found" }))
+            },
         }
     }
 }
 
-/// A request in the log.
-struct Asked<'a> {
-    id: u32,
-    client: &'a str,
-    endpoint: &'static str,
-    at: Instant,
-}
-
-impl<'a> Asked<'a> {
-    fn now(endpoint: &'static str, client: &'a str) -> Self {
-        Self {
-            id: u32::from_ne_bytes(random::bytes()),
-            client,
-            endpoint,
-            at: Instant::now(),
+fn alive(call: &Call<'_>, well: impl Fn() -> Reply) -> Reply {
+    match call.method {
+        "GET" | "HEAD" => {
+            debug!("asked how it is");
+            well()
         }
-    }
-
-    fn ms(&self) -> u128 {
-        self.at.elapsed().as_millis()
-    }
-
-    fn unreadable(&self, error: &request::Error) -> Reply {
-        let reply = Reply::from(error);
-        let (status, cause) = (reply.status, error.to_string());
-        info!("refused {self} status={status} cause={cause:?}");
-        reply
-    }
-}
-
-impl fmt::Display for Asked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (id, client, endpoint) = (self.id, self.client, self.endpoint);
-        write!(f, "request={id:08x} client={client} endpoint={endpoint}")
+        "OPTIONS" => Reply::empty(),
+        _ => Reply::not_allowed("GET, HEAD, OPTIONS"),
     }
 }
 
@@ -273,14 +236,18 @@ mod tests {
             ("/livekit/jwt/get_token?x=/healthz", Endpoint::GetToken),
             ("/livekit/jwt//sfu//get//", Endpoint::SfuGet),
             ("/sfu/get", Endpoint::SfuGet),
-            ("/healthz", Endpoint::Health),
-            ("http://host/healthz", Endpoint::Health),
+            ("/healthz", Endpoint::Alive),
+            ("http://host/healthz", Endpoint::Alive),
             ("/get", Endpoint::Unknown),
+            ("/token", Endpoint::Token),
+            ("/livekit//token/", Endpoint::Token),
+            ("/api/health?x", Endpoint::Health),
+            ("/token/x", Endpoint::Unknown),
             ("/xsfu/get", Endpoint::Unknown),
             ("/sfu/get/x", Endpoint::Unknown),
-            ("/?/get_token", Endpoint::Unknown),
-            ("/", Endpoint::Unknown),
-            ("", Endpoint::Unknown),
+            ("/?/get_token", Endpoint::Root),
+            ("/", Endpoint::Root),
+            ("//", Endpoint::Root),
             ("/x/delegate_delayed_leave/", Endpoint::Delegate),
             ("/livekit/sfu_webhook", Endpoint::Webhook),
             ("/readyz", Endpoint::Ready),

@@ -17,6 +17,7 @@ mod message;
 /// For one call in all. It is tried once: the client asks again sooner than a second try would help.
 const BUDGET: Duration = Duration::from_secs(10);
 const LIMITS: Limits = Limits {
+    kind: "sfu",
     connect: Duration::from_secs(5),
     head: Duration::from_secs(8),
     body: Duration::from_secs(3),

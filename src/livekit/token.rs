@@ -1,25 +1,31 @@
 //! LiveKit access tokens: JWTs signed with HS256 (RFC 7515, 7518, 7519), by hand.
 
-use std::collections::BTreeMap;
+mod grant;
+mod verification;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::Sha256;
 
-use crate::json;
+use self::grant::VideoGrant;
+pub use self::grant::{Grant, Participation, Source};
+pub use self::verification::{LEEWAY, MAX_TOKEN, Verified, VerifyError, verify};
 
 /// Longest room name or identity in bytes: the SFU's own limit.
 pub const MAX_NAME: usize = 256;
-/// Longest token that is verified, in bytes. An SFU's webhook carries less than 1 KiB; the door lets 16 KiB of head through.
-pub const MAX_TOKEN: usize = 16 * 1024;
-/// Seconds by which the clocks of the SFU and of this host may differ; the SFU's own figure.
-pub const LEEWAY: u64 = 60;
 /// Secrets shorter than this many bytes draw an error in the SFU's log (RFC 7518, 3.2: a key as long as the hash).
 pub const SHORT_SECRET: usize = 32;
+
+/// Longest metadata and longest attributes in bytes: the SFU's own limits.
+pub const MAX_METADATA: usize = 512 * 1024;
+/// See [`MAX_METADATA`]; keys and values together.
+pub const MAX_ATTRIBUTES: usize = 64 * 1024;
 
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
@@ -115,115 +121,102 @@ name! {
     Sid
 }
 
-/// What a participant may do in the room that they join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Participation {
-    /// May send audio, video and data.
-    pub can_publish: bool,
-    /// May receive what others send.
-    pub can_subscribe: bool,
-    /// May change their own name, metadata and attributes.
-    pub can_update_own_metadata: bool,
-}
-
-/// LiveKit's `video` grant. Its fields are set by the constructors of [`Claims`] only.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct VideoGrant {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_create: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_list: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_record: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_admin: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_join: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    can_publish: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    can_subscribe: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    can_publish_data: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    can_publish_sources: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    can_update_own_metadata: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hidden: Option<bool>,
-}
-
 /// What a token will say. There is no way to claim a room without naming it, nor to join one as nobody.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Claims {
     identity: Option<Identity>,
     video: VideoGrant,
+    profile: Profile,
+}
+
+/// What else a token tells of a participant, and whom it calls into the room.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Profile {
+    /// What others are shown instead of the identity.
+    pub name: Option<String>,
+    /// A text that the application understands.
+    pub metadata: Option<String>,
+    /// As metadata, by keys.
+    pub attributes: BTreeMap<String, String>,
+    /// Agents that LiveKit sends into the room when the participant enters.
+    pub agents: Vec<Agent>,
+}
+
+/// An agent to be dispatched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// What it is registered as.
+    pub agent_name: String,
+    /// A text that it understands.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub metadata: String,
 }
 
 impl Claims {
     /// Lets `identity` join `room`, and neither create nor hide in it.
     pub fn join(identity: Identity, room: &RoomName, may: Participation) -> Self {
-        let video = VideoGrant {
-            room_join: Some(true),
-            room: Some(room.0.clone()),
-            room_create: Some(false),
-            hidden: Some(false),
-            can_publish: Some(may.can_publish),
-            can_subscribe: Some(may.can_subscribe),
-            can_update_own_metadata: may.can_update_own_metadata.then_some(true),
-            ..VideoGrant::default()
-        };
         Self {
             identity: Some(identity),
-            video,
+            video: VideoGrant::join(room, may),
+            profile: Profile::default(),
+        }
+    }
+
+    /// Lets `identity` join `room` with these grants, limited to `sources` if there are any.
+    pub fn participant(
+        identity: Identity,
+        room: &RoomName,
+        grants: &BTreeSet<Grant>,
+        sources: &BTreeSet<Source>,
+        profile: Profile,
+    ) -> Self {
+        Self {
+            identity: Some(identity),
+            video: VideoGrant::participant(room, grants, sources),
+            profile,
         }
     }
 
     /// Lets us create rooms. It would let a participant delete any room: never hand it out.
     pub fn create_room() -> Self {
         Self {
-            identity: None,
-            video: VideoGrant {
-                room_create: Some(true),
-                ..VideoGrant::default()
-            },
+            video: VideoGrant::create_room(),
+            ..Self::default()
         }
     }
 
     /// Lets us look up and remove the participants of `room`. Never hand it out.
     pub fn administer(room: &RoomName) -> Self {
         Self {
-            identity: None,
-            video: VideoGrant {
-                room_admin: Some(true),
-                room: Some(room.0.clone()),
-                ..VideoGrant::default()
-            },
+            video: VideoGrant::administer(room),
+            ..Self::default()
         }
     }
 
     /// Lets us list rooms. Never hand it out.
     pub fn list_rooms() -> Self {
         Self {
-            identity: None,
-            video: VideoGrant {
-                room_list: Some(true),
-                ..VideoGrant::default()
-            },
+            video: VideoGrant::list_rooms(),
+            ..Self::default()
         }
     }
 
     /// Signs the claims at `now` (seconds since 1970), valid for `lifetime`.
     pub fn sign(&self, key: &ApiKey, now: u64, lifetime: Duration) -> AccessToken {
+        let profile = &self.profile;
         let wire = SignedClaims {
             iss: &key.id,
             sub: self.identity.as_ref(),
             nbf: now,
             exp: now.saturating_add(lifetime.as_secs()),
+            name: profile.name.as_deref(),
             video: &self.video,
+            metadata: profile.metadata.as_deref(),
+            attributes: &profile.attributes,
+            room_config: RoomConfig {
+                agents: &profile.agents,
+            },
         };
         // strings, booleans and integers only: none of them can fail
         let json = serde_json::to_string(&wire).unwrap_or_else(|_| unreachable!());
@@ -237,13 +230,34 @@ impl Claims {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct SignedClaims<'a> {
     iss: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<&'a Identity>,
     nbf: u64,
     exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
     video: &'a VideoGrant,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "RoomConfig::is_empty")]
+    room_config: RoomConfig<'a>,
+}
+
+/// LiveKit's `RoomConfiguration` in proto3's JSON; the rest of it is for administrators.
+#[derive(Serialize)]
+struct RoomConfig<'a> {
+    agents: &'a [Agent],
+}
+
+impl RoomConfig<'_> {
+    fn is_empty(&self) -> bool {
+        self.agents.is_empty()
+    }
 }
 
 /// A signed token: whoever holds it is let in.
@@ -261,121 +275,6 @@ impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AccessToken(hidden)")
     }
-}
-
-/// What a verified token says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verified {
-    /// The API key that signed it.
-    pub issuer: String,
-    /// The participant, if it is anybody's.
-    pub identity: Option<String>,
-    /// Padded base64 of the SHA-256 of the body that it vouches for, if it is a webhook's.
-    pub sha256: Option<String>,
-}
-
-/// Why a token is not believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VerifyError {
-    /// Not three segments of unpadded base64url, or not the JSON that the SFU would write.
-    Malformed,
-    /// An algorithm other than HS256, or a critical extension (RFC 7515, 4.1.11).
-    Algorithm,
-    /// Issued by a key that we do not know.
-    UnknownKey,
-    /// Not signed by the key that it names.
-    Signature,
-    /// `exp` has passed.
-    Expired,
-    /// `nbf` is still to come.
-    NotYetValid,
-}
-
-impl fmt::Display for VerifyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "token is malformed",
-            Self::Algorithm => "token is not signed with HS256",
-            Self::UnknownKey => "token names an unknown API key",
-            Self::Signature => "token has a wrong signature",
-            Self::Expired => "token has expired",
-            Self::NotYetValid => "token is not valid yet",
-        })
-    }
-}
-
-impl std::error::Error for VerifyError {}
-
-#[derive(Deserialize)]
-struct ReadHeader {
-    alg: Option<String>,
-    crit: Option<serde_json::Value>,
-}
-
-/// A wrong type in any claim that the SFU knows makes the whole token invalid, as it does for the SFU.
-#[derive(Deserialize)]
-struct ReadClaims {
-    iss: String,
-    sub: Option<String>,
-    nbf: Option<u64>,
-    exp: i64,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "metadata")]
-    _metadata: Option<String>,
-    #[serde(rename = "attributes")]
-    _attributes: Option<BTreeMap<String, String>>,
-    #[serde(rename = "video")]
-    _video: Option<VideoGrant>,
-    sha256: Option<String>,
-}
-
-/// Verifies a token at `now` (seconds since 1970) against every key that we know.
-pub fn verify(token: &str, keys: &[ApiKey], now: u64) -> Result<Verified, VerifyError> {
-    if token.len() > MAX_TOKEN {
-        return Err(VerifyError::Malformed);
-    }
-    let (message, signature) = token.rsplit_once('.').ok_or(VerifyError::Malformed)?;
-    let (header, claims) = message.split_once('.').ok_or(VerifyError::Malformed)?;
-    let header: ReadHeader = decode(header)?;
-    if header.alg.as_deref() != Some("HS256") || header.crit.is_some() {
-        return Err(VerifyError::Algorithm);
-    }
-    let claims: ReadClaims = decode(claims)?;
-    let key = keys
-        .iter()
-        .find(|key| *key.id == *claims.iss)
-        .ok_or(VerifyError::UnknownKey)?;
-    let signature = URL_SAFE_NO_PAD
-        .decode(signature)
-        .map_err(|_| VerifyError::Malformed)?;
-    key.mac
-        .clone()
-        .chain_update(message)
-        .verify_slice(&signature)
-        .map_err(|_| VerifyError::Signature)?;
-    let expires = u64::try_from(claims.exp).unwrap_or(0);
-    if now >= expires.saturating_add(LEEWAY) {
-        return Err(VerifyError::Expired);
-    }
-    if claims
-        .nbf
-        .is_some_and(|nbf| now.saturating_add(LEEWAY) < nbf)
-    {
-        return Err(VerifyError::NotYetValid);
-    }
-    Ok(Verified {
-        issuer: claims.iss,
-        identity: claims.sub,
-        sha256: claims.sha256,
-    })
-}
-
-fn decode<T: serde::de::DeserializeOwned>(segment: &str) -> Result<T, VerifyError> {
-    let json = URL_SAFE_NO_PAD
-        .decode(segment)
-        .map_err(|_| VerifyError::Malformed)?;
-    json::object(&json).ok_or(VerifyError::Malformed)
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ const PAUSES: Pauses = Pauses {
     longest: Duration::from_secs(300),
 };
 const VERSIONS_LIMITS: Limits = Limits {
+    kind: "versions",
     connect: Duration::from_secs(5),
     head: Duration::from_secs(5),
     body: Duration::from_secs(3),

@@ -20,6 +20,7 @@ use answer::Meaning;
 /// For one call in all. It is tried again anyway.
 const BUDGET: Duration = Duration::from_secs(10);
 const LIMITS: Limits = Limits {
+    kind: "delayed_event",
     connect: Duration::from_secs(5),
     head: Duration::from_secs(8),
     body: Duration::from_secs(3),

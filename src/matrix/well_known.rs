@@ -18,6 +18,7 @@ const MAX_REDIRECTS: usize = 5;
 /// Longest `Location` that is followed, in bytes.
 const MAX_LOCATION: usize = 2048;
 const LIMITS: Limits = Limits {
+    kind: "well_known",
     connect: Duration::from_secs(5),
     head: Duration::from_secs(5),
     body: Duration::from_secs(3),

@@ -29,11 +29,27 @@ impl<K: Hash + Eq + Clone> Rate<K> {
 
     /// Counts an event at `now`, or says how long to wait for the next one.
     pub fn take(&self, key: &K, now: Instant) -> Result<(), Duration> {
+        self.take_at(key, self.interval, self.tolerance, now)
+    }
+
+    /// As [`Self::take`], at most `count` a minute and as many at once, for keys that have different paces.
+    pub fn take_of(&self, key: &K, count: u32, now: Instant) -> Result<(), Duration> {
+        let interval = Duration::from_secs(60) / count.max(1);
+        self.take_at(key, interval, interval * count.saturating_sub(1), now)
+    }
+
+    fn take_at(
+        &self,
+        key: &K,
+        interval: Duration,
+        tolerance: Duration,
+        now: Instant,
+    ) -> Result<(), Duration> {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let at = due.get(key).copied().unwrap_or(now).max(now);
         let ahead = at.duration_since(now);
-        if ahead > self.tolerance {
-            return Err(ahead - self.tolerance);
+        if ahead > tolerance {
+            return Err(ahead - tolerance);
         }
         if due.len() >= self.most_keys && !due.contains_key(key) {
             due.retain(|_, at| *at > now);
@@ -45,7 +61,7 @@ impl<K: Hash + Eq + Clone> Rate<K> {
                 first.and_then(|key| due.remove(&key));
             }
         }
-        due.insert(key.clone(), at + self.interval);
+        due.insert(key.clone(), at + interval);
         Ok(())
     }
 }
@@ -68,6 +84,21 @@ mod tests {
         assert_eq!(rate.take(&"b", now), Ok(()));
         let later = now + 60 * SECOND;
         assert_eq!((0..5).filter(|_| rate.take(&"a", later).is_ok()).count(), 3);
+    }
+
+    #[test]
+    fn each_key_can_have_a_pace_of_its_own() {
+        let rate = Rate::new(SECOND, 1, 10);
+        let now = Instant::now();
+        let passed = |key, count, at| {
+            (0..9)
+                .filter(|_| rate.take_of(key, count, at).is_ok())
+                .count()
+        };
+        assert_eq!((passed(&"a", 5, now), passed(&"b", 2, now)), (5, 2));
+        assert_eq!(rate.take_of(&"b", 2, now), Err(30 * SECOND));
+        assert_eq!(passed(&"b", 2, now + 30 * SECOND), 1);
+        assert_eq!(passed(&"a", 5, now + 60 * SECOND), 5);
     }
 
     #[test]

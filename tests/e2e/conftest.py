@@ -3,6 +3,7 @@
 import pytest
 
 import lab
+import token_door
 from fake_sfu import FakeSfu
 from service import KEY, SECRET, Service
 
@@ -48,3 +49,15 @@ def world(namespace, authority, start):
     world = lab.World(namespace, authority, start)
     yield world
     world.close()
+
+
+@pytest.fixture
+def policy_file(tmp_path):
+    """Writes a policy file with these rules for the one caller."""
+
+    def policy_file(**rules):
+        file = tmp_path / "policy.toml"
+        file.write_text(token_door.policy(**rules))
+        return file
+
+    return policy_file

@@ -10,6 +10,7 @@
 )]
 
 // the instruments
+mod caller;
 mod callers;
 mod certificate;
 mod client;
@@ -17,6 +18,7 @@ mod delayed;
 mod fields;
 mod homeserver;
 mod jwt;
+mod login;
 mod process;
 mod request;
 mod settings;
@@ -25,21 +27,27 @@ mod stage;
 mod trap;
 
 // the tests
+mod activation;
 mod addresses;
 mod config;
 mod credentials;
 mod dev;
 mod endless;
+mod env_file;
 mod flood;
 mod forged;
 mod grants;
+mod healthcheck;
 mod hostile;
 mod hostile_delays;
 mod leave_crash;
 mod leave_door;
 mod leave_story;
+mod logging;
 mod malformed;
 mod meeting;
+mod metrics;
+mod notify;
 mod readme;
 mod resolution;
 mod reuse;
@@ -49,6 +57,13 @@ mod ssrf;
 mod status;
 mod tarpit;
 mod token;
+mod token_attack_jwks;
+mod token_attack_jwt;
+mod token_attack_key;
+mod token_attack_policy;
+mod token_attack_rate;
+mod token_attack_reload;
+mod token_attack_terms;
 mod trust;
 mod webhook_flood;
 mod webhook_order;

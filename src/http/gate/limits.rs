@@ -88,7 +88,7 @@ impl Limits {
     }
 
     /// What an address is counted under, if it is: itself, or the /64 of an IPv6 one.
-    pub(super) fn bucket(&self, address: IpAddr) -> Option<IpAddr> {
+    pub(crate) fn bucket(&self, address: IpAddr) -> Option<IpAddr> {
         let counted = !self.trusts(address) && (self.limits_private || is_public(address));
         counted.then(|| party(address))
     }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use sha2::Digest;
 
+use super::verification::decode;
 use super::*;
 
 fn vectors() -> (Value, ApiKey, u64) {

@@ -4,16 +4,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
-use super::{Call, Routes};
+use super::MatrixDoor;
 use crate::delegation::one;
 use crate::http::reply::Reply;
+use crate::http::route::Call;
 use crate::livekit::webhook::Received;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl Routes {
-    pub(super) fn webhook(&self, call: &Call<'_>) -> Reply {
+impl MatrixDoor {
+    /// Takes in a webhook.
+    pub(in crate::http) fn webhook(&self, call: &Call<'_>) -> Reply {
         let delegation = self.exchange.delegation();
         let counts = delegation.counts();
         let now = SystemTime::now()

@@ -1,0 +1,249 @@
+//! The clock of the keys, and a key server on loopback that counts what is asked of it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use super::*;
+use crate::caller::jwks::Algorithm;
+use crate::net::tls::{Roots, Verification, client_config};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn on_loopback() -> AddressPolicy {
+    AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new())
+}
+
+fn document() -> String {
+    let all: Value =
+        serde_json::from_str(include_str!("../../../../tests/vectors/login.json")).unwrap();
+    serde_json::json!({"keys": [all["keys"]["ed25519"]["jwk"]]}).to_string()
+}
+
+fn keys() -> Keys {
+    Keys::read(document().as_bytes()).unwrap()
+}
+
+/// Answers the n-th request with the n-th answer, and all after the last with that one; nothing at all with an empty one.
+fn server(answers: Vec<String>) -> (Url, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/keys?of=tests", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    std::thread::spawn(move || {
+        let mut held: Vec<TcpStream> = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert_eq!(
+                lines.next().unwrap().unwrap(),
+                "GET /keys?of=tests HTTP/1.1"
+            );
+            lines.find(|line| line.as_ref().unwrap().is_empty());
+            let number = counting
+                .fetch_add(1, Ordering::SeqCst)
+                .min(answers.len() - 1);
+            let _ = stream.write_all(answers[number].as_bytes());
+            if answers[number].is_empty() {
+                held.push(stream);
+            }
+        }
+    });
+    (Url::parse(&url, &on_loopback()).unwrap(), asked)
+}
+
+fn says(status: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+fn start(url: Url) -> Jwks {
+    let tls = client_config(&Roots::common(), Verification::On);
+    Jwks::start(url, Fetcher::new(tls, on_loopback(), 0)).unwrap()
+}
+
+#[test]
+fn keys_come_by_https_or_from_an_allowed_loopback() {
+    for text in [
+        "https://login.example/keys",
+        "https://login.example/keys/?p=a&q=%2F",
+        "HTTPS://10.0.0.1:8443",
+        "http://127.0.0.1:8080/keys",
+        "http://localhost/keys",
+    ] {
+        let url = Url::parse(text, &on_loopback());
+        assert!(url.is_ok(), "{text}");
+    }
+    let shown = Url::parse("https://login.example:8443/a/?b", &on_loopback()).unwrap();
+    assert_eq!(shown.to_string(), "https://login.example:8443/a/?b");
+    for text in [
+        "http://login.example/keys",
+        "http://10.0.0.1/keys",
+        "http://[::1]/keys",
+        "http://localhost.example/keys",
+        "ws://127.0.0.1/keys",
+        "wss://login.example/keys",
+        "https://user@login.example/keys",
+        "https://login.example/keys#a",
+        "https://login.example/ keys",
+        "file:///keys",
+        "/keys",
+        "",
+    ] {
+        assert_eq!(Url::parse(text, &on_loopback()), Err(InvalidUrl), "{text}");
+    }
+    let strict = AddressPolicy::default();
+    for text in ["http://127.0.0.1/keys", "http://localhost/keys"] {
+        assert_eq!(Url::parse(text, &strict), Err(InvalidUrl));
+    }
+}
+
+#[test]
+fn an_unknown_key_is_asked_for_once_a_minute() {
+    let mut state = State::new();
+    let now = state.set_out;
+    assert!(state.under_way && state.may_ask(now));
+    assert_eq!(state.land(Some(keys()), now + SECOND), now + REFRESH);
+    assert!(state.may_ask(now), "the first round was nobody's wish");
+    state.asked = Some(now);
+    assert_eq!(state.pause(now + SECOND), LEAST - SECOND);
+    assert!(!state.may_ask(now + LEAST - SECOND) && state.may_ask(now + LEAST));
+}
+
+#[test]
+fn a_failure_leaves_the_keys_as_they_were_for_a_day() {
+    let mut state = State::new();
+    let now = state.set_out;
+    assert_eq!(state.land(None, now), now + LEAST);
+    assert!(state.keys(now).is_none() && state.failed);
+    state.land(Some(keys()), now);
+    state.set_out(now + REFRESH);
+    assert_eq!(state.land(None, now + REFRESH), now + REFRESH + LEAST);
+    assert!(state.keys(now + STALE - SECOND).is_some());
+    assert!(state.keys(now + STALE).is_none());
+}
+
+#[test]
+fn any_number_of_callers_make_one_request() {
+    let (url, asked) = server(vec![says("200 OK", &document())]);
+    let jwks = start(url);
+    // whoever comes first waits for the first round
+    let first = jwks.newer().unwrap();
+    assert!(first.pick(Algorithm::EdDsa, Some("ed25519")).is_ok());
+    assert!(jwks.keys(Instant::now()).is_some());
+    let together = Barrier::new(32);
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                together.wait();
+                (0..20).for_each(|_| drop(jwks.newer()));
+            });
+        }
+    });
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((1..=2).contains(&asked), "{asked} requests");
+    assert!(!jwks.would_wait(Instant::now()));
+}
+
+#[test]
+fn a_server_that_hangs_holds_up_few_and_not_for_long() {
+    let (url, asked) = server(vec![String::new()]);
+    let jwks = start(url);
+    let started = Instant::now();
+    assert!(jwks.would_wait(started));
+    let together = Barrier::new(20);
+    let refused_at_once = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                together.wait();
+                let pause = jwks.newer().unwrap_err();
+                assert!(pause >= SHORTEST_PAUSE && pause <= LEAST, "{pause:?}");
+                if jwks.shared.lock().under_way {
+                    refused_at_once.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    assert!(started.elapsed() < BUDGET * 10, "{:?}", started.elapsed());
+    let refused = refused_at_once.into_inner();
+    assert!(refused >= 20 - MAX_WAITING, "{refused}");
+    assert!(asked.load(Ordering::SeqCst) <= 2);
+}
+
+#[test]
+fn what_is_no_key_set_is_no_answer() {
+    let large = format!("{}{}", document(), " ".repeat(10 * 1024 * 1024));
+    let endless = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{large}");
+    for answer in [
+        says("404 Not Found", &document()),
+        "HTTP/1.1 302 Found\r\nLocation: https://login.example/\r\nContent-Length: 0\r\n\r\n"
+            .into(),
+        says("200 OK", "{}"),
+        says("200 OK", &large),
+        endless,
+        "SSH-2.0-OpenSSH_9.9\r\n".to_owned(),
+    ] {
+        let shown = answer[..30.min(answer.len())].to_owned();
+        let (url, _) = server(vec![answer]);
+        let jwks = start(url);
+        assert!(jwks.newer().is_err(), "{shown}");
+        assert!(jwks.keys(Instant::now()).is_none());
+    }
+}
+
+#[test]
+fn a_server_that_fails_cannot_say_that_a_key_is_unknown() {
+    let (url, _) = server(vec![says("200 OK", &document()), says("503 Busy", "")]);
+    let jwks = start(url);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while jwks.keys(Instant::now()).is_none() {
+        assert!(Instant::now() < deadline, "no keys came");
+        std::thread::yield_now();
+    }
+    assert!(jwks.newer().is_err());
+    assert!(jwks.keys(Instant::now()).is_some());
+}
+
+#[test]
+fn of_an_endless_answer_no_more_is_read_than_keys_may_have() {
+    let large = format!("{}{}", document(), " ".repeat(10 * 1024 * 1024));
+    let unannounced = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{large}");
+    for answer in [says("200 OK", &large), unannounced] {
+        let (url, _) = server(vec![answer]);
+        let cause = start(url).shared.fetch().unwrap_err();
+        assert!(
+            cause.contains("answer") && cause.contains("262144 bytes"),
+            "{cause}"
+        );
+    }
+}
+
+#[test]
+fn a_failed_first_round_is_made_good_by_the_first_caller() {
+    let (url, asked) = server(vec![says("503 Busy", ""), says("200 OK", &document())]);
+    let jwks = start(url);
+    // the first round may be over by now, or not
+    let known = jwks.newer().or_else(|_| jwks.newer());
+    assert!(known.is_ok());
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn the_thread_ends_with_the_last_clone() {
+    let (url, _) = server(vec![says("200 OK", &document())]);
+    let jwks = start(url);
+    let _ = jwks.newer();
+    let shared = Arc::downgrade(&jwks.shared);
+    let clone = jwks.clone();
+    drop(jwks);
+    assert!(clone.newer().is_ok());
+    drop(clone);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while shared.strong_count() > 0 {
+        assert!(Instant::now() < deadline, "the thread is still there");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,339 @@
+use std::fs;
+
+use super::super::{Config, Report};
+use super::*;
+
+const HASH: &str = "a3b27c1c2f20dc5d6ee2d4e0a27d9ea2d9c9a0d1d9c8f31bd6f3c9cd8f3f6a11";
+const SECRET: &str = "never-logged-secret-of-a-login-0123456789";
+
+fn with(more: &[(&str, &str)]) -> Environment {
+    let example = [
+        ("LIVEKIT_URL", "wss://sfu.example.com"),
+        ("LIVEKIT_API_KEY", "APIx"),
+        ("LIVEKIT_API_SECRET", "never-logged-secret-of-32-characters"),
+    ];
+    example.into_iter().chain(more.iter().copied()).collect()
+}
+
+fn valid(more: &[(&str, &str)]) -> (Config, Report) {
+    let (config, report) = Config::read(&with(more));
+    (
+        config.unwrap_or_else(|errors| panic!("{errors:#?}")),
+        report,
+    )
+}
+
+fn server(more: &[(&str, &str)]) -> TokenServer {
+    valid(more).0.token_server.unwrap()
+}
+
+fn errors(more: &[(&str, &str)]) -> Vec<String> {
+    let (config, _) = Config::read(&with(more));
+    config
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// A file in a directory of its own, which goes with it.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new(name: &str, content: &str) -> Self {
+        let unique = format!(
+            "lts-{}-{:x}",
+            std::process::id(),
+            u64::from_ne_bytes(crate::random::bytes())
+        );
+        let directory = std::env::temp_dir().join(unique);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join(name), content).unwrap();
+        Self(directory.join(name))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+#[test]
+fn the_example_s_variables_open_its_door_and_no_other() {
+    let (config, report) = valid(&[
+        ("TOKEN_EXPIRY_HOURS", "2"),
+        ("CORS_ORIGINS", "http://a,http://b:3000"),
+        ("TOKEN_SERVER_PORT", "8000"),
+    ]);
+    assert!(!config.matrix);
+    let server = config.token_server.unwrap();
+    assert_eq!(server.callers.policies.default.lifetime, 7200);
+    assert_eq!(
+        server.origins,
+        Origins::parse("http://a http://b:3000").unwrap()
+    );
+    assert_eq!(server.callers.summary(), "nobody");
+    // nobody is told of homeservers
+    assert!(
+        report.warnings().iter().all(|w| w.contains("older name")),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn each_door_has_settings_that_open_it() {
+    let doors = |more: &[(&str, &str)]| {
+        let (config, _) = valid(more);
+        (config.matrix, config.token_server.is_some())
+    };
+    assert_eq!(doors(&[]), (false, true));
+    assert_eq!(
+        doors(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", "a.org")]),
+        (true, true)
+    );
+    assert_eq!(doors(&[("LIVEKIT_KEY", "APIx")]), (true, true));
+    assert_eq!(
+        doors(&[("LIVEKIT_API_KEY", ""), ("LIVEKIT_KEY", "APIx")]),
+        (true, false)
+    );
+    let keys = [
+        ("LIVEKIT_API_KEY", ""),
+        ("LIVEKIT_API_SECRET", ""),
+        ("LIVEKIT_KEYS", "a: secret-secret-secret-secret-secret-12"),
+    ];
+    assert_eq!(doors(&keys), (true, false));
+    let [a, b, c] = keys;
+    assert_eq!(
+        doors(&[a, b, c, ("TOKEN_SERVER_AUTH", "none")]),
+        (true, true)
+    );
+    assert_eq!(doors(&[("LIVEKIT_KEY", " ")]), (false, true));
+}
+
+#[test]
+fn api_keys_come_by_hash_directly_or_in_a_file() {
+    let other = HASH.replace('a', "b");
+    let file = Scratch::new("keys", &format!("# comment\napp:{other}\n"));
+    let callers = server(&[
+        (
+            "TOKEN_SERVER_API_KEYS",
+            &format!("booking:{HASH}, app:sha256:{HASH}"),
+        ),
+        ("TOKEN_SERVER_API_KEYS_FILE", file.path()),
+    ])
+    .callers;
+    assert_eq!(callers.summary(), "app,booking");
+    for wrong in [
+        "booking",
+        "booking:",
+        "lts_00000000_never-logged",
+        &format!("a b:{HASH}"),
+        &format!("anyone:{HASH}"),
+    ] {
+        let errors = errors(&[("TOKEN_SERVER_API_KEYS", wrong)]);
+        assert_eq!(errors.len(), 1);
+        assert!(
+            errors[0].starts_with("TOKEN_SERVER_API_KEYS: expected "),
+            "{errors:?}"
+        );
+        assert!(!errors[0].contains("never-logged"), "{errors:?}");
+    }
+    let many: String = (0..=MAX_KEYS).map(|n| format!("a:{n:064x},")).collect();
+    let file = Scratch::new("keys", &many[..many.len() / 2]);
+    let half = &many[many.len() / 2 / 67 * 67..];
+    let too_many = [
+        ("TOKEN_SERVER_API_KEYS", half),
+        ("TOKEN_SERVER_API_KEYS_FILE", file.path()),
+    ];
+    assert!(
+        errors(&too_many)
+            .iter()
+            .any(|e| e.contains("at most") || e.contains("entry"))
+    );
+}
+
+#[test]
+fn a_login_needs_issuer_audience_and_one_source_of_keys() {
+    let complete = [
+        ("TOKEN_SERVER_JWT_ISSUER", "https://login.example.com"),
+        ("TOKEN_SERVER_JWT_AUDIENCE", "livekit"),
+        ("TOKEN_SERVER_JWT_SECRET", SECRET),
+    ];
+    let callers = server(&complete).callers;
+    assert_eq!(callers.summary(), "jwt");
+    let rules = &callers.policies.callers[&name("jwt")].policy;
+    assert_eq!(rules.identities, [Pattern::claim("sub")]);
+    let [issuer, audience, secret] = complete;
+    let by_mail = server(&[
+        issuer,
+        audience,
+        secret,
+        ("TOKEN_SERVER_JWT_IDENTITY_CLAIM", "email"),
+    ]);
+    let rules = &by_mail.callers.policies.callers[&name("jwt")].policy;
+    assert_eq!(rules.identities, [Pattern::claim("email")]);
+
+    let url = (
+        "TOKEN_SERVER_JWT_KEYS",
+        "https://login.example.com/jwks.json",
+    );
+    assert!(matches!(
+        server(&[issuer, audience, url]).callers.logins[0].keys,
+        LoginKeys::Url(_)
+    ));
+    for (wrong, starts) in [
+        (
+            &[issuer][..],
+            &["TOKEN_SERVER_JWT_AUDIENCE", "TOKEN_SERVER_JWT_KEYS"][..],
+        ),
+        (
+            &[secret],
+            &["TOKEN_SERVER_JWT_ISSUER", "TOKEN_SERVER_JWT_AUDIENCE"],
+        ),
+        (
+            &[issuer, audience],
+            &["TOKEN_SERVER_JWT_KEYS: expected a JWKS or PEM file"],
+        ),
+        (
+            &[issuer, audience, secret, url],
+            &["TOKEN_SERVER_JWT_KEYS: expected one of"],
+        ),
+        (
+            &[
+                issuer,
+                audience,
+                ("TOKEN_SERVER_JWT_KEYS", "http://login.example.com/"),
+            ],
+            &["TOKEN_SERVER_JWT_KEYS"],
+        ),
+        (
+            &[
+                issuer,
+                audience,
+                ("TOKEN_SERVER_JWT_KEYS", "/nowhere/jwks.json"),
+            ],
+            &["TOKEN_SERVER_JWT_KEYS"],
+        ),
+        (
+            &[
+                issuer,
+                audience,
+                ("TOKEN_SERVER_JWT_SECRET", "never-logged"),
+            ],
+            &["TOKEN_SERVER_JWT_SECRET: expected a secret for HS256, found 12 characters"],
+        ),
+    ] {
+        let errors = errors(wrong);
+        assert_eq!(errors.len(), starts.len(), "{errors:?}");
+        for (error, start) in errors.iter().zip(starts) {
+            assert!(error.starts_with(start), "{error}");
+            assert!(!error.contains("never-logged"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_policy_file_is_refused_with_its_line() {
+    let file = Scratch::new("policy.toml", "[default]\nroom = 'a'\n");
+    let errors = errors(&[("TOKEN_SERVER_POLICY_FILE", file.path())]);
+    assert_eq!(errors.len(), 1);
+    assert!(
+        errors[0].starts_with("TOKEN_SERVER_POLICY_FILE: expected a policy file"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[0].contains("line 2: unknown field `room`"),
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn the_policy_file_has_rules_for_callers_of_the_variables() {
+    let rules =
+        "[default]\nrooms = ['d']\n[callers.jwt]\nrooms = ['j']\n[callers.booking]\nrooms = ['b']";
+    let file = Scratch::new("policy.toml", rules);
+    let callers = server(&[
+        ("TOKEN_SERVER_POLICY_FILE", file.path()),
+        ("TOKEN_SERVER_API_KEYS", &format!("booking:{HASH}")),
+        ("TOKEN_SERVER_JWT_ISSUER", "i"),
+        ("TOKEN_SERVER_JWT_AUDIENCE", "a"),
+        ("TOKEN_SERVER_JWT_SECRET", SECRET),
+    ])
+    .callers;
+    let jwt = &callers.policies.callers[&name("jwt")].policy;
+    assert_eq!(jwt.rooms, [Pattern::parse("j").unwrap()]);
+    assert_eq!(jwt.identities, [Pattern::claim("sub")]);
+    assert_eq!(callers.summary(), "booking,jwt");
+}
+
+#[test]
+fn what_the_variables_name_is_read_again_and_nothing_else() {
+    let file = Scratch::new("policy.toml", "[default]\nrooms = ['a']");
+    let env = with(&[("TOKEN_SERVER_POLICY_FILE", file.path())]);
+    let server = Config::read(&env).0.unwrap().token_server.unwrap();
+    fs::write(&file.0, "[default]\nrooms = ['b']").unwrap();
+    let again = server.read_again(&env).unwrap();
+    assert_eq!(again.policies.default.rooms, [Pattern::parse("b").unwrap()]);
+    fs::write(&file.0, "[default]\nrooms = 'b'").unwrap();
+    assert_eq!(server.read_again(&env).unwrap_err().len(), 1);
+}
+
+#[test]
+fn open_to_everyone_is_loud_and_dev_is_so_on_this_host() {
+    let (config, report) = valid(&[("TOKEN_SERVER_AUTH", "none")]);
+    assert_eq!(config.token_server.unwrap().callers.summary(), "anyone");
+    assert!(
+        report
+            .warnings()
+            .iter()
+            .any(|w| w.starts_with("ANYBODY WHO REACHES /token"))
+    );
+    assert!(
+        errors(&[("TOKEN_SERVER_AUTH", "None")])[0].starts_with("TOKEN_SERVER_AUTH: expected none")
+    );
+
+    let dev = |more: &[(&str, &str)]| {
+        let (config, _) = Config::dev(&more.iter().copied().collect());
+        let config = config.unwrap();
+        assert!(config.matrix);
+        config.token_server.unwrap().callers
+    };
+    assert_eq!(dev(&[]).summary(), "anyone");
+    assert!(dev(&[]).policies.default.random_identity);
+    let keyed = dev(&[("TOKEN_SERVER_API_KEYS", &format!("booking:{HASH}"))]);
+    assert_eq!(keyed.summary(), "booking");
+    let reachable = dev(&[
+        ("LIVEKIT_KEY", "APIx"),
+        ("LIVEKIT_SECRET", "never-logged-secret-of-32-characters"),
+        ("LIVEKIT_JWT_BIND", ":9000"),
+    ]);
+    assert_eq!(reachable.summary(), "nobody");
+}
+
+#[test]
+fn numbers_have_bounds() {
+    for (name, wrong) in [
+        ("TOKEN_EXPIRY_HOURS", "0"),
+        ("TOKEN_EXPIRY_HOURS", "8761"),
+        ("TOKEN_SERVER_MIN_NAME_LENGTH", "0"),
+        ("TOKEN_SERVER_MIN_NAME_LENGTH", "65"),
+        ("TOKEN_SERVER_RATE_PER_CALLER", "1000001"),
+        ("LIVEKIT_RATE_PER_ADDRESS", "-1"),
+        ("CORS_ORIGINS", "https://a/"),
+    ] {
+        let errors = errors(&[(name, wrong)]);
+        assert!(
+            errors.len() == 1 && errors[0].starts_with(name),
+            "{errors:?}"
+        );
+    }
+}

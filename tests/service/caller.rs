@@ -1,0 +1,78 @@
+//! Applications that ask at the general token endpoint: their keys, their policies, and their requests.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::client::{Address, Connection, Reply, raw};
+use crate::login::{AUDIENCE, ISSUER};
+use crate::settings::Settings;
+use crate::stage::LOOPBACK;
+
+/// The API key of `app` in [`policy`].
+pub(crate) const APP_KEY: &str =
+    "lts_a0b1c2d3_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// Settings for a service whose callers are in this policy file.
+pub(crate) fn settings(policy: &str) -> Settings {
+    Settings::complete()
+        .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
+        .set_file("TOKEN_SERVER_POLICY_FILE", policy)
+}
+
+/// A policy file's entry of `app`, with [`APP_KEY`] and these further lines.
+pub(crate) fn app(lines: &str) -> String {
+    format!("[callers.app]\nkeys = [\"{}\"]\n{lines}\n", stored(APP_KEY))
+}
+
+/// A policy file's entry of `users`, whose login has its keys at `keys`, and these further lines.
+pub(crate) fn users(keys: &str, lines: &str) -> String {
+    let jwt = format!("issuer = \"{ISSUER}\", audience = \"{AUDIENCE}\", keys = \"{keys}\"");
+    format!("[callers.users]\njwt = {{ {jwt} }}\n{lines}\n")
+}
+
+/// What is stored of an API key.
+pub(crate) fn stored(key: &str) -> String {
+    let mut text = "sha256:".to_owned();
+    for byte in Sha256::digest(key.as_bytes()) {
+        write!(text, "{byte:02x}").unwrap();
+    }
+    text
+}
+
+/// What is asked for where that does not matter.
+pub(crate) fn a_room() -> Value {
+    json!({"room_name": "room", "participant_identity": "alice"})
+}
+
+/// Asks for a token with this bearer.
+pub(crate) fn ask(address: &Address, bearer: &str, body: &Value) -> Reply {
+    raw(
+        address,
+        &written(&authorization(bearer), body.to_string().as_bytes()),
+    )
+}
+
+/// As [`ask`], on a connection that stands.
+pub(crate) fn ask_again(connection: &mut Connection, bearer: &str, body: &Value) -> Reply {
+    connection.send(&written(
+        &authorization(bearer),
+        body.to_string().as_bytes(),
+    ));
+    connection.receive(false).unwrap()
+}
+
+/// The bytes of a request with these header lines.
+pub(crate) fn written(fields: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST /token HTTP/1.1\r\nHost: tokens.example.com\r\n{fields}Content-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+pub(crate) fn authorization(bearer: &str) -> String {
+    format!("Authorization: Bearer {bearer}\r\n")
+}

@@ -1,0 +1,305 @@
+//! The login of an application: its keys, the JWTs that it signs, and the server on which it publishes its JWKS.
+//!
+//! A fake because faults are wanted on demand: a real one cannot be made to hang, to send 10 MB, to sign with a key that it never
+//! published, or to say how often it was asked. It signs with code of its own. Its threads end with the test process.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair,
+};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::certificate::{Presents, server_config};
+use crate::jwt;
+use crate::request::Request;
+
+/// The audience that the service is told is its own.
+pub(crate) const AUDIENCE: &str = "livekit-tokens";
+/// The issuer of all its JWTs.
+pub(crate) const ISSUER: &str = "https://login.example.com";
+/// What an unreasonable answer holds.
+pub(crate) const HUGE: u64 = 10 * 1024 * 1024;
+
+/// How the server treats a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Conduct {
+    /// As a login server does.
+    Publishes,
+    /// A JWKS that goes on for 10 MB, whose length it announces or not.
+    Huge { announced: bool },
+    /// Nothing, while the connection stands.
+    Hangs,
+    /// Always this status with these header lines and this body.
+    Says(&'static str, String, String),
+}
+
+/// A running server with its keys.
+pub(crate) struct Login {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    conduct: Mutex<Conduct>,
+    keys: Mutex<Vec<Value>>,
+    fetches: AtomicUsize,
+    sent: AtomicU64,
+}
+
+impl Login {
+    /// One that publishes these keys.
+    pub(crate) fn publishing(keys: &[&SigningKey]) -> Self {
+        Self::start(keys, Conduct::Publishes)
+    }
+
+    pub(crate) fn start(keys: &[&SigningKey], conduct: Conduct) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            conduct: Mutex::new(conduct),
+            keys: Mutex::new(keys.iter().map(|key| key.jwk()).collect()),
+            fetches: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
+        });
+        let (shared, tls) = (
+            Arc::clone(&state),
+            server_config(Presents::Name("localhost")),
+        );
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (state, tls) = (Arc::clone(&shared), Arc::clone(&tls));
+                thread::spawn(move || state.serve(stream, tls));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Where its keys are.
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}/keys?use=sig", self.address.port())
+    }
+
+    /// Treats requests in this way from now on.
+    pub(crate) fn begin(&self, conduct: Conduct) {
+        *self.state.conduct.lock().unwrap() = conduct;
+    }
+
+    /// Publishes one more key.
+    pub(crate) fn add(&self, key: &SigningKey) {
+        self.state.keys.lock().unwrap().push(key.jwk());
+    }
+
+    /// Requests for its keys so far.
+    pub(crate) fn fetches(&self) -> usize {
+        self.state.fetches.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of a huge answer that the service took.
+    pub(crate) fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::SeqCst)
+    }
+}
+
+impl State {
+    fn serve(&self, stream: TcpStream, tls: Arc<ServerConfig>) {
+        let tls = ServerConnection::new(tls).unwrap();
+        let mut stream = BufReader::new(StreamOwned::new(tls, stream));
+        while let Some(request) = Request::read(&mut stream) {
+            assert_eq!(
+                (request.method.as_str(), request.target.as_str()),
+                ("GET", "/keys?use=sig")
+            );
+            self.fetches.fetch_add(1, Ordering::SeqCst);
+            let conduct = self.conduct.lock().unwrap().clone();
+            let out = stream.get_mut();
+            let answered = match conduct {
+                Conduct::Publishes => {
+                    let keys = json!({"keys": *self.keys.lock().unwrap()});
+                    respond(out, "200 OK", "", &keys.to_string())
+                }
+                Conduct::Huge { announced } => self.flood(out, announced),
+                Conduct::Says(status, fields, body) => respond(out, status, &fields, &body),
+                Conduct::Hangs => {
+                    let _ = stream.read_to_end(&mut Vec::new());
+                    break;
+                }
+            };
+            if answered.is_err() {
+                break;
+            }
+        }
+    }
+
+    /// The right keys, and then spaces, which a JSON document may end with.
+    fn flood(&self, out: &mut impl Write, announced: bool) -> std::io::Result<()> {
+        let keys = json!({"keys": *self.keys.lock().unwrap()}).to_string();
+        let framing = match announced {
+            true => format!("Content-Length: {HUGE}"),
+            false => "Connection: close".to_owned(),
+        };
+        out.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{keys}").as_bytes())?;
+        let mut sent = keys.len() as u64;
+        while sent < HUGE {
+            let piece = vec![b' '; 16 * 1024.min(usize::try_from(HUGE - sent).unwrap())];
+            out.write_all(&piece)?;
+            sent += piece.len() as u64;
+            self.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+fn respond(out: &mut impl Write, status: &str, fields: &str, body: &str) -> std::io::Result<()> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n");
+    out.write_all((head + body).as_bytes())
+}
+
+/// A key that signs JWTs, and its name.
+pub(crate) struct SigningKey {
+    pub(crate) id: String,
+    pair: Pair,
+}
+
+enum Pair {
+    Rsa(Box<RsaKeyPair>),
+    P256(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl SigningKey {
+    /// RSA of 2048 bits: always the one of `tests/vectors/login.json`, as making one takes long.
+    pub(crate) fn rsa(id: &str) -> Self {
+        let pkcs8 = vector("pkcs8");
+        let der = STANDARD.decode(pkcs8.as_str().unwrap()).unwrap();
+        Self::new(
+            id,
+            Pair::Rsa(Box::new(RsaKeyPair::from_pkcs8(&der).unwrap())),
+        )
+    }
+
+    /// A new one on P-256.
+    pub(crate) fn p256(id: &str) -> Self {
+        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let der = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, der.as_ref(), &random).unwrap();
+        Self::new(id, Pair::P256(pair))
+    }
+
+    /// A new Ed25519 key.
+    pub(crate) fn ed25519(id: &str) -> Self {
+        let der = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Self::new(
+            id,
+            Pair::Ed25519(Ed25519KeyPair::from_pkcs8(der.as_ref()).unwrap()),
+        )
+    }
+
+    fn new(id: &str, pair: Pair) -> Self {
+        let id = id.to_owned();
+        Self { id, pair }
+    }
+
+    pub(crate) fn algorithm(&self) -> &'static str {
+        match self.pair {
+            Pair::Rsa(_) => "RS256",
+            Pair::P256(_) => "ES256",
+            Pair::Ed25519(_) => "EdDSA",
+        }
+    }
+
+    /// The public half, as a JWKS has it.
+    pub(crate) fn jwk(&self) -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let mut jwk = match &self.pair {
+            Pair::Rsa(_) => vector("jwk"),
+            Pair::P256(pair) => {
+                let point = pair.public_key().as_ref();
+                let (x, y) = (text(&point[1..33]), text(&point[33..]));
+                json!({"kty": "EC", "crv": "P-256", "x": x, "y": y})
+            }
+            Pair::Ed25519(pair) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref())})
+            }
+        };
+        jwk["kid"] = self.id.as_str().into();
+        jwk
+    }
+
+    /// A JWT of this user, as the login writes it.
+    pub(crate) fn token(&self, user: &str) -> String {
+        self.signed(&claims(user))
+    }
+
+    /// A JWT with these claims.
+    pub(crate) fn signed(&self, claims: &Value) -> String {
+        let header = json!({"alg": self.algorithm(), "kid": self.id, "typ": "JWT"});
+        self.signed_with(&header, claims)
+    }
+
+    /// A JWT with this header, whatever it says.
+    pub(crate) fn signed_with(&self, header: &Value, claims: &Value) -> String {
+        let message = message(header, claims);
+        let random = SystemRandom::new();
+        let signature = match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(
+                    &RSA_PKCS1_SHA256,
+                    &random,
+                    message.as_bytes(),
+                    &mut signature,
+                )
+                .unwrap();
+                signature
+            }
+            Pair::P256(pair) => {
+                let signature = pair.sign(&random, message.as_bytes()).unwrap();
+                signature.as_ref().to_vec()
+            }
+            Pair::Ed25519(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
+        };
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// What the login says of a user whom it lets in for the next ten minutes.
+pub(crate) fn claims(user: &str) -> Value {
+    let now = jwt::now();
+    json!({"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": now, "nbf": now, "exp": now + 600})
+}
+
+/// A JWT that is signed with HS256.
+pub(crate) fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
+    let message = message(header, claims);
+    let mac = Hmac::<Sha256>::new_from_slice(secret)
+        .unwrap()
+        .chain_update(&message);
+    format!(
+        "{message}.{}",
+        URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+    )
+}
+
+/// The RSA key of the vectors, in one of its forms.
+pub(crate) fn vector(form: &str) -> Value {
+    let all: Value = serde_json::from_str(include_str!("../vectors/login.json")).unwrap();
+    all["keys"]["rsa"][form].clone()
+}
+
+fn message(header: &Value, claims: &Value) -> String {
+    let segment = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", segment(header), segment(claims))
+}

@@ -1,0 +1,337 @@
+//! Attacks with JWTs: forged, borrowed, outdated or meant for others.
+
+use serde_json::{Value, json};
+
+use crate::caller::{a_room, ask, settings, users};
+use crate::client::Reply;
+use crate::jwt;
+use crate::login::{AUDIENCE, ISSUER, Login, SigningKey, claims, hs256, vector};
+use crate::process::{Service, run_to_exit};
+use crate::settings::{SECRET, Settings};
+
+/// Secret of the application's login, where it signs with HS256.
+const LOGIN_SECRET: &str = "never-logged-secret-of-the-login-of-the-application";
+
+struct Stage {
+    rsa: SigningKey,
+    p256: SigningKey,
+    ed25519: SigningKey,
+    login: Login,
+    service: Service,
+}
+
+impl Stage {
+    fn new(lines: &str) -> Self {
+        let (rsa, p256) = (SigningKey::rsa("one"), SigningKey::p256("two"));
+        let ed25519 = SigningKey::ed25519("three");
+        let login = Login::publishing(&[&rsa, &p256, &ed25519]);
+        let service = Service::start(&settings(&users(&login.url(), lines)));
+        Self {
+            rsa,
+            p256,
+            ed25519,
+            login,
+            service,
+        }
+    }
+
+    fn ask(&self, token: &str) -> Reply {
+        ask(self.service.address(), token, &a_room())
+    }
+}
+
+#[test]
+fn users_of_the_login_are_let_in_by_each_of_its_keys() {
+    let stage = Stage::new("");
+    for key in [&stage.rsa, &stage.p256, &stage.ed25519] {
+        let reply = stage.ask(&key.token("alice"));
+        assert_eq!(reply.status, 201, "{} {reply:?}", key.id);
+        let token = reply.json()["participant_token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!(jwt::claims(&token, SECRET)["sub"], "alice");
+    }
+    assert_eq!(stage.login.fetches(), 1);
+}
+
+#[test]
+fn a_forged_token_lets_nobody_in() {
+    let stage = Stage::new("");
+    let (right, now) = (claims("alice"), jwt::now());
+    let stranger = SigningKey::ed25519("three");
+    let header = |alg: &str, kid: &str| json!({"alg": alg, "kid": kid, "typ": "JWT"});
+    let message = |token: &str| token.rsplit_once('.').unwrap().0.to_owned();
+    let unsigned = message(&stage.rsa.signed_with(&header("none", "one"), &right));
+    let good = stage.p256.token("alice");
+    let mut with_own_key = header("EdDSA", "three");
+    with_own_key["jwk"] = stranger.jwk();
+    with_own_key["jku"] = "https://evil.example.com/keys".into();
+    let mut critical = header("ES256", "two");
+    critical["crit"] = json!(["exp"]);
+    let logout = json!({"alg": "ES256", "kid": "two", "typ": "logout+jwt"});
+    let mut attacks = vec![
+        ("alg none", format!("{unsigned}.")),
+        (
+            "alg none with a signature",
+            stage.rsa.signed_with(&header("none", "one"), &right),
+        ),
+        (
+            "alg NONE",
+            stage.rsa.signed_with(&header("NONE", "one"), &right),
+        ),
+        ("no signature", message(&good) + "."),
+        ("two segments", message(&good)),
+        (
+            "no alg",
+            stage.p256.signed_with(&json!({"kid": "two"}), &right),
+        ),
+        (
+            "another's signature",
+            message(&good) + "." + stage.p256.token("bob").rsplit('.').next().unwrap(),
+        ),
+        (
+            "a stranger's key under a known name",
+            stranger.token("alice"),
+        ),
+        (
+            "a key in its header",
+            stranger.signed_with(&with_own_key, &right),
+        ),
+        (
+            "another key's name",
+            stage.p256.signed_with(&header("ES256", "three"), &right),
+        ),
+        (
+            "another key's algorithm",
+            stage.p256.signed_with(&header("EdDSA", "two"), &right),
+        ),
+        (
+            "a path as its key's name",
+            stage
+                .p256
+                .signed_with(&header("ES256", "../../../dev/null"), &right),
+        ),
+        (
+            "an empty name of its key",
+            stage.p256.signed_with(&header("ES256", ""), &right),
+        ),
+        (
+            "a critical extension",
+            stage.p256.signed_with(&critical, &right),
+        ),
+        (
+            "a token to log out",
+            stage.p256.signed_with(&logout, &right),
+        ),
+        (
+            "14 KB of nothing",
+            "a".repeat(7000) + "." + &"b".repeat(7000) + ".c",
+        ),
+    ];
+    let public = [
+        ("PEM", vector("pem").as_str().unwrap().to_owned()),
+        ("modulus", vector("jwk")["n"].as_str().unwrap().to_owned()),
+        ("JWK", stage.rsa.jwk().to_string()),
+    ];
+    for (form, key) in &public {
+        for alg in ["HS256", "RS256"] {
+            attacks.push((form, hs256(key.as_bytes(), &header(alg, "one"), &right)));
+        }
+        attacks.push((
+            form,
+            hs256(key.as_bytes(), &json!({"alg": "HS256"}), &right),
+        ));
+    }
+    for empty in ["", " ", "null"] {
+        attacks.push((
+            "an empty secret",
+            hs256(empty.as_bytes(), &header("HS256", "one"), &right),
+        ));
+    }
+    for (name, value) in [
+        ("exp", json!(now - 61)),
+        ("exp", json!(0)),
+        ("exp", json!((now + 600).to_string())),
+        ("exp", Value::Null),
+        ("nbf", json!(now + 600)),
+        ("iat", json!(now + 600)),
+        ("aud", json!("other")),
+        ("aud", json!(["other", AUDIENCE.to_uppercase()])),
+        ("aud", Value::Null),
+        ("iss", json!("https://login.example.com.evil.example")),
+        ("iss", json!(format!("{ISSUER}/"))),
+        ("iss", Value::Null),
+    ] {
+        let mut claims = claims("alice");
+        claims[name] = value;
+        attacks.push((name, stage.p256.signed(&claims)));
+    }
+    let first = stage.ask("a.b.c");
+    for (what, token) in &attacks {
+        let reply = stage.ask(token);
+        assert_eq!(reply.status, 401, "{what}: {reply:?}");
+        assert_eq!(reply.body, first.body, "{what} was told more than others");
+    }
+    assert_eq!(stage.ask(&good).status, 201);
+    // the administrator is told more
+    for cause in [
+        "expired",
+        "not valid yet",
+        "audience",
+        "issuer",
+        "signature",
+        "algorithm",
+        "critical",
+        "malformed",
+    ] {
+        stage
+            .service
+            .wait_for_words(&["refused", "endpoint=token", "status=401", cause]);
+    }
+}
+
+#[test]
+fn a_user_cannot_come_as_another() {
+    let stage = Stage::new("");
+    let alice = stage.rsa.token("alice");
+    let come_as = |identity: &str| {
+        let body = json!({"room_name": "room", "participant_identity": identity});
+        ask(stage.service.address(), &alice, &body)
+    };
+    assert_eq!(come_as("alice").status, 201);
+    for other in [
+        "bob",
+        "alice2",
+        "Alice",
+        "alic",
+        "alice\u{200b}",
+        "\u{430}lice",
+        "alice ",
+        "*",
+        "",
+    ] {
+        let reply = come_as(other);
+        assert!((400..500).contains(&reply.status), "{other:?} {reply:?}");
+        assert!(
+            reply.json()["detail"]
+                .to_string()
+                .contains("participant_identity"),
+            "{reply:?}"
+        );
+    }
+    // a user whom the login gives no name, or one that is none
+    for subject in [
+        Value::Null,
+        json!(""),
+        json!({"id": "alice"}),
+        json!(["alice"]),
+        json!("a\u{0}"),
+        json!("a".repeat(257)),
+    ] {
+        let mut claims = claims("alice");
+        claims["sub"] = subject.clone();
+        let reply = ask(
+            stage.service.address(),
+            &stage.rsa.signed(&claims),
+            &json!({"room_name": "room"}),
+        );
+        assert!((400..500).contains(&reply.status), "{subject} {reply:?}");
+    }
+}
+
+#[test]
+fn a_claim_opens_the_rooms_of_its_own_tenant_only() {
+    let stage = Stage::new("rooms = [\"{claim:tenant}/*\"]");
+    let enter = |tenant: Value, room: &str| {
+        let mut claims = claims("alice");
+        claims["tenant"] = tenant;
+        let body = json!({"room_name": room, "participant_identity": "alice"});
+        ask(stage.service.address(), &stage.p256.signed(&claims), &body).status
+    };
+    assert_eq!(enter(json!("acme"), "acme/1"), 201);
+    for (tenant, room) in [
+        (json!("acme"), "other/1"),
+        (json!("*"), "other/1"),
+        (json!("{identity}"), "alice/1"),
+        (json!(""), "/1"),
+        (Value::Null, "null/1"),
+        (Value::Null, "/1"),
+        (json!(["acme"]), "acme/1"),
+        (json!({"a": 1}), "acme/1"),
+        (json!(true), "true/1"),
+    ] {
+        assert_eq!(enter(tenant.clone(), room), 403, "{tenant} {room}");
+    }
+}
+
+#[test]
+fn a_secret_is_the_only_way_to_hs256() {
+    let base = || {
+        Settings::complete()
+            .set("TOKEN_SERVER_JWT_ISSUER", ISSUER)
+            .set("TOKEN_SERVER_JWT_AUDIENCE", AUDIENCE)
+    };
+    let service = Service::start(&base().set("TOKEN_SERVER_JWT_SECRET", LOGIN_SECRET));
+    let token =
+        |secret: &str, alg: &str| hs256(secret.as_bytes(), &json!({"alg": alg}), &claims("alice"));
+    let status = |token: &str| ask(service.address(), token, &a_room()).status;
+    assert_eq!(status(&token(LOGIN_SECRET, "HS256")), 201);
+    assert_eq!(status(&token(LOGIN_SECRET, "HS512")), 401);
+    assert_eq!(status(&token(LOGIN_SECRET, "none")), 401);
+    assert_eq!(status(&token("", "HS256")), 401);
+    assert_eq!(status(&token(&LOGIN_SECRET[1..], "HS256")), 401);
+    assert_eq!(status(&SigningKey::rsa("one").token("alice")), 401);
+    // what we sign ourselves is no login, even if the secret is one and the same
+    let reply = ask(service.address(), &token(LOGIN_SECRET, "HS256"), &a_room());
+    let ours = reply.json()["participant_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(status(&ours), 401);
+
+    let exit = run_to_exit(
+        &[],
+        &base().set("TOKEN_SERVER_JWT_SECRET", "never-logged-short"),
+    );
+    assert_eq!(exit.code, Some(78), "{exit:?}");
+    assert!(exit.stderr.contains("TOKEN_SERVER_JWT_SECRET"), "{exit:?}");
+}
+
+#[test]
+fn keys_may_be_a_file() {
+    let rsa = SigningKey::rsa("one");
+    let base = || {
+        Settings::complete()
+            .set("TOKEN_SERVER_JWT_ISSUER", ISSUER)
+            .set("TOKEN_SERVER_JWT_AUDIENCE", AUDIENCE)
+    };
+    let set = json!({"keys": [rsa.jwk()]}).to_string();
+    for file in [vector("pem").as_str().unwrap(), &set] {
+        let service = Service::start(&base().set_file("TOKEN_SERVER_JWT_KEYS", file));
+        assert_eq!(
+            ask(service.address(), &rsa.token("alice"), &a_room()).status,
+            201
+        );
+        let forged = hs256(
+            file.as_bytes(),
+            &json!({"alg": "HS256", "kid": "one"}),
+            &claims("alice"),
+        );
+        assert_eq!(ask(service.address(), &forged, &a_room()).status, 401);
+        let stranger = SigningKey::p256("one").token("alice");
+        assert_eq!(ask(service.address(), &stranger, &a_room()).status, 401);
+    }
+    let mut private = rsa.jwk();
+    private["d"] = "AAAA".into();
+    for wrong in [
+        "",
+        "{}",
+        "{\"keys\":[]}",
+        &json!({"keys": [private]}).to_string(),
+    ] {
+        let exit = run_to_exit(&[], &base().set_file("TOKEN_SERVER_JWT_KEYS", wrong));
+        assert_eq!(exit.code, Some(78), "{wrong} {exit:?}");
+        assert!(exit.stderr.contains("TOKEN_SERVER_JWT_KEYS"), "{exit:?}");
+    }
+}

@@ -1,0 +1,277 @@
+//! Attacks by those who may ask, for more than they may have: refused as a whole, with the field that went too far.
+
+use serde_json::{Value, json};
+
+use crate::caller::{APP_KEY, app, ask, authorization, settings, written};
+use crate::client::{Reply, raw};
+use crate::fields::field;
+use crate::jwt;
+use crate::process::Service;
+use crate::settings::SECRET;
+
+/// What a narrow caller may do.
+const NARROW: &str = r#"
+rooms = ["appointment-*", "{identity}-own"]
+identities = ["patient-*"]
+grants = ["canSubscribe", "canPublish"]
+grants_on_request = ["canPublishData"]
+sources = ["microphone"]
+agents = ["scribe"]
+max_metadata_bytes = 64
+max_attributes_bytes = 64
+lifetime_seconds = 600
+max_lifetime_seconds = 3600
+requests_per_minute = 0
+"#;
+
+/// What the narrow caller may ask for, with this put in as well.
+pub(crate) fn with(name: &str, value: Value) -> Value {
+    let mut body = json!({"room_name": "appointment-7", "participant_identity": "patient-1"});
+    body[name] = value;
+    body
+}
+
+pub(crate) fn narrow() -> Service {
+    Service::start(&settings(&app(NARROW)))
+}
+
+#[test]
+fn a_room_outside_the_pattern_stays_closed() {
+    let service = narrow();
+    for room in ["appointment-7", "appointment-é", "patient-1-own"] {
+        let claims = granted(&ask(
+            service.address(),
+            APP_KEY,
+            &with("room_name", room.into()),
+        ));
+        assert_eq!(claims["video"]["room"], room);
+    }
+    for room in [
+        "secret",
+        "appointment",
+        "Appointment-7",
+        " appointment-7",
+        "../appointment-7",
+        "./appointment-7",
+        "secret/../appointment-7",
+        "secret\u{0}appointment-7",
+        "appointment-7\u{0}",
+        "appointment-7\u{0}secret",
+        "appointment-7\n",
+        "appointment-7\r\nX: y",
+        "appointment-\u{85}",
+        "\u{feff}appointment-7",
+        // look-alikes: Cyrillic, full width, a hyphen and a minus of their own, a ligature, and a letter in two parts
+        "\u{430}ppointment-7",
+        "\u{ff41}ppointment-7",
+        "appointment\u{2010}7",
+        "appointment\u{2212}7",
+        "appo\u{131}ntment-7",
+        "a\u{200b}ppointment-7",
+        "\u{202e}7-tnemtnioppa",
+        "patient-2-own",
+        "-own",
+        "*",
+        "appointment*",
+        "{identity}-own",
+        "",
+        &format!("appointment-{}", "7".repeat(245)),
+    ] {
+        let reply = ask(service.address(), APP_KEY, &with("room_name", room.into()));
+        assert_refused(&reply, "room_name");
+    }
+    for wrong in [
+        json!(7),
+        json!(["appointment-7"]),
+        json!({"name": "appointment-7"}),
+        json!(true),
+    ] {
+        let reply = ask(service.address(), APP_KEY, &with("room_name", wrong));
+        assert_refused(&reply, "room_name");
+    }
+}
+
+#[test]
+fn what_looks_like_two_rooms_is_none() {
+    let service = narrow();
+    let head = authorization(APP_KEY);
+    let sent = |body: &[u8]| raw(service.address(), &written(&head, body));
+    for body in [
+        br#"{"room_name":"appointment-7","room_name":"secret","participant_identity":"patient-1"}"#
+            .as_slice(),
+        br#"{"room_name":"secret","room_name":"appointment-7","participant_identity":"patient-1"}"#,
+        b"{\"room_name\":\"appointment-\xff\",\"participant_identity\":\"patient-1\"}",
+        b"{\"room_name\":\"appointment-\xc0\xaf\",\"participant_identity\":\"patient-1\"}",
+        br#"{"room_name":"appointment-\ud800","participant_identity":"patient-1"}"#,
+        br#"[{"room_name":"appointment-7","participant_identity":"patient-1"}]"#,
+        br#"["appointment-7","patient-1"]"#,
+        br#"{"room_name":"appointment-7","participant_identity":"patient-1"}{"room_name":"secret"}"#,
+    ] {
+        let reply = sent(body);
+        let shown = String::from_utf8_lossy(body);
+        assert!((400..500).contains(&reply.status), "{shown} {reply:?}");
+    }
+    // whichever name a field has, what is not its name opens nothing
+    let body = json!({"room_name": "appointment-7", "roomName": "secret", "room": "secret", "Room_Name": "secret",
+        "participant_identity": "patient-1", "identity": "doctor"});
+    let claims = granted(&ask(service.address(), APP_KEY, &body));
+    assert_eq!(claims["video"]["room"], "appointment-7");
+    assert_eq!(claims["sub"], "patient-1");
+}
+
+#[test]
+fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
+    let service = narrow();
+    let grants = |grants: Value| {
+        ask(
+            service.address(),
+            APP_KEY,
+            &with("participant_grants", grants),
+        )
+    };
+    let claims = granted(&grants(
+        json!({"canPublishData": true, "canPublish": false}),
+    ));
+    assert_eq!(claims["video"]["canPublishData"], true);
+    assert_eq!(claims["video"]["canPublish"], false);
+    for grant in [
+        "roomCreate",
+        "roomList",
+        "roomRecord",
+        "roomAdmin",
+        "ingressAdmin",
+        "hidden",
+        "recorder",
+        "agent",
+        "canUpdateOwnMetadata",
+        "canSubscribeMetrics",
+    ] {
+        assert_refused(&grants(json!({ grant: true })), grant);
+    }
+    for (name, value) in [
+        ("room", json!("secret")),
+        ("destinationRoom", json!("secret")),
+        ("canPublish", json!("true")),
+        ("canPublish", json!(1)),
+        ("can_publish", json!(true)),
+        ("canPublishSources", json!(["camera"])),
+        ("canPublishSources", json!(["microphone", "screen_share"])),
+        ("canPublishSources", json!(["MICROPHONE "])),
+        ("canPublishSources", json!("microphone")),
+        ("unheardOf", json!(true)),
+    ] {
+        assert_refused(&grants(json!({ name: value.clone() })), name);
+    }
+    // LiveKit's own shape of grants, beside ours
+    for name in ["video", "grants", "video_grant"] {
+        let reply = ask(
+            service.address(),
+            APP_KEY,
+            &with(name, json!({"roomAdmin": true, "hidden": true})),
+        );
+        if reply.status < 300 {
+            let video = &granted(&reply)["video"];
+            assert!(
+                video["roomAdmin"] != true && video["hidden"] != true,
+                "{video}"
+            );
+        } else {
+            assert_refused(&reply, name);
+        }
+    }
+    // no source at all must not become every source, which is what LiveKit takes an empty list for
+    let reply = grants(json!({"canPublishSources": []}));
+    if reply.status < 300 {
+        let video = &granted(&reply)["video"];
+        let sources = video["canPublishSources"].as_array().map_or(0, Vec::len);
+        assert!(video["canPublish"] == false || sources == 1, "{video}");
+    } else {
+        assert_refused(&reply, "canPublishSources");
+    }
+}
+
+#[test]
+fn nobody_is_sent_into_a_room_who_may_not_be() {
+    let service = narrow();
+    let identity = |name: Value| {
+        ask(
+            service.address(),
+            APP_KEY,
+            &with("participant_identity", name),
+        )
+    };
+    assert_eq!(granted(&identity("patient-2".into()))["sub"], "patient-2");
+    for wrong in [
+        json!("doctor"),
+        json!("Patient-1"),
+        json!("patient\u{2010}1"),
+        json!("p\u{430}tient-1"),
+        json!("doctor/../patient-1"),
+        json!("patient-1\u{0}"),
+        json!("patient-1\u{7f}"),
+        json!("patient-".to_owned() + &"1".repeat(249)),
+        json!(""),
+        json!(1),
+        json!(["patient-1"]),
+    ] {
+        assert_refused(&identity(wrong), "participant_identity");
+    }
+    let name = |name: Value| ask(service.address(), APP_KEY, &with("participant_name", name));
+    for wrong in [
+        json!("n".repeat(257)),
+        json!("a\nb"),
+        json!("a\u{0}"),
+        json!(7),
+        json!(["a"]),
+    ] {
+        assert_refused(&name(wrong), "participant_name");
+    }
+    // in the example's form the name says who somebody is
+    let body = json!({"room_name": "appointment-7", "participant_name": "doctor"});
+    assert_refused(&ask(service.address(), APP_KEY, &body), "participant_name");
+}
+
+#[test]
+fn a_refusal_is_one_line_for_the_administrator_that_nobody_can_break() {
+    let service = narrow();
+    let room = "x\" status=200 granted=\"\n2026 INFO granted caller=admin\u{1b}[2K\u{202e}";
+    let body = with("room_name", room.into());
+    assert_refused(&ask(service.address(), APP_KEY, &body), "room_name");
+    let line = service.wait_for_words(&["refused", "endpoint=token", "caller=app"]);
+    assert!(
+        matches!(field(&line, "status").as_deref(), Some("400" | "403")),
+        "{line}"
+    );
+    assert!(
+        !line.contains('\u{1b}') && !line.contains('\u{202e}'),
+        "{line}"
+    );
+    assert!(
+        !service
+            .log()
+            .lines()
+            .any(|line| line.starts_with("2026 INFO granted"))
+    );
+}
+
+/// The claims of the token.
+pub(crate) fn granted(reply: &Reply) -> Value {
+    assert!(matches!(reply.status, 200 | 201), "{reply:?}");
+    let body = reply.json();
+    jwt::claims(body["participant_token"].as_str().unwrap(), SECRET)
+}
+
+/// A 4xx whose detail names the field, and nothing that a client could take for a grant.
+pub(crate) fn assert_refused(reply: &Reply, field: &str) {
+    assert!(
+        matches!(reply.status, 400 | 403 | 422),
+        "{field}: {reply:?}"
+    );
+    let body = reply.json();
+    let detail = body["detail"].to_string();
+    assert!(detail.contains(field), "{field} is not in {detail}");
+    assert_eq!(body["detail"].is_array(), reply.status == 422, "{reply:?}");
+    for token in ["participant_token", "token", "server_url", "url"] {
+        assert!(body.get(token).is_none(), "{reply:?}");
+    }
+}

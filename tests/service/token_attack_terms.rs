@@ -1,0 +1,121 @@
+//! Attacks by those who may ask, for more than a room: what it is configured with, how long a token lives, and all that it carries.
+
+use serde_json::{Value, json};
+
+use crate::caller::{APP_KEY, ask, authorization, written};
+use crate::client::raw;
+use crate::token_attack_policy::{assert_refused, granted, narrow, with};
+
+#[test]
+fn a_room_is_not_configured_beyond_its_agents() {
+    let service = narrow();
+    let config = |config: Value| ask(service.address(), APP_KEY, &with("room_config", config));
+    for none in [
+        json!({}),
+        Value::Null,
+        json!({"agents": []}),
+        json!({"agents": null, "egress": {}}),
+    ] {
+        let claims = granted(&config(none));
+        let config = claims["roomConfig"].as_object();
+        assert!(config.is_none_or(serde_json::Map::is_empty), "{claims}");
+    }
+    let claims = granted(&config(json!({"agents": [{"agent_name": "scribe"}]})));
+    assert_eq!(
+        claims["roomConfig"]["agents"][0]["agentName"], "scribe",
+        "{claims}"
+    );
+    for beyond in [
+        json!({"egress": {"room": {"room_name": "appointment-7"}}}),
+        json!({"egress": null, "empty_timeout": 1}),
+        json!({"agents": [], "egress": {"tracks": {"filepath": "/x"}}}),
+        json!({"max_participants": 1000}),
+        json!({"emptyTimeout": 86400}),
+        json!({"metadata": "x"}),
+        json!({"name": "secret"}),
+        json!({"agents": [{"agent_name": "spy"}]}),
+        json!({"agents": [{"agent_name": "scribe"}, {"agentName": "spy"}]}),
+        json!({"agents": [{"agent_name": "scribe", "metadata": "x".repeat(65)}]}),
+        json!({"agents": vec![json!({"agent_name": "scribe"}); 1000]}),
+        json!({"agents": {"agent_name": "scribe"}}),
+        json!({"agents": ["scribe"]}),
+        json!([]),
+        json!("agents"),
+        json!(1),
+    ] {
+        assert_refused(&config(beyond), "room_config");
+    }
+}
+
+#[test]
+fn a_token_lives_no_longer_than_the_policy_says() {
+    let service = narrow();
+    let lifetime = |seconds: Value| ask(service.address(), APP_KEY, &with("ttl_seconds", seconds));
+    for (asked, given) in [(json!(3600), 3600), (json!(60), 60), (Value::Null, 600)] {
+        let reply = lifetime(asked);
+        let claims = granted(&reply);
+        let left = claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap();
+        assert!((given..=given + 5).contains(&left), "{claims}");
+    }
+    for beyond in [
+        json!(3601),
+        json!(10 * 365 * 86_400),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(-1),
+        json!(0),
+        json!(1e300),
+        json!(60.5),
+        json!("60"),
+        json!([60]),
+    ] {
+        assert_refused(&lifetime(beyond), "ttl_seconds");
+    }
+    let number = br#"{"room_name":"appointment-7","participant_identity":"patient-1","ttl_seconds":99999999999999999999999}"#;
+    assert_refused(
+        &raw(service.address(), &written(&authorization(APP_KEY), number)),
+        "ttl_seconds",
+    );
+}
+
+#[test]
+fn metadata_and_attributes_stay_small_and_are_text() {
+    let service = narrow();
+    let ask = |name: &str, value: Value| ask(service.address(), APP_KEY, &with(name, value));
+    for name in ["participant_metadata", "metadata"] {
+        assert_eq!(
+            granted(&ask(name, "m".repeat(64).into()))["metadata"],
+            "m".repeat(64)
+        );
+        assert_refused(&ask(name, "m".repeat(65).into()), "metadata");
+        assert_refused(&ask(name, "é".repeat(33).into()), "metadata");
+        assert_refused(&ask(name, "m".repeat(60_000).into()), "metadata");
+        for wrong in [json!({"a": 1}), json!(7), json!(["a"]), json!(true)] {
+            assert_refused(&ask(name, wrong), name);
+        }
+        // the door takes no such body from anybody
+        let reply = ask(name, "m".repeat(1024 * 1024).into());
+        assert_eq!(reply.status, 413, "{reply:?}");
+    }
+    let attributes = |value: Value| ask("participant_attributes", value);
+    let claims = granted(&attributes(json!({"role": "guest"})));
+    assert_eq!(claims["attributes"], json!({"role": "guest"}));
+    let many: serde_json::Map<String, Value> =
+        (0..5000).map(|n| (n.to_string(), "".into())).collect();
+    for wrong in [
+        json!({"seat": 7}),
+        json!({"seat": 1.5}),
+        json!({"seat": null}),
+        json!({"seat": true}),
+        json!({"seat": {"row": "7"}}),
+        json!({"seat": ["7"]}),
+        json!({"a": "x".repeat(64)}),
+        json!({"x".repeat(65): ""}),
+        json!(many),
+        json!([["role", "guest"]]),
+        json!("role=guest"),
+        json!(7),
+    ] {
+        assert_refused(&attributes(wrong), "participant_attributes");
+    }
+}
