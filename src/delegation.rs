@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::info;
@@ -22,7 +22,7 @@ use self::book::Book;
 pub use self::counts::Counts;
 pub(crate) use self::counts::one;
 use self::keeper::{Keeper, News};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Hold, Journal};
 use crate::leave::{Key, Leave, Order, Time};
 use crate::livekit::room_service::RoomService;
 use crate::livekit::webhook::Webhook;
@@ -188,20 +188,26 @@ impl Delegation {
         Ok(id)
     }
 
-    /// Takes in what the SFU tells. What is about a leave that others like us may have is to be told again while the journal fails.
-    pub fn heard(&self, webhook: Webhook) -> Result<(), Busy> {
-        let key = webhook.participant.as_ref().map(|(identity, _)| Key {
-            room: webhook.room.clone(),
-            identity: identity.clone(),
-        });
-        let foreign = key.is_some_and(|key| !self.shared.book.has(&key));
-        if foreign && self.shared.journal.trouble().is_some() {
-            return Err(Busy);
+    /// Takes in what the SFU tells. It is in the journal when this returns, for the SFU does not tell it again.
+    pub fn heard(&self, webhook: &Webhook) -> Result<(), Busy> {
+        let journal = &self.shared.journal;
+        for _ in 0..HEAR_AGAIN {
+            let (done, taken_in) = sync_channel(1);
+            let news = News::Heard(Box::new(webhook.clone()), done);
+            self.news.try_send(news).map_err(|_| Busy)?;
+            // no answer if the journal gave none
+            let about = taken_in.recv_timeout(HEARD).map_err(|_| Busy)?;
+            journal.sync().map_err(|_| Busy)?;
+            let held = match about {
+                Some((key, fence)) if journal.is_shared() => journal.hold(&key, fence),
+                _ => Ok(Hold::Ours),
+            };
+            // or else another one of us took the leave in this very moment, and does not know yet
+            if held.map_err(|_| Busy)? == Hold::Ours {
+                return Ok(());
+            }
         }
-        match self.news.try_send(News::Heard(Box::new(webhook))) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
-        }
+        Err(Busy)
     }
 
     /// What has been done so far.
@@ -225,5 +231,9 @@ impl Delegation {
     }
 }
 
+/// For an event to be taken in, with a question to the journal; less than the SFU's own patience.
+const HEARD: Duration = Duration::from_secs(4);
+/// How often an event is taken in at most, as others take the leave that it is about.
+const HEAR_AGAIN: usize = 3;
 /// For the thread to come to its end: it is never far from it.
 const STOP: Duration = Duration::from_secs(2);

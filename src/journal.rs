@@ -96,6 +96,11 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// An error means that the leave may not be worked now, but perhaps in a second; it is not lost yet.
     fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error>;
 
+    /// Whether others like us have this journal as well, and may take what is ours at any time.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Takes over a leave that another replica keeps, or that was not adopted yet, as an event for it has reached us. None if there
     /// is none.
     fn take(&self, key: &Key) -> Result<Option<(Fence, String)>, Error>;

@@ -45,7 +45,7 @@ pub struct Time(u64);
 
 impl Time {
     /// From milliseconds since 1970.
-    pub fn from_millis(ms: u64) -> Self {
+    pub const fn from_millis(ms: u64) -> Self {
         Self(ms)
     }
 

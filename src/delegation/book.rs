@@ -85,11 +85,6 @@ impl Book {
         Ok(Taken(pages.enter(key, user)))
     }
 
-    /// Whether there is such a leave.
-    pub(super) fn has(&self, key: &Key) -> bool {
-        self.lock().users.contains_key(key)
-    }
-
     /// What was reserved is not needed.
     pub(super) fn give_back(&self, key: &Key, taken: Taken) {
         if taken.0 {

@@ -11,8 +11,8 @@ use log::{debug, error, info, warn};
 use super::Shared;
 use super::counts::one;
 use super::lanes::{Job, Lanes, PLACES};
-use super::pool::{self, Answer, Task};
-use crate::journal::{Fence, Hold};
+use super::pool::{self, Answer, Taken, Task, Told};
+use crate::journal::{self, Fence, Hold};
 use crate::leave::{Action, Event, Key, Leave, Time, Why};
 use crate::livekit::webhook::{Kind, Webhook};
 use crate::matrix::delayed_event::{Deed, Outcome};
@@ -20,7 +20,7 @@ use crate::matrix::id::ServerName;
 
 /// Questions to the SFU under way.
 const LOOKS: usize = 4;
-/// Questions to the journal under way, and how many may wait; what is lost here is found by a look at the SFU.
+/// Questions to the journal under way, and how many may wait; the SFU is told to come again with more.
 const TAKES: usize = 4;
 const MAX_TAKES: usize = 1000;
 /// Servers whose administrator is not told the same again; so many are strangers'.
@@ -32,10 +32,10 @@ const THREADS: usize = PLACES + LOOKS + TAKES;
 pub(super) enum News {
     Delegated(Box<Leave>, Fence),
     Adopted(Key, Fence, String),
-    Heard(Box<Webhook>),
+    Heard(Box<Webhook>, SyncSender<Option<(Key, Fence)>>),
     Called(Called),
     LookedUp(u64, Answer),
-    Took(Key, Option<(Fence, String)>, Event),
+    Took(Key, Option<Fence>, Result<Taken, journal::Error>, Told),
     Stop(SyncSender<()>),
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Keeper {
     lanes: Lanes,
     looks: VecDeque<u64>,
     looking: usize,
-    takes: VecDeque<(Key, Event)>,
+    takes: VecDeque<(Key, Option<Fence>, Told)>,
     taking: usize,
     tasks: SyncSender<Task>,
     todo: Arc<Mutex<Receiver<Task>>>,
@@ -152,7 +152,7 @@ impl Keeper {
             News::Adopted(key, fence, record) => {
                 self.restore(key, fence, &record, now);
             }
-            News::Heard(webhook) => self.heard(*webhook, now),
+            News::Heard(webhook, done) => self.heard(*webhook, done, now),
             News::Called(called) => self.called(called, now),
             News::LookedUp(serial, answer) => {
                 self.busy -= 1;
@@ -171,15 +171,10 @@ impl Keeper {
                 };
                 self.step(serial, &Event::LookedUp(presence), "look", now);
             }
-            News::Took(key, taken, event) => {
+            News::Took(key, fence, taken, told) => {
                 self.busy -= 1;
                 self.taking -= 1;
-                if let Some((fence, record)) = taken {
-                    self.restore(key.clone(), fence, &record, now);
-                }
-                if let Some(serial) = self.serials.get(&key) {
-                    self.step(*serial, &event, "webhook", now);
-                }
+                self.took(key, fence, taken, told, now);
             }
             News::Stop(_) => {}
         }
@@ -256,23 +251,24 @@ impl Keeper {
         }
     }
 
-    fn heard(&mut self, webhook: Webhook, now: Time) {
-        let reason = webhook.reason.as_deref().unwrap_or("webhook");
+    fn heard(&mut self, webhook: Webhook, done: SyncSender<Option<(Key, Fence)>>, now: Time) {
+        let reason = webhook.reason.unwrap_or_else(|| "webhook".into());
         let Some((identity, sid)) = webhook.participant else {
             if webhook.kind == Kind::RoomFinished {
                 let serials = self.serials.iter();
                 let of_room = serials.filter(|(key, _)| key.room == webhook.room);
                 let of_room: Vec<u64> = of_room.map(|(_, serial)| *serial).collect();
                 for serial in of_room {
-                    self.step(serial, &Event::RoomFinished, reason, now);
+                    self.step(serial, &Event::RoomFinished, &reason, now);
                 }
             }
+            let _ = done.send(None);
             return;
         };
         let event = match webhook.kind {
             Kind::Joined => Event::Connected(sid),
             Kind::Left => {
-                let replaced = matches!(reason, "DUPLICATE_IDENTITY" | "MIGRATION");
+                let replaced = matches!(&*reason, "DUPLICATE_IDENTITY" | "MIGRATION");
                 Event::Disconnected { sid, replaced }
             }
             Kind::Aborted => Event::Aborted(sid),
@@ -282,11 +278,58 @@ impl Keeper {
             room: webhook.room,
             identity,
         };
-        if let Some(serial) = self.serials.get(&key) {
-            self.step(*serial, &event, reason, now);
+        let told = Told {
+            event,
+            reason,
+            done,
+        };
+        let fence = self.fence(&key);
+        if fence.is_some() && !self.shared.journal.is_shared() {
+            self.tell(key, told, now);
         } else if self.takes.len() < MAX_TAKES {
-            self.takes.push_back((key, event));
+            self.takes.push_back((key, fence, told));
         }
+    }
+
+    /// The journal has said whose a leave is that something has happened to.
+    fn took(
+        &mut self,
+        key: Key,
+        fence: Option<Fence>,
+        taken: Result<Taken, journal::Error>,
+        told: Told,
+        now: Time,
+    ) {
+        if !matches!(taken, Ok(Taken::Kept) | Err(_))
+            && fence.is_some()
+            && self.fence(&key) == fence
+            && let Some(serial) = self.serials.get(&key)
+        {
+            self.lose(*serial);
+        }
+        match taken {
+            Ok(Taken::Kept | Taken::Nothing) => self.tell(key, told, now),
+            Ok(Taken::Over(fence, record)) => {
+                self.restore(key.clone(), fence, &record, now);
+                self.tell(key, told, now);
+            }
+            // to be told again
+            Err(error) => self.journalled(Err(error)),
+        }
+    }
+
+    fn tell(&mut self, key: Key, told: Told, now: Time) {
+        let about = self.fence(&key);
+        if let Some(serial) = self.serials.get(&key) {
+            self.step(*serial, &told.event, &told.reason, now);
+        }
+        // whoever has stopped waiting is told again
+        let _ = told.done.send(about.map(|fence| (key, fence)));
+    }
+
+    fn fence(&self, key: &Key) -> Option<Fence> {
+        let serial = self.serials.get(key)?;
+        self.kept.get(serial).map(|kept| kept.fence)
     }
 
     fn called(&mut self, called: Called, now: Time) {
@@ -520,10 +563,10 @@ impl Keeper {
             }
         }
         while self.taking < TAKES
-            && let Some((key, event)) = self.takes.pop_front()
+            && let Some((key, fence, told)) = self.takes.pop_front()
         {
             self.taking += 1;
-            self.give(Task::Take { key, event });
+            self.give(Task::Take { key, fence, told });
         }
         loop {
             let kept = &self.kept;

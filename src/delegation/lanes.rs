@@ -146,7 +146,7 @@ impl Lane {
         let until = (began + wait).max(now) + MIN_GAP;
         self.not_before = self.not_before.max(Some(until));
         // those that were under way together are refused together, which says no more than one of them would
-        if self.slowed.is_some_and(|(at, _)| began < at) {
+        if self.slowed.is_some_and(|(at, _)| began <= at) {
             return;
         }
         let said = wait.clamp(MIN_GAP, MAX_GAP);

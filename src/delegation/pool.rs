@@ -19,8 +19,6 @@ use crate::matrix::id::ServerName;
 const CALL: Duration = Duration::from_secs(10);
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const UNSURE: Duration = Duration::from_secs(1);
-/// How often the journal is asked again, a second later each time, for a leave that something has happened to.
-const TAKE_AGAIN: usize = 2;
 /// From one look at the journal for leaves without a keeper to the next.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 /// Leaves that are taken up at once.
@@ -42,8 +40,13 @@ pub(super) enum Task {
     },
     /// The SFU, about a participant.
     LookUp { serial: u64, key: Key },
-    /// The journal, about a leave that something has happened to and that is not known here.
-    Take { key: Key, event: Event },
+    /// The journal, about a leave that something has happened to and that another one of us may keep.
+    Take {
+        key: Key,
+        /// Under which it is ours, by all that we know.
+        fence: Option<Fence>,
+        told: Told,
+    },
 }
 
 /// Does one task after the other until there are no more.
@@ -91,22 +94,41 @@ fn done(shared: &Shared, task: Task) -> News {
             let presence = answer.map_err(|error| error.to_string());
             News::LookedUp(serial, presence)
         }
-        Task::Take { key, event } => {
-            let mut taken = shared.journal.take(&key);
-            for _ in 0..TAKE_AGAIN {
-                if taken.is_ok() {
-                    break;
-                }
-                thread::sleep(UNSURE);
-                taken = shared.journal.take(&key);
-            }
-            let taken = taken.unwrap_or_else(|error| {
-                warn!("journal cause={:?}", error.to_string());
-                None
+        Task::Take { key, fence, told } => {
+            let held = match fence {
+                Some(fence) => shared.journal.hold(&key, fence),
+                None => Ok(Hold::Lost),
+            };
+            let taken = held.and_then(|held| match held {
+                Hold::Ours => Ok(Taken::Kept),
+                Hold::Lost => shared.journal.take(&key).map(|taken| match taken {
+                    Some((fence, record)) => Taken::Over(fence, record),
+                    None => Taken::Nothing,
+                }),
             });
-            News::Took(key, taken, event)
+            News::Took(key, fence, taken, told)
         }
     }
+}
+
+/// Something that has happened to a leave.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) event: Event,
+    pub(super) reason: String,
+    /// For the leave that it was about, if any, once it is taken in; gone without a word if it could not be.
+    pub(super) done: SyncSender<Option<(Key, Fence)>>,
+}
+
+/// Whose a leave is that something has happened to.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Ours, as before.
+    Kept,
+    /// Ours, from now on.
+    Over(Fence, String),
+    /// Nobody's.
+    Nothing,
 }
 
 /// What the SFU said, or why it said nothing.

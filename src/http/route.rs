@@ -119,9 +119,14 @@ impl Routes {
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
         method == "POST"
             && match (endpoint(target), &self.token) {
-                (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, _) => {
-                    self.matrix.is_some()
-                }
+                // a webhook waits for the journal, which may be a Redis far away
+                (
+                    Endpoint::GetToken
+                    | Endpoint::SfuGet
+                    | Endpoint::Delegate
+                    | Endpoint::Webhook,
+                    _,
+                ) => self.matrix.is_some(),
                 (Endpoint::Token, Some(token)) => token.would_wait(shown),
                 _ => false,
             }

@@ -249,6 +249,10 @@ impl Journal for Redis {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn take(&self, key: &Key) -> Result<Option<(Fence, String)>, Error> {
         {
             let state = self.shared.lock();

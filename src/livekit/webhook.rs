@@ -76,6 +76,10 @@ impl fmt::Display for Error {
             Self::Token(VerifyError::UnknownKey) => f.write_str(
                 "the webhook's token names an unknown API key (the key in the SFU's webhook settings has to be among LIVEKIT_KEYS)",
             ),
+            Self::Token(error @ (VerifyError::Expired | VerifyError::NotYetValid)) => write!(
+                f,
+                "the webhook's {error} (the clocks of the SFU and of this host have to agree)"
+            ),
             Self::Token(error) => write!(f, "the webhook's {error}"),
             Self::NoHash => f.write_str("the webhook's token vouches for no body"),
             Self::OtherBody => f.write_str("the webhook's token vouches for another body"),

@@ -37,6 +37,8 @@ fn unknown_paths_are_not_found() {
         "/sfu",
         "/get",
         "/sfuget",
+        "/delegate_delayed_leave/more",
+        "/sfu_webhooks",
     ] {
         for method in ["POST", "GET"] {
             let reply = stage.service.request(method, path);

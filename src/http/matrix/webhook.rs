@@ -1,4 +1,4 @@
-//! What the SFU tells us: taken in at once, worked later.
+//! What the SFU tells us: written down at once, worked later.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -29,7 +29,7 @@ impl MatrixDoor {
                     webhook.kind,
                     webhook.room.as_str()
                 );
-                if delegation.heard(webhook.clone()).is_err() {
+                if delegation.heard(&webhook).is_err() {
                     self.receiver.forget(&webhook);
                     one(&counts.webhooks_busy);
                     return Reply::busy(AGAIN);
