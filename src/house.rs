@@ -23,6 +23,7 @@ use livekit_token_service::net::address::AddressPolicy;
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Roots, Verification, client_config};
+use livekit_token_service::readiness::Readiness;
 use livekit_token_service::reload::{self, Reloads};
 use livekit_token_service::token_source::{Book, TokenSource};
 
@@ -126,9 +127,13 @@ fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)
     };
     let verifier = Verifier::new(federation, config.openid_cache);
     let access = config.full_access;
+    let readiness = Readiness::new(rooms.clone(), delegation.clone());
     let exchange = Exchange::new(verifier, access, rooms, delegation.clone(), terms);
     let receiver = Receiver::new(config.keys);
-    Ok((MatrixDoor::new(exchange, receiver, config.url), delegation))
+    Ok((
+        MatrixDoor::new(exchange, receiver, readiness, config.url),
+        delegation,
+    ))
 }
 
 fn policy(config: &Config) -> AddressPolicy {

@@ -66,9 +66,9 @@ fn nobody_delegates_for_another() {
 
 #[test]
 fn a_homeserver_that_has_no_delayed_events_is_believed_and_no_room_is_created() {
-    for versions in
-        [json!({"versions": ["v1.11"], "unstable_features": {"org.matrix.msc4140": false}})]
     {
+        let versions =
+            json!({"versions": ["v1.11"], "unstable_features": {"org.matrix.msc4140": false}});
         let no = Answer::Says("200 OK", "", versions);
         let calls = Calls::with(Delayed::saying(no), |settings| settings);
         let stage = &calls.stage;

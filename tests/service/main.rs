@@ -48,6 +48,7 @@ mod malformed;
 mod meeting;
 mod metrics;
 mod notify;
+mod readiness;
 mod readme;
 mod resolution;
 mod reuse;

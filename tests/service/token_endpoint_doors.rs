@@ -95,7 +95,11 @@ fn the_example_s_variables_work_as_they_are() {
         .set("TOKEN_EXPIRY_HOURS", "2")
         .set("TOKEN_SERVER_AUTH", "none");
     let service = Service::start(&settings);
-    service.wait_for_words(&["level=warn", "ANYBODY WHO REACHES /token", "TOKEN_SERVER_AUTH"]);
+    service.wait_for_words(&[
+        "level=warn",
+        "ANYBODY WHO REACHES /token",
+        "TOKEN_SERVER_AUTH",
+    ]);
     let reply = service.post(
         "/token",
         &json!({"room_name": "room", "participant_name": "me"}),
