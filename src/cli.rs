@@ -1,8 +1,11 @@
 //! The command line: what was asked for, and what is said about it.
 
+pub mod healthcheck;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
 use crate::caller::{Name, api_key};
 use crate::config::known::{KNOWN, Kind};
@@ -18,7 +21,10 @@ const DEFAULT_CALLER: &str = "app";
 /// Most bytes of an unknown argument that are repeated.
 const MAX_SHOWN: usize = 80;
 
-const USAGE: &str = "usage: livekit-token-service [serve | check-config | keygen [NAME] | --dev | --help | --version]";
+/// The name under which images of the forerunner have a program of its own, with the same settings as the service.
+const HEALTHCHECK_NAME: &str = "lk-jwt-service-healthcheck";
+
+const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | keygen [NAME] | --dev | --help | --version]";
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub enum Command {
     Serve,
     /// Print every setting as it is understood.
     CheckConfig,
+    /// Ask the running service whether it is well.
+    Healthcheck,
     /// Run the service beside an SFU in its own `--dev` mode.
     Dev,
     /// Make an API key for a caller of the token endpoint.
@@ -50,15 +58,21 @@ impl fmt::Display for UnknownArgument {
 impl std::error::Error for UnknownArgument {}
 
 impl Command {
-    /// Reads the arguments that follow the program's name.
+    /// Reads the program's name, which is a command in itself if it is [`HEALTHCHECK_NAME`], and the arguments that follow it.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
         let mut args = args.into_iter();
+        let name = args.next().unwrap_or_default();
+        let default = match Path::new(&name).file_name() {
+            Some(name) if name == HEALTHCHECK_NAME => Self::Healthcheck,
+            _ => Self::Serve,
+        };
         let Some(first) = args.next() else {
-            return Ok(Self::Serve);
+            return Ok(default);
         };
         let command = match first.to_str() {
             Some("serve") => Self::Serve,
             Some("check-config") => Self::CheckConfig,
+            Some("healthcheck") => Self::Healthcheck,
             Some("--dev") => Self::Dev,
             Some("keygen") => {
                 let name = args.next().unwrap_or_else(|| DEFAULT_CALLER.into());
@@ -99,6 +113,7 @@ pub fn help(out: &mut impl Write) -> io::Result<()> {
 
   serve         run the service (the default)
   check-config  print every setting as it is understood, and where it comes from
+  healthcheck   ask the service that runs with the same settings; exit code 0 if it is well
   keygen        make an API key for a caller of /token, and the line that the service needs to know it
   --dev         run beside `livekit-server --dev`, on loopback, with rooms for everyone
   --help        print this

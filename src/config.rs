@@ -1,6 +1,7 @@
 //! Settings: from the environment and the files that it names to a [`Config`], or to everything that is wrong with them.
 
 mod bind;
+pub mod delegation;
 mod environment;
 mod keys;
 pub(crate) mod known;
@@ -23,6 +24,7 @@ pub use self::report::{Origin, Report, Setting};
 pub use self::token_server::{Callers, Doors, Login, LoginKeys, TokenServer};
 use crate::access::FullAccess;
 use crate::livekit::token::ApiKey;
+use crate::logger::Format;
 use crate::matrix::id::ServerName;
 use crate::net::address::{AddressPolicy, Network};
 use crate::net::base_url::BaseUrl;
@@ -33,6 +35,8 @@ use crate::net::tls::Roots;
 pub struct Config {
     /// Where to listen.
     pub bind: Bind,
+    /// Where to show metrics.
+    pub metrics_bind: Option<Bind>,
     /// Whether Matrix's endpoints are open.
     pub matrix: bool,
     /// The general endpoint, if that is open.
@@ -41,6 +45,8 @@ pub struct Config {
     pub rate_per_address: u32,
     /// The most talkative level that is logged.
     pub log_level: LevelFilter,
+    /// What log lines look like.
+    pub log_format: Format,
     /// `LIVEKIT_URL`, checked and unchanged: clients are told exactly this.
     pub url: String,
     /// Where this service reaches the SFU.
@@ -73,6 +79,8 @@ pub struct Config {
     pub remote_users_may_publish: bool,
     /// For how long a verified OpenID token is remembered; zero is not at all.
     pub openid_cache: Duration,
+    /// Delegated leaves.
+    pub delegation: delegation::Delegation,
 }
 
 /// A setting that cannot be used. Never holds a secret.
@@ -185,6 +193,16 @@ impl Config {
         read(env, &Defaults::SERVE)
     }
 
+    /// Where a service with these settings listens; no other setting is looked at.
+    pub fn bind(env: &Environment) -> Result<Bind, Vec<Error>> {
+        let mut reader = Reader::new(env);
+        let defaults = Defaults::SERVE;
+        match bind::read(&mut reader, defaults.bind, defaults.origin()) {
+            Some((bind, _)) => Ok(bind),
+            None => Err(reader.errors),
+        }
+    }
+
     /// As [`Config::read`], for `--dev`: an SFU in its own `--dev` mode on this host, full access for everyone, loopback only.
     pub fn dev(env: &Environment) -> (Result<Self, Vec<Error>>, Report) {
         read(env, &Defaults::DEV)
@@ -216,6 +234,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         let expected = "a loopback address or a unix socket while --dev signs with a secret that everybody knows";
         reader.wrong(name, expected, quoted(&bind.to_string()));
     }
+    let metrics_bind = bind::metrics(reader);
     let doors = token_server::doors(reader, defaults);
     let full_access = settings::full_access(reader, defaults, doors);
     let federation_overrides = reader.parsed(
@@ -267,13 +286,22 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         "0 to 300 seconds",
         |text| values::seconds(text, 0..=300),
     );
+    let anybody = full_access.as_ref().is_some_and(|full| !full.is_nobody());
+    let delegation = delegation::read(reader, anybody && !defaults.dev);
     let mut boolean =
         |name, default| reader.parsed(name, default, values::BOOLEAN, values::boolean);
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");
     let remote_users_may_publish = boolean("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "true");
     let log_level = reader.parsed("LIVEKIT_LOG_LEVEL", "info", values::LEVEL, values::level);
+    let log_format = reader.parsed(
+        "LIVEKIT_LOG_FORMAT",
+        "logfmt",
+        values::FORMAT,
+        values::format,
+    );
     Some(Config {
         bind: bind?.0,
+        metrics_bind: metrics_bind?,
         matrix: doors.matrix,
         token_server: match token_server {
             Some(read) => Some(read?),
@@ -281,6 +309,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         },
         rate_per_address: u32::try_from(rate_per_address?).ok()?,
         log_level: log_level?,
+        log_format: log_format?,
         url: url?.0,
         api_url: api_url?,
         keys: keys?.keys,
@@ -297,6 +326,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         can_update_own_metadata: can_update_own_metadata?,
         remote_users_may_publish: remote_users_may_publish?,
         openid_cache: openid_cache?,
+        delegation: delegation?,
     })
 }
 

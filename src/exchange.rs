@@ -1,19 +1,23 @@
 //! The main loop of it all: a Matrix user's OpenID token becomes a LiveKit token.
 //!
-//! Authenticate, authorise, create the room for those who may have it created, sign; every step needs what the one before it gave.
+//! Authenticate, authorise, create the room for those who may have it created, take on their leave if they hand it to us, sign; every
+//! step needs what the one before it gave.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::access::{Access, FullAccess};
 use crate::alias;
+use crate::delegation::{self, Delegation};
+use crate::leave::{Key, Order};
 use crate::livekit::room_service::{self, RoomService};
 use crate::livekit::token::{
     AccessToken, ApiKey, Claims, Identity, InvalidName, Participation, RoomName,
 };
 use crate::matrix::federation;
-use crate::matrix::id::{DeviceId, MemberId, RoomId, ServerName, SlotId};
+use crate::matrix::id::{DelayId, DeviceId, MemberId, RoomId, ServerName, SlotId};
 use crate::matrix::openid::{self, OpenIdToken, VerifiedUser, Verifier};
 use crate::net::bulkhead::Full;
 
@@ -30,6 +34,17 @@ pub struct TokenRequest {
     pub slot: SlotId,
     /// Who wants to take part.
     pub participant: Participant,
+    /// Their leave, if they hand it to us.
+    pub delay: Option<Delay>,
+}
+
+/// A delayed event that says that a participant has left (MSC4140).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delay {
+    /// What their homeserver calls it.
+    pub id: DelayId,
+    /// When it is sent if nobody restarts it.
+    pub timeout: Duration,
 }
 
 /// The two ways of naming a participant.
@@ -61,6 +76,17 @@ pub struct Granted {
     pub room: RoomName,
     /// Who they are in it.
     pub identity: Identity,
+    /// The leave that was taken on, by its name in the log.
+    pub leave: Option<u32>,
+}
+
+/// A leave that was taken on, and whose it is.
+#[derive(Debug)]
+pub struct Delegated {
+    /// The user.
+    pub user: VerifiedUser,
+    /// Its name in the log.
+    pub leave: u32,
 }
 
 /// Why there is no token.
@@ -76,6 +102,10 @@ pub enum Error {
     Busy(Full, Duration),
     /// The SFU did not create the room.
     RoomNotCreated(VerifiedUser, room_service::Error),
+    /// A user with restricted access wants to hand us a leave.
+    LeaveNotAllowed(VerifiedUser),
+    /// Their leave was not taken on.
+    LeaveNotTaken(VerifiedUser, delegation::Error),
 }
 
 impl fmt::Display for Error {
@@ -91,6 +121,13 @@ impl fmt::Display for Error {
             Self::Busy(full, _) => full.fmt(f),
             Self::RoomNotCreated(user, error) => {
                 write!(f, "no room for {user}: {error}", user = user.id())
+            }
+            Self::LeaveNotAllowed(user) => {
+                let user = user.id();
+                write!(f, "{user} has restricted access and keeps their own leave")
+            }
+            Self::LeaveNotTaken(user, error) => {
+                write!(f, "no leave for {user}: {error}", user = user.id())
             }
         }
     }
@@ -116,7 +153,8 @@ pub struct Terms {
 pub struct Exchange {
     verifier: Verifier,
     full_access: FullAccess,
-    rooms: RoomService,
+    rooms: Arc<RoomService>,
+    delegation: Delegation,
     terms: Terms,
 }
 
@@ -125,13 +163,15 @@ impl Exchange {
     pub fn new(
         verifier: Verifier,
         full_access: FullAccess,
-        rooms: RoomService,
+        rooms: Arc<RoomService>,
+        delegation: Delegation,
         terms: Terms,
     ) -> Self {
         Self {
             verifier,
             full_access,
             rooms,
+            delegation,
             terms,
         }
     }
@@ -141,23 +181,26 @@ impl Exchange {
         ServerName::parse(server).is_ok_and(|server| self.verifier.federation().knows(&server))
     }
 
+    /// The leaves that are kept here.
+    pub fn delegation(&self) -> &Delegation {
+        &self.delegation
+    }
+
     /// Carries out one exchange for a client at `client`. Waits for the user's homeserver and, with full access, for the SFU.
     pub fn token(&self, request: &TokenRequest, client: Option<IpAddr>) -> Result<Granted, Error> {
-        let user = self
-            .verifier
-            .verify(&request.server, &request.token, client)
-            .map_err(|error| match error {
-                openid::Error::Federation(federation::Error::Busy(full, after)) => {
-                    Error::Busy(full, after)
-                }
-                error => Error::NotAuthenticated(error),
-            })?;
-        let identity = identity(&user, &request.participant)?;
+        let (user, identity) = self.authenticate(request, client)?;
         let access = self.full_access.of(user.id().server());
         let room = alias::room_name(&request.room, &request.slot);
+        if request.delay.is_some() {
+            self.may_delegate(&user, access)?;
+        }
         if access == Access::Full {
             self.create_room(&user, &room)?;
         }
+        let leave = match &request.delay {
+            Some(delay) => Some(self.take_on(&user, &room, &identity, delay)?),
+            None => None,
+        };
         let may = Participation {
             can_publish: access == Access::Full || self.terms.remote_users_may_publish,
             can_subscribe: true,
@@ -177,7 +220,74 @@ impl Exchange {
             access,
             room,
             identity,
+            leave,
         })
+    }
+
+    /// Takes on the leave of a participant who has their token, or gets none.
+    pub fn delegate(
+        &self,
+        request: &TokenRequest,
+        delay: &Delay,
+        client: Option<IpAddr>,
+    ) -> Result<Delegated, Error> {
+        let (user, identity) = self.authenticate(request, client)?;
+        self.may_delegate(&user, self.full_access.of(user.id().server()))?;
+        let room = alias::room_name(&request.room, &request.slot);
+        let leave = self.take_on(&user, &room, &identity, delay)?;
+        Ok(Delegated { user, leave })
+    }
+
+    fn authenticate(
+        &self,
+        request: &TokenRequest,
+        client: Option<IpAddr>,
+    ) -> Result<(VerifiedUser, Identity), Error> {
+        let user = self
+            .verifier
+            .verify(&request.server, &request.token, client)
+            .map_err(|error| match error {
+                openid::Error::Federation(federation::Error::Busy(full, after)) => {
+                    Error::Busy(full, after)
+                }
+                error => Error::NotAuthenticated(error),
+            })?;
+        let identity = identity(&user, &request.participant)?;
+        Ok((user, identity))
+    }
+
+    /// Asks before a room is created that nobody may enter for it.
+    fn may_delegate(&self, user: &VerifiedUser, access: Access) -> Result<(), Error> {
+        if access == Access::Restricted {
+            return Err(Error::LeaveNotAllowed(user.clone()));
+        }
+        let server = user.id().server();
+        let place = self.verifier.federation().place_at(server);
+        let _place = place.map_err(|(full, after)| Error::Busy(full, after))?;
+        self.delegation
+            .check(server)
+            .map_err(|error| Error::LeaveNotTaken(user.clone(), error))
+    }
+
+    fn take_on(
+        &self,
+        user: &VerifiedUser,
+        room: &RoomName,
+        identity: &Identity,
+        delay: &Delay,
+    ) -> Result<u32, Error> {
+        let key = Key {
+            room: room.clone(),
+            identity: identity.clone(),
+        };
+        let order = Order {
+            user: user.id().clone(),
+            delay: delay.id.clone(),
+            timeout: delay.timeout,
+        };
+        self.delegation
+            .delegate(key, order)
+            .map_err(|error| Error::LeaveNotTaken(user.clone(), error))
     }
 
     /// The SFU, too, may keep its callers waiting, so that takes a place as well.

@@ -2,3 +2,4 @@
 
 pub mod room_service;
 pub mod token;
+pub mod webhook;

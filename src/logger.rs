@@ -1,7 +1,11 @@
-//! Log lines to stderr: `2026-11-21T20:00:00.123Z INFO  target message`, one write each.
+//! Log lines to stderr, one write each: logfmt, `time=2026-11-21T20:00:00.123Z level=info target=http::route msg=granted user=…`,
+//! or JSON with the same fields. Under systemd the priority stands before the line and journald keeps the time.
+
+mod fields;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
@@ -17,34 +21,58 @@ const HUSHED: &str = "tiny_http";
 /// What our own targets begin with; it goes without saying.
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `key=value`, values in quotes where they have blanks.
+    Logfmt,
+    /// One JSON object; all values are strings.
+    Json,
+}
+
 /// Starts logging. Fails if something logs already.
-pub fn start(level: LevelFilter) -> Result<(), SetLoggerError> {
+pub fn start(level: LevelFilter, format: Format) -> Result<(), SetLoggerError> {
     log::set_boxed_logger(Box::new(Logger {
-        level,
+        format,
+        journal: stderr_is_the_journal(),
         out: |line| io::stderr().write_all(line),
     }))?;
-    log::set_max_level(level);
+    set_level(level);
     Ok(())
 }
 
+/// Changes what is logged from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Whether journald reads our stderr: it says which file that is (systemd.exec(5), `JOURNAL_STREAM`).
+fn stderr_is_the_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let metadata = std::fs::metadata("/proc/self/fd/2");
+    metadata.is_ok_and(|file| is_stream(&stream, file.dev(), file.ino()))
+}
+
+fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    let parts = stream.split_once(':');
+    let parts = parts.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    parts == Some((device, inode))
+}
+
 struct Logger {
-    level: LevelFilter,
+    format: Format,
+    journal: bool,
     out: fn(&[u8]) -> io::Result<()>,
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let most = match metadata.target() {
-            target if own(target).is_some() => self.level,
-            target if target.split("::").next() == Some(HUSHED) => LevelFilter::Off,
-            _ => self.level.min(FOREIGN),
-        };
-        metadata.level() <= most
+        enabled(log::max_level(), metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = line(
+            let line = self.line(
                 SystemTime::now(),
                 record.level(),
                 record.target(),
@@ -58,6 +86,15 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+fn enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
+    let most = match metadata.target() {
+        target if own(target).is_some() => level,
+        target if target.split("::").next() == Some(HUSHED) => LevelFilter::Off,
+        _ => level.min(FOREIGN),
+    };
+    metadata.level() <= most
+}
+
 /// The rest of a target of ours, `main` for the root; none of another crate's.
 fn own(target: &str) -> Option<&str> {
     match target.strip_prefix(CRATE)? {
@@ -66,14 +103,76 @@ fn own(target: &str) -> Option<&str> {
     }
 }
 
-fn line(now: SystemTime, level: Level, target: &str, message: &fmt::Arguments<'_>) -> String {
-    let mut line = String::with_capacity(256);
-    let target = own(target).unwrap_or(target);
-    // a String takes whatever it is given, and is left as it is if a Display fails
-    let _ = write!(line, "{:.3} {level:<5} ", Timestamp(now));
-    let _ = write!(Escaping(&mut line), "{target} {message}");
-    line.push('\n');
-    line
+impl Logger {
+    fn line(
+        &self,
+        now: SystemTime,
+        level: Level,
+        target: &str,
+        message: &fmt::Arguments<'_>,
+    ) -> String {
+        let mut text = String::with_capacity(256);
+        // a String takes whatever it is given, and is left as it is if a Display fails
+        let _ = write!(Escaping(&mut text), "{message}");
+        let (message, fields) = fields::split(&text);
+        let time = format!("{:.3}", Timestamp(now));
+        let mut standing = vec![
+            ("time", time.as_str()),
+            ("level", level_name(level)),
+            ("target", own(target).unwrap_or(target)),
+            ("msg", message),
+        ];
+        let mut line = String::with_capacity(text.len() + 128);
+        if self.journal {
+            // it keeps the time itself
+            standing.remove(0);
+            line.push_str(priority(level));
+        }
+        match self.format {
+            Format::Logfmt => {
+                for (name, value) in standing {
+                    fields::add_logfmt(&mut line, name, value);
+                    line.push(' ');
+                }
+                line.push_str(fields);
+                line.truncate(line.trim_end().len());
+            }
+            Format::Json => {
+                let standing = standing
+                    .into_iter()
+                    .map(|(name, value)| (name, value.into()));
+                for (index, (name, value)) in standing.chain(fields::pairs(fields)).enumerate() {
+                    line.push(if index == 0 { '{' } else { ',' });
+                    fields::add_quoted(&mut line, name);
+                    line.push(':');
+                    fields::add_quoted(&mut line, &value);
+                }
+                line.push('}');
+            }
+        }
+        line.push('\n');
+        line
+    }
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+/// What journald takes for the priority (sd-daemon(3)).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
 }
 
 /// Text in which no character can end a line, move the cursor or turn the direction of writing.

@@ -1,42 +1,37 @@
-//! Puts the house together.
+//! From arguments and settings to a service that runs.
+
+mod house;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Instant;
 
 use livekit_token_service::cli::{self, Command};
 use livekit_token_service::config::{Bind, Config, Environment};
-use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate;
-use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
-use livekit_token_service::http::limit::Turnstile;
-use livekit_token_service::http::listener::{self, Listener};
-use livekit_token_service::http::matrix::MatrixDoor;
-use livekit_token_service::http::route::Routes;
-use livekit_token_service::http::token::TokenDoor;
-use livekit_token_service::livekit::room_service::RoomService;
-use livekit_token_service::logger;
-use livekit_token_service::matrix::federation::Federation;
-use livekit_token_service::matrix::openid::Verifier;
-use livekit_token_service::net::address::{AddressPolicy, Host};
-use livekit_token_service::net::bulkhead::Places;
-use livekit_token_service::net::fetch::Fetcher;
-use livekit_token_service::net::tls::{Verification, client_config};
-use livekit_token_service::reload::{self, Reloads};
-use livekit_token_service::token_source::{Book, TokenSource};
+use livekit_token_service::http::gate::limits::Limits;
+use livekit_token_service::http::listener::{self, Doors, Listener};
+use livekit_token_service::logger::{self, Format};
+use livekit_token_service::net::address::Host;
+use livekit_token_service::notify::Supervisor;
 use log::{error, info, warn};
+
+use self::house::House;
 
 /// Threads that answer requests; most of them may wait for other servers. A small descriptor limit makes them fewer.
 const WORKERS: usize = 64;
 
 fn main() -> ExitCode {
     let (mut out, mut err) = (io::stdout(), io::stderr());
-    let code = match Command::parse(std::env::args_os().skip(1)) {
+    let code = match Command::parse(std::env::args_os()) {
         Ok(Command::Help) => cli::help(&mut out).map(|()| 0),
         Ok(Command::Version) => cli::version(&mut out).map(|()| 0),
         Ok(Command::CheckConfig) => {
             cli::check_config(&Environment::of_process(), &mut out, &mut err)
+        }
+        Ok(Command::Healthcheck) => {
+            cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }
         Ok(Command::Keygen(name)) => cli::keygen(&name, &mut out, &mut err).map(|()| 0),
         Ok(Command::Serve) => serve(false),
@@ -55,10 +50,12 @@ fn serve(dev: bool) -> io::Result<u8> {
     } else {
         Config::read(&env)
     };
-    let level = config
+    let (level, format) = config
         .as_ref()
-        .map_or(log::LevelFilter::Info, |config| config.log_level);
-    logger::start(level).map_err(io::Error::other)?;
+        .map_or((log::LevelFilter::Info, Format::Logfmt), |config| {
+            (config.log_level, config.log_format)
+        });
+    logger::start(level, format).map_err(io::Error::other)?;
     for warning in report.warnings() {
         warn!("{warning}");
     }
@@ -69,17 +66,33 @@ fn serve(dev: bool) -> io::Result<u8> {
             return Ok(cli::EXIT_CONFIG);
         }
     };
-    let listener = match listen(&config.bind) {
-        Ok(listener) => listener,
+    let inherited = match listener::inherited() {
+        // whether they are on loopback only was not looked at
+        Ok(inherited) if !dev => inherited,
+        Ok(_) => Vec::new(),
         Err(reason) => {
-            error!(
-                "LIVEKIT_JWT_BIND: expected an address to listen on, found {}: {reason}",
-                config.bind
-            );
-            // somebody else's port may become free: worth another start
-            let in_use = reason.kind() == io::ErrorKind::AddrInUse;
-            return Ok(if in_use { 1 } else { cli::EXIT_CONFIG });
+            error!("{reason}");
+            return Ok(cli::EXIT_CONFIG);
         }
+    };
+    let listening = match inherited.len() {
+        0 => listen(&config.bind).map(|listener| vec![listener]),
+        _ => Ok(inherited),
+    };
+    let clients = match listening {
+        Ok(listeners) => listeners,
+        Err(reason) => return Ok(cannot_listen("LIVEKIT_JWT_BIND", &config.bind, &reason)),
+    };
+    let metrics = match config
+        .metrics_bind
+        .as_ref()
+        .map(|bind| (bind, listen(bind)))
+    {
+        Some((bind, Err(reason))) => {
+            return Ok(cannot_listen("LIVEKIT_METRICS_BIND", bind, &reason));
+        }
+        Some((_, Ok(listener))) => Some(listener),
+        None => None,
     };
     let workers = match gate::workers(WORKERS) {
         Ok(workers) => workers,
@@ -89,24 +102,36 @@ fn serve(dev: bool) -> io::Result<u8> {
         }
     };
     let limits = limits(&config);
-    let opening = opening(&config, &listener, dev);
-    let mut reloads = Reloads::default();
-    let built = routes(config, env, workers, &limits, &mut reloads);
-    let routes = match built.and_then(|routes| reloads.start().map(|()| routes)) {
-        Ok(routes) => routes,
+    let opening = opening(&config, &clients, metrics.as_ref(), dev);
+    let house = match House::furnish(config, env, workers, &limits) {
+        Ok(house) => house,
         Err(reason) => {
-            error!("{reason}");
+            error!("a thread or signal cannot be had: {reason}");
             return Ok(1);
         }
     };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    match listener::serve(listener, workers, limits, routes, opened) {
+    let pid = std::process::id();
+    let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
+    let doors = Doors { clients, metrics };
+    let served = listener::serve(doors, workers, limits, house.routes, supervisor, opened);
+    if let Some(delegation) = house.delegation {
+        delegation.stop();
+    }
+    match served {
         Ok(()) => Ok(0),
         Err(reason) => {
             error!("{reason}");
             Ok(1)
         }
     }
+}
+
+fn cannot_listen(name: &str, bind: &Bind, reason: &io::Error) -> u8 {
+    error!("{name}: expected an address to listen on, found {bind}: {reason}");
+    // somebody else's port may become free: worth another start
+    let in_use = reason.kind() == io::ErrorKind::AddrInUse;
+    if in_use { 1 } else { cli::EXIT_CONFIG }
 }
 
 fn listen(bind: &Bind) -> io::Result<Listener> {
@@ -135,7 +160,12 @@ fn limits(config: &Config) -> Limits {
 }
 
 /// What is said once clients are let in.
-fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
+fn opening(
+    config: &Config,
+    listeners: &[Listener],
+    metrics: Option<&Listener>,
+    dev: bool,
+) -> Vec<String> {
     let mut doors = String::new();
     if config.matrix {
         let full_access = match &config.full_access {
@@ -152,86 +182,23 @@ fn opening(config: &Config, listener: &Listener, dev: bool) -> Vec<String> {
     if let Some(token_server) = &config.token_server {
         doors += &format!(" token=open callers={}", token_server.callers.summary());
     }
-    let mut lines = vec![format!(
-        "listening on {listener} version={} sfu={} api={} key={}{doors}",
+    let places: Vec<_> = listeners.iter().map(Listener::to_string).collect();
+    let metrics = metrics.map(|listener| format!("metrics at {listener}"));
+    let mut lines: Vec<_> = metrics.into_iter().collect();
+    lines.push(format!(
+        "listening on {} version={} sfu={} api={} key={}{doors}",
+        places.join(" and "),
         env!("CARGO_PKG_VERSION"),
         config.url,
         config.api_url,
         config.keys.first().map_or("", |key| key.id()),
-    )];
+    ));
     if dev {
-        let real = Bind::parse(&listener.to_string());
+        let real = Bind::parse(&places[0]);
         lines.extend(cli::dev_hints(
             config,
             real.as_ref().unwrap_or(&config.bind),
         ));
     }
     lines
-}
-
-/// Furnishes what the settings open; what can be read again is put down in `reloads`.
-fn routes(
-    config: Config,
-    env: Environment,
-    workers: usize,
-    limits: &Limits,
-    reloads: &mut Reloads,
-) -> io::Result<Routes> {
-    let turnstile = Turnstile::new(config.rate_per_address, limits.clone());
-    let matrix = config.matrix.then(|| matrix(&config, workers));
-    let token = match config.token_server {
-        None => None,
-        Some(token_server) => {
-            let tls = client_config(&config.roots, Verification::On);
-            let policy = AddressPolicy::new(config.allowed_networks, config.denied_networks);
-            let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0);
-            // a configuration without a key was refused
-            let key = config.keys[0].clone();
-            let book = reload::book(&token_server.callers, &Book::default(), &fetcher)?;
-            let source = Arc::new(TokenSource::new(key, book));
-            let origins = token_server.origins.clone();
-            let door = TokenDoor::new(Arc::clone(&source), config.url, origins);
-            reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
-                let callers = token_server.read_again(&env).map_err(reload::reasons)?;
-                let book = reload::book(&callers, &source.book(), &fetcher);
-                source.replace(book.map_err(|error| error.to_string())?);
-                Ok(format!("callers={}", callers.summary()))
-            });
-            Some(door)
-        }
-    };
-    Ok(Routes::new(matrix, token, turnstile))
-}
-
-fn matrix(config: &Config, workers: usize) -> MatrixDoor {
-    let homeservers = if config.insecure_skip_verify_tls {
-        Verification::Off
-    } else {
-        Verification::On
-    };
-    let (allowed, denied) = (&config.allowed_networks, &config.denied_networks);
-    let policy = AddressPolicy::new(allowed.clone(), denied.clone());
-    let federation = Federation::new(
-        Fetcher::new(client_config(&config.roots, homeservers), policy, workers),
-        config.federation_overrides.clone(),
-        config.full_access.names().cloned().collect(),
-        Places::of(outbound_workers(workers)),
-    );
-    let sfu = Fetcher::new(
-        client_config(&config.roots, Verification::On),
-        AddressPolicy::default(),
-        workers,
-    );
-    // a configuration without a key was refused
-    let key = config.keys[0].clone();
-    let rooms = RoomService::new(sfu, config.api_url.clone(), key.clone());
-    let terms = Terms {
-        key,
-        lifetime: config.token_lifetime,
-        can_update_own_metadata: config.can_update_own_metadata,
-        remote_users_may_publish: config.remote_users_may_publish,
-    };
-    let verifier = Verifier::new(federation, config.openid_cache);
-    let exchange = Exchange::new(verifier, config.full_access.clone(), rooms, terms);
-    MatrixDoor::new(exchange, config.url.clone())
 }

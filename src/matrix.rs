@@ -1,6 +1,10 @@
 //! The vocabulary of Matrix.
 
+mod cache;
+pub mod client_api;
+pub mod delayed_event;
 pub mod discovery;
 pub mod federation;
 pub mod id;
 pub mod openid;
+mod well_known;

@@ -5,6 +5,8 @@ pub mod base_url;
 pub mod breaker;
 pub mod bulkhead;
 pub mod dns;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod fetch;
 pub mod rate;
 pub mod tls;

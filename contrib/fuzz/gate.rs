@@ -32,7 +32,7 @@ pub fn pass(bytes: &[u8], piece: usize) -> Option<Passed> {
     let end = end.filter(|end| *end <= HEAD_BYTES)?;
     let head = Head::parse(&bytes[..end]).ok()?;
     let mut request = Vec::new();
-    head.write(&"192.0.2.1", &mut request);
+    head.write(&"192.0.2.1", 0, &mut request);
     let begin = request.len();
     let used = match head.framing() {
         Framing::Empty => end,

@@ -1,7 +1,11 @@
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Command, UnknownArgument> {
-    Command::parse(args.iter().map(OsString::from))
+    called("livekit-token-service", args)
+}
+
+fn called(name: &str, args: &[&str]) -> Result<Command, UnknownArgument> {
+    Command::parse([&name].into_iter().chain(args).map(OsString::from))
 }
 
 fn printed(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
@@ -24,6 +28,7 @@ fn every_command_has_its_word_and_serve_needs_none() {
         (&[][..], Command::Serve),
         (&["serve"], Command::Serve),
         (&["check-config"], Command::CheckConfig),
+        (&["healthcheck"], Command::Healthcheck),
         (&["--dev"], Command::Dev),
         (&["--help"], Command::Help),
         (&["-h"], Command::Help),
@@ -38,6 +43,20 @@ fn every_command_has_its_word_and_serve_needs_none() {
     ] {
         assert_eq!(parse(args), Ok(command));
     }
+}
+
+#[test]
+fn the_names_of_the_forerunner_s_programs_are_commands() {
+    for (name, args, command) in [
+        ("/lk-jwt-service", &[][..], Command::Serve),
+        ("/lk-jwt-service", &["check-config"], Command::CheckConfig),
+        ("/lk-jwt-service-healthcheck", &[], Command::Healthcheck),
+        ("lk-jwt-service-healthcheck", &["--help"], Command::Help),
+        ("", &[], Command::Serve),
+    ] {
+        assert_eq!(called(name, args), Ok(command), "{name} {args:?}");
+    }
+    assert_eq!(Command::parse([]), Ok(Command::Serve));
 }
 
 #[test]

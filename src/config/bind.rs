@@ -135,6 +135,18 @@ pub(super) fn read(
     Some((bind, NAME))
 }
 
+/// Reads `LIVEKIT_METRICS_BIND`: nowhere, if it is not set.
+pub(super) fn metrics(reader: &mut Reader<'_>) -> Option<Option<Bind>> {
+    let before = reader.errors.len();
+    match reader.value("LIVEKIT_METRICS_BIND") {
+        None if reader.errors.len() > before => None,
+        None => Some(None),
+        Some(value) => reader
+            .understood(value, EXPECTED, |text| Bind::parse(text).ok_or(text))
+            .map(Some),
+    }
+}
+
 fn older(reader: &mut Reader<'_>, name: &'static str) -> Option<Value> {
     let value = reader.value(name)?;
     if known::is_service_link(&value.text) {

@@ -68,9 +68,17 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_CAN_UPDATE_OWN_METADATA", Kind::Value, "whether participants may change their own metadata; default false"),
     known("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", Kind::Value, "whether users without full access may send audio, video and data; default true"),
     known("LIVEKIT_OPENID_CACHE_SECONDS", Kind::Value, "seconds for which a verified OpenID token is remembered, 0 to 300; default 30"),
+    known("LIVEKIT_CS_API_URL_OVERRIDES", Kind::Value, "where to tell homeservers about leaves: SERVER=URL, comma separated; http or https; default: .well-known/matrix/client"),
+    known("LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS", Kind::Value, "seconds from one question to the SFU whether a participant is there to the next, 0 to 86400, 0 is only in doubt; default 60"),
+    known("LIVEKIT_STATE_DIR", Kind::Value, "directory where delegated leaves survive a restart, or memory; default: systemd's STATE_DIRECTORY, or else memory"),
+    known("STATE_DIRECTORY", Kind::Value, "the same, as systemd sets it"),
+    known("LIVEKIT_REDIS_URL", Kind::Value, "Redis in which several services share delegated leaves: redis://, rediss:// or unix://; default: none"),
+    known("LIVEKIT_REDIS_PASSWORD", Kind::Value, "its password"),
+    known("LIVEKIT_REDIS_PASSWORD_FILE", Kind::Path, "file with its password"),
     known("LIVEKIT_TRUSTED_PROXIES", Kind::Value, "proxies whose X-Forwarded-For is believed, addresses or networks; default: loopback"),
     known("LIVEKIT_MAX_CONNECTIONS", Kind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
     known("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", Kind::Value, "connections of one public address, 1 to 1000000; default 256"),
+    known("LIVEKIT_METRICS_BIND", Kind::Value, "where /metrics is, in the same forms; default: nowhere"),
     known("LIVEKIT_RATE_PER_ADDRESS", Kind::Value, "requests for tokens of one public address in a minute, 0 to 1000000, 0 is no limit; default 300"),
     known("TOKEN_SERVER_API_KEYS", Kind::Value, "NAME:SHA256 of callers of /token, as keygen prints them, comma or newline separated"),
     known("TOKEN_SERVER_API_KEYS_FILE", Kind::Path, "file with such lines"),
@@ -87,20 +95,16 @@ pub(crate) const KNOWN: &[Known] = &[
     known("TOKEN_EXPIRY_HOURS", Kind::Value, "hours in which a token of /token can be used to join, 1 to 8760; default 24"),
     known("CORS_ORIGINS", Kind::Value, "origins of web pages that may call /token, comma or space separated, or *; default http://localhost:3000"),
     known("LIVEKIT_LOG_LEVEL", Kind::Value, "error, warn, info, debug or trace; default info"),
+    known("LIVEKIT_LOG_FORMAT", Kind::Value, "logfmt or json; default logfmt"),
     known("LIVEKIT_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("LK_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("TOKEN_SERVER_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("LIVEKIT_LOCAL_HOMESERVERS", Kind::Older, "LIVEKIT_FULL_ACCESS_HOMESERVERS"),
-    later("LIVEKIT_CS_API_URL_OVERRIDES"),
-    later("LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS"),
-    later("LIVEKIT_REDIS_URL"),
-    later("LIVEKIT_REDIS_PASSWORD"),
     later("LIVEKIT_AS_REGISTRATION_FILE"),
     later("LIVEKIT_AS_TOKEN"),
     later("LIVEKIT_HS_TOKEN"),
     later("LIVEKIT_HS_SERVER_NAME"),
     later("LIVEKIT_HTTPS_PROXY"),
-    later("LIVEKIT_METRICS_BIND"),
 ];
 
 /// The setting of that name.
@@ -244,13 +248,10 @@ mod tests {
     #[test]
     fn names_of_later_versions_have_no_effect_yet() {
         assert_eq!(
-            warnings(&[
-                ("LIVEKIT_HTTPS_PROXY", "x"),
-                ("LIVEKIT_REDIS_URL", "redis://h")
-            ]),
+            warnings(&[("LIVEKIT_HTTPS_PROXY", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
             [
-                "LIVEKIT_HTTPS_PROXY has no effect yet",
-                "LIVEKIT_REDIS_URL has no effect yet"
+                "LIVEKIT_AS_TOKEN has no effect yet",
+                "LIVEKIT_HTTPS_PROXY has no effect yet"
             ]
         );
     }

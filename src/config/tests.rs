@@ -161,7 +161,9 @@ fn full_access_has_two_names_and_says_whom_it_lets_in() {
     let (config, report) = valid(&[older]);
     assert_eq!(config.full_access.names().count(), 2);
     assert!(report.warnings()[0].starts_with("LIVEKIT_LOCAL_HOMESERVERS is an older name"));
-    let (config, report) = valid(&[older, ("LIVEKIT_FULL_ACCESS_HOMESERVERS", "a.org,b.org")]);
+    let memory = ("LIVEKIT_STATE_DIR", "memory");
+    let both = ("LIVEKIT_FULL_ACCESS_HOMESERVERS", "a.org,b.org");
+    let (config, report) = valid(&[older, both, memory]);
     assert_eq!(config.full_access.names().count(), 2);
     assert_eq!(report.warnings().len(), 1);
     assert_eq!(
@@ -176,7 +178,7 @@ fn full_access_has_two_names_and_says_whom_it_lets_in() {
     let (config, report) = valid(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", "*")]);
     assert!(config.full_access.is_everyone());
     assert!(report.warnings()[0].starts_with("anybody on any homeserver can create rooms"));
-    let (_, report) = valid(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", "a.org")]);
+    let (_, report) = valid(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", "a.org"), memory]);
     assert_eq!(report.warnings(), [""; 0]);
 }
 

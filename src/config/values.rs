@@ -8,12 +8,14 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::access::FullAccess;
+use crate::logger::Format;
 use crate::matrix::id::ServerName;
 use crate::net::address::Network;
 use crate::net::base_url::BaseUrl;
 
 pub(super) const BOOLEAN: &str = "true, false, yes, no, 1 or 0";
 pub(super) const LEVEL: &str = "error, warn, info, debug or trace";
+pub(super) const FORMAT: &str = "logfmt or json";
 pub(super) const HOMESERVERS: &str =
     "server names like example.com or example.com:8448, separated by commas or spaces, or * alone";
 pub(super) const OVERRIDES: &str =
@@ -35,6 +37,14 @@ pub(super) fn level(text: &str) -> Result<LevelFilter, &str> {
     match text.parse() {
         Ok(LevelFilter::Off) | Err(_) => Err(text),
         Ok(level) => Ok(level),
+    }
+}
+
+pub(super) fn format(text: &str) -> Result<Format, &str> {
+    match text {
+        "logfmt" => Ok(Format::Logfmt),
+        "json" => Ok(Format::Json),
+        _ => Err(text),
     }
 }
 

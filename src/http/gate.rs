@@ -28,6 +28,7 @@ pub use workers::serve;
 
 use crate::http::head::Head;
 use crate::http::tally::Tally;
+use crate::notify::Supervisor;
 use admission::Door;
 use connection::{Connection, Ticket};
 use mio::net::UnixStream;
@@ -126,6 +127,7 @@ pub struct Gate {
     limits: Limits,
     lane: Lane,
     stats: Arc<Stats>,
+    supervisor: Supervisor,
     shed: Tally,
 
     connections: Slab<Connection>,
@@ -194,6 +196,7 @@ impl Gate {
             limits,
             lane: Box::new(lane),
             stats,
+            supervisor: Supervisor::none(),
             shed: Tally::default(),
             connections: Slab::new(),
             per_address: HashMap::new(),
@@ -234,6 +237,7 @@ impl Gate {
                 polled => polled.map_err(Error::Events)?,
             }
             self.now = Instant::now();
+            self.supervisor.alive(self.now);
             for event in &events {
                 match event.token() {
                     SIGNAL => self.hear_signal(),
@@ -269,7 +273,8 @@ impl Gate {
             return Some(Duration::ZERO);
         }
         let grace = self.stopping.map(|since| since + limits::GRACE_TIME);
-        [self.sweep_at, self.accept_paused, grace]
+        let beat = self.supervisor.due();
+        [self.sweep_at, self.accept_paused, grace, beat]
             .into_iter()
             .flatten()
             .min()

@@ -27,6 +27,8 @@ const LENGTH_DIGITS: usize = 10;
 /// Carries the client's address to the handlers, or `unix` where there is none. Set by the gate; any such from outside is
 /// dropped.
 pub const CLIENT_ADDRESS_HEADER: &str = "X-Gate-Client";
+/// Tells handlers which listener a request came to, counted from 0.
+pub const DOOR_HEADER: &str = "X-Gate-Door";
 
 /// The fields that a handler gets to see; all others end at the gate, which saves tiny_http the work and leaves nothing
 /// to abuse. A handler that wants another one adds it here. Framing, hop-by-hop and forwarding fields must never be here.
@@ -167,13 +169,13 @@ impl<'a> Head<'a> {
             .map(|field| field.value)
     }
 
-    /// Writes the head as tiny_http gets it: only the fields of `PASSED`, the client's address and one length.
-    pub fn write(&self, client: &dyn std::fmt::Display, out: &mut Vec<u8>) {
+    /// Writes the head as tiny_http gets it: only the fields of `PASSED`, the client's address, its door and one length.
+    pub fn write(&self, client: &dyn std::fmt::Display, door: usize, out: &mut Vec<u8>) {
         let (method, target) = (self.method, self.target);
         // TE: identity makes tiny_http answer with a Content-Length, never in chunks
         let _ = write!(
             out,
-            "{method} {target} HTTP/1.1\r\nTE: identity\r\n{CLIENT_ADDRESS_HEADER}: {client}\r\n"
+            "{method} {target} HTTP/1.1\r\nTE: identity\r\n{CLIENT_ADDRESS_HEADER}: {client}\r\n{DOOR_HEADER}: {door}\r\n"
         );
         for field in &self.fields[..self.count] {
             if is_passed(field.name) {

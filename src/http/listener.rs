@@ -1,5 +1,8 @@
 //! Sockets, the gate before them, and tiny_http behind it, whose requests and responses become ours here.
 
+mod inherited;
+mod scrape;
+
 use std::fmt;
 use std::fs::Permissions;
 use std::io;
@@ -7,16 +10,18 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+pub use self::inherited::{Error as InheritedError, MAX_INHERITED, inherited};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
 use crate::http::gate::limits::BACKLOG;
 use crate::http::gate::{self, Limits};
-use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, Head};
+use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
 use crate::http::token::{API_KEY_HEADER, shown};
+use crate::notify::{State, Supervisor};
 use crate::token_source::Shown;
 
 /// Whoever may enter the directory may connect to a unix socket, as whoever is on the host may connect to loopback.
@@ -82,25 +87,39 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, with `workers` threads; `opened` is called once clients are let in.
+/// Where clients come in, and where operators look.
+#[derive(Debug)]
+pub struct Doors {
+    /// For clients.
+    pub clients: Vec<Listener>,
+    /// For `/metrics`, which nobody else gets to see.
+    pub metrics: Option<Listener>,
+}
+
+/// Serves until SIGTERM or SIGINT, with `workers` threads; `opened` is called once clients are let in, and `supervisor` hears of it.
 ///
 /// # Errors
 /// Those of the gate: it could not open, or tiny_http has failed.
 pub fn serve(
-    listener: Listener,
+    doors: Doors,
     workers: usize,
     limits: Limits,
     routes: Routes,
+    supervisor: Supervisor,
     opened: impl FnOnce(),
 ) -> Result<(), gate::Error> {
-    let listener = match listener {
+    let clients = doors.clients.len();
+    let listeners = doors.clients.into_iter().chain(doors.metrics);
+    let listeners = listeners.map(|listener| match listener {
         Listener::Tcp(listener) => gate::Listener::Tcp(listener),
         Listener::Unix(listener, _) => gate::Listener::Unix(listener),
-    };
+    });
+    let stats = Arc::new(OnceLock::new());
+    let seen = Arc::clone(&stats);
     let routes = Arc::new(routes);
     let lanes = Arc::clone(&routes);
     gate::serve(
-        vec![listener],
+        listeners.collect(),
         workers,
         limits,
         move |head: &Head<'_>| {
@@ -109,9 +128,21 @@ pub fn serve(
             let shown = shown(values(API_KEY_HEADER), values("Authorization"));
             lanes.goes_outbound(head.method(), head.target(), shown)
         },
-        move |request: &mut Request| response(answer(request, &routes)),
+        move |request: &mut Request| {
+            let door = Fields(request.headers()).first(DOOR_HEADER);
+            let door = door.and_then(|door| door.parse().ok());
+            if door.is_some_and(|door: usize| door < clients) {
+                return response(answer(request, &routes));
+            }
+            scrape::answer(request, seen.get())
+        },
         || response(Reply::broken()),
-        |_stats| opened(),
+        move |counted| {
+            let _ = stats.set(counted);
+            opened();
+            supervisor.tell(State::Ready);
+            supervisor
+        },
     )
 }
 
@@ -126,6 +157,7 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
         method: request.method().as_str(),
         target: request.url(),
         client: fields.first(CLIENT_ADDRESS_HEADER).unwrap_or_default(),
+        authorization: fields.first("Authorization"),
         body: &body,
         shown: fields.shown(),
         content_type: fields.first("Content-Type"),

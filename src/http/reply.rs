@@ -5,9 +5,11 @@ use std::time::Duration;
 use log::Level;
 use serde_json::{Value, json};
 
+use crate::delegation;
 use crate::exchange::{self, Granted};
 use crate::http::cors::Fields;
 use crate::http::request;
+use crate::matrix::client_api;
 use crate::matrix::openid;
 use crate::net::bulkhead::Full;
 
@@ -81,6 +83,24 @@ impl Reply {
         }
     }
 
+    /// 200: the leave was taken on.
+    pub fn delegated() -> Self {
+        Self {
+            body: b"{}".to_vec(),
+            ..Self::empty()
+        }
+    }
+
+    /// 401 to the SFU, or to whoever claims to be it. It does not try again.
+    pub fn not_the_sfu() -> Self {
+        Self::error(401, "M_UNAUTHORIZED", "The webhook could not be verified")
+    }
+
+    /// 503: nobody should come here for now.
+    pub fn not_ready() -> Self {
+        Self::error(503, "M_UNKNOWN", "The service is not ready")
+    }
+
     /// 404: there is nothing here, or not yet.
     pub fn not_found() -> Self {
         Self::error(404, "M_UNRECOGNIZED", "Unrecognized request")
@@ -121,7 +141,7 @@ impl Reply {
     }
 
     /// 503: no fault of the client.
-    fn busy(after: Duration) -> Self {
+    pub fn busy(after: Duration) -> Self {
         Self::error(503, "M_UNKNOWN", "The service is busy").retry(after)
     }
 }
@@ -130,14 +150,28 @@ impl From<&request::Error> for Reply {
     fn from(error: &request::Error) -> Self {
         let errcode = match error {
             request::Error::NotJson => "M_NOT_JSON",
-            request::Error::Field(..) | request::Error::Delegation => "M_BAD_JSON",
+            request::Error::Field(..) => "M_BAD_JSON",
         };
         Self::error(400, errcode, &error.to_string())
     }
 }
 
-impl From<&exchange::Error> for Reply {
-    fn from(error: &exchange::Error) -> Self {
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// A token, perhaps with a leave: told that its delay fields are bad, the client asks again without them and keeps its own timer.
+    Token,
+    /// A leave only.
+    Leave,
+}
+
+/// What to tell a client whose leave was not taken on for now.
+const LEAVE_RETRY: Duration = Duration::from_secs(10);
+
+impl Reply {
+    /// What came of a wish.
+    pub fn refused(error: &exchange::Error, wish: Wish) -> Self {
+        let no_leave = |error| Self::error(400, "M_BAD_JSON", error);
         match error {
             // one sentence for all reasons: the caller learns nothing of what we can reach
             exchange::Error::NotAuthenticated(_) | exchange::Error::NotWhoTheyClaim(..) => {
@@ -157,6 +191,41 @@ impl From<&exchange::Error> for Reply {
             exchange::Error::RoomNotCreated(..) => {
                 Self::error(500, "M_UNKNOWN", "Unable to create room on SFU")
             }
+            exchange::Error::LeaveNotAllowed(_) => {
+                let error = "Delegated leaves are not for users of this homeserver";
+                match wish {
+                    Wish::Token => no_leave(error),
+                    Wish::Leave => Self::error(403, "M_FORBIDDEN", error),
+                }
+            }
+            exchange::Error::LeaveNotTaken(_, error) => match (error, wish) {
+                (delegation::Error::NotSupported, _)
+                | (
+                    delegation::Error::NoClientApi(
+                        client_api::Error::Absent(_) | client_api::Error::Unreachable(_),
+                    ),
+                    _,
+                ) => no_leave("The homeserver is not known to support delayed events"),
+                (delegation::Error::NotTheirs, _) => no_leave("No leave can be delegated now"),
+                (
+                    delegation::Error::NoClientApi(client_api::Error::Busy(_))
+                    | delegation::Error::TooMany
+                    | delegation::Error::Full
+                    | delegation::Error::NotStored(_)
+                    | delegation::Error::Stopping,
+                    Wish::Token,
+                ) => no_leave("No leave can be delegated now"),
+                (delegation::Error::NoClientApi(client_api::Error::Busy(after)), Wish::Leave) => {
+                    Self::busy(*after)
+                }
+                (delegation::Error::TooMany, Wish::Leave) => Self::limited(LEAVE_RETRY),
+                (
+                    delegation::Error::Full
+                    | delegation::Error::NotStored(_)
+                    | delegation::Error::Stopping,
+                    Wish::Leave,
+                ) => Self::busy(LEAVE_RETRY),
+            },
         }
     }
 }
@@ -167,9 +236,22 @@ pub fn level(error: &exchange::Error, listed: bool) -> Level {
     match error {
         exchange::Error::RoomNotCreated(..) => Level::Error,
         exchange::Error::NotAuthenticated(openid::Error::Federation(_)) if listed => Level::Warn,
+        exchange::Error::LeaveNotTaken(_, error) => match error {
+            delegation::Error::NotStored(_) => Level::Error,
+            delegation::Error::Full => Level::Warn,
+            delegation::Error::NotSupported | delegation::Error::NoClientApi(_) if listed => {
+                Level::Warn
+            }
+            delegation::Error::NotSupported
+            | delegation::Error::NoClientApi(_)
+            | delegation::Error::TooMany
+            | delegation::Error::NotTheirs
+            | delegation::Error::Stopping => Level::Info,
+        },
         exchange::Error::Busy(..) => Level::Debug,
         exchange::Error::NotAuthenticated(_)
         | exchange::Error::NotWhoTheyClaim(..)
-        | exchange::Error::BadIdentity(_) => Level::Info,
+        | exchange::Error::BadIdentity(_)
+        | exchange::Error::LeaveNotAllowed(_) => Level::Info,
     }
 }

@@ -1,15 +1,16 @@
 //! Wire bodies of the Matrix endpoints. Lenient where clients differ: unknown fields are passed over, and only what is needed is required.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::alias::DEFAULT_SLOT;
-use crate::exchange::{Participant, TokenRequest};
-use crate::matrix::id::{DeviceId, Invalid, MemberId, RoomId, SlotId};
+use crate::exchange::{Delay, Participant, TokenRequest};
+use crate::matrix::id::{DelayId, DeviceId, Invalid, MemberId, RoomId, SlotId};
 use crate::matrix::openid::OpenIdToken;
 
-/// Longest name of a server or user, and longest `delay_id`, in bytes: no valid one is longer, and it may stand in the log.
+/// Longest name of a server or user in bytes: no valid one is longer, and it may stand in the log.
 const MAX_NAME: usize = 255;
 
 /// What is wrong with a body.
@@ -19,8 +20,6 @@ pub enum Error {
     NotJson,
     /// It is JSON, but a field is missing or not what it should be.
     Field(&'static str, String),
-    /// It asks for a delegated leave, which clients can do without.
-    Delegation,
 }
 
 impl fmt::Display for Error {
@@ -28,12 +27,20 @@ impl fmt::Display for Error {
         match self {
             Self::NotJson => f.write_str("the body is not JSON"),
             Self::Field(name, expected) => write!(f, "{name}: expected {expected}"),
-            Self::Delegation => f.write_str("delay_id: delegated leaves are not supported"),
         }
     }
 }
 
 impl std::error::Error for Error {}
+
+/// Reads the body of `POST /delegate_delayed_leave`, which is that of `/get_token` with a delayed event.
+pub fn delegate(body: &[u8]) -> Result<(TokenRequest, Delay), Error> {
+    let request = get_token(body)?;
+    match request.delay.clone() {
+        Some(delay) => Ok((request, delay)),
+        None => Err(Error::Field("delay_id", "a non-empty string".into())),
+    }
+}
 
 /// Reads the body of `POST /get_token` (MSC4195).
 pub fn get_token(body: &[u8]) -> Result<TokenRequest, Error> {
@@ -41,7 +48,7 @@ pub fn get_token(body: &[u8]) -> Result<TokenRequest, Error> {
     let body = Object(&body);
     let (server, token) = openid_token(&body)?;
     let member = body.object("member")?;
-    let request = TokenRequest {
+    Ok(TokenRequest {
         server,
         token,
         room: parse("room_id", body.text("room_id")?, RoomId::parse)?,
@@ -61,9 +68,8 @@ pub fn get_token(body: &[u8]) -> Result<TokenRequest, Error> {
                 MemberId::parse,
             )?,
         },
-    };
-    refuse_delegation(&body)?;
-    Ok(request)
+        delay: delay(&body)?,
+    })
 }
 
 /// Reads the body of `POST /sfu/get`, the older form.
@@ -71,7 +77,7 @@ pub fn sfu_get(body: &[u8]) -> Result<TokenRequest, Error> {
     let body = read(body)?;
     let body = Object(&body);
     let (server, token) = openid_token(&body)?;
-    let request = TokenRequest {
+    Ok(TokenRequest {
         server,
         token,
         room: parse("room", body.text("room")?, RoomId::parse)?,
@@ -81,9 +87,8 @@ pub fn sfu_get(body: &[u8]) -> Result<TokenRequest, Error> {
             body.text("device_id")?,
             DeviceId::parse,
         )?),
-    };
-    refuse_delegation(&body)?;
-    Ok(request)
+        delay: delay(&body)?,
+    })
 }
 
 fn openid_token(body: &Object<'_>) -> Result<(String, OpenIdToken), Error> {
@@ -94,7 +99,7 @@ fn openid_token(body: &Object<'_>) -> Result<(String, OpenIdToken), Error> {
 }
 
 /// Both delay fields, valid, or neither.
-fn refuse_delegation(body: &Object<'_>) -> Result<(), Error> {
+fn delay(body: &Object<'_>) -> Result<Option<Delay>, Error> {
     let timeout = match body.get("delay_timeout") {
         None => None,
         Some(Value::Number(number)) => Some(number.as_u64()),
@@ -103,25 +108,22 @@ fn refuse_delegation(body: &Object<'_>) -> Result<(), Error> {
         }
         Some(_) => Some(None),
     };
-    if timeout.is_some_and(|timeout| timeout.is_none_or(|ms| ms == 0)) {
-        return Err(Error::Field(
-            "delay_timeout",
-            "a whole number of milliseconds above 0".into(),
-        ));
-    }
-    let id = match body.get("delay_id") {
+    let timeout = match timeout {
         None => None,
-        Some(Value::String(id)) if (1..=MAX_NAME).contains(&id.len()) => Some(id),
+        Some(Some(ms)) if ms > 0 => Some(Duration::from_millis(ms)),
         Some(_) => {
-            return Err(Error::Field(
-                "delay_id",
-                format!("a string of 1 to {MAX_NAME} bytes"),
-            ));
+            let expected = "a whole number of milliseconds above 0";
+            return Err(Error::Field("delay_timeout", expected.into()));
         }
     };
+    let id = match body.get("delay_id") {
+        None => None,
+        Some(Value::String(id)) => Some(parse("delay_id", id, DelayId::parse)?),
+        Some(_) => return Err(Error::Field("delay_id", "a string".into())),
+    };
     match (id, timeout) {
-        (None, None) => Ok(()),
-        (Some(_), Some(_)) => Err(Error::Delegation),
+        (None, None) => Ok(None),
+        (Some(id), Some(timeout)) => Ok(Some(Delay { id, timeout })),
         (Some(_), None) => Err(Error::Field(
             "delay_timeout",
             "it together with delay_id".into(),
@@ -267,11 +269,17 @@ mod tests {
             let mut body = body();
             body["delay_id"] = id;
             body["delay_timeout"] = timeout;
-            get_token(body.to_string().as_bytes()).map(|_| ())
+            let request = get_token(body.to_string().as_bytes())?;
+            Ok(request.delay.map(|delay| delay.timeout.as_millis()))
         };
-        assert_eq!(delayed(json!(null), json!(null)), Ok(()));
-        for timeout in [json!(1), json!(3_600_000), json!("18000")] {
-            assert_eq!(delayed(json!("d"), timeout), Err(Error::Delegation));
+        assert_eq!(delayed(json!(null), json!(null)), Ok(None));
+        for (timeout, ms) in [
+            (json!(1), 1),
+            (json!(3_600_000), 3_600_000),
+            (json!("18000"), 18_000),
+            (json!(u64::MAX), u64::MAX.into()),
+        ] {
+            assert_eq!(delayed(json!("d"), timeout), Ok(Some(ms)));
         }
         for timeout in [
             json!(0),
@@ -303,6 +311,22 @@ mod tests {
             delayed(json!(null), json!(1)),
             Err(Error::Field("delay_id", _))
         ));
+    }
+
+    #[test]
+    fn there_is_nothing_to_delegate_without_a_delay() {
+        assert!(matches!(
+            delegate(body().to_string().as_bytes()),
+            Err(Error::Field("delay_id", _))
+        ));
+        let mut body = body();
+        body["delay_id"] = json!("d");
+        body["delay_timeout"] = json!(1000);
+        let (_, delay) = delegate(body.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            (delay.id.as_str(), delay.timeout),
+            ("d", Duration::from_secs(1))
+        );
     }
 
     #[test]

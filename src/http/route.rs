@@ -1,5 +1,7 @@
 //! Method and path to work.
 
+use std::time::Instant;
+
 use log::{debug, info};
 use serde_json::json;
 
@@ -9,6 +11,7 @@ use crate::http::matrix::MatrixDoor;
 use crate::http::reply::Reply;
 use crate::http::request;
 use crate::http::token::TokenDoor;
+use crate::metrics;
 use crate::token_source::Shown;
 
 /// Characters of an unknown path that reach the log.
@@ -22,6 +25,8 @@ pub struct Call<'a> {
     pub target: &'a str,
     /// The address of whoever asks, or `unix`.
     pub client: &'a str,
+    /// What is to prove who asks: a secret.
+    pub authorization: Option<&'a str>,
     /// All of it.
     pub body: &'a [u8],
     /// What it shows of who sent it.
@@ -39,11 +44,31 @@ pub struct Call<'a> {
 enum Endpoint {
     GetToken,
     SfuGet,
+    Delegate,
+    Webhook,
     Alive,
+    Ready,
     Token,
     Health,
     Root,
     Unknown,
+}
+
+impl Endpoint {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::GetToken => "get_token",
+            Self::SfuGet => "sfu/get",
+            Self::Delegate => "delegate_delayed_leave",
+            Self::Webhook => "sfu_webhook",
+            Self::Alive => "healthz",
+            Self::Ready => "readyz",
+            Self::Token => "token",
+            Self::Health => "health",
+            Self::Root => "root",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
@@ -52,7 +77,10 @@ fn endpoint(target: &str) -> Endpoint {
     match (parts.next(), parts.next()) {
         (Some("get_token"), _) => Endpoint::GetToken,
         (Some("get"), Some("sfu")) => Endpoint::SfuGet,
+        (Some("delegate_delayed_leave"), _) => Endpoint::Delegate,
+        (Some("sfu_webhook"), _) => Endpoint::Webhook,
         (Some("healthz"), _) => Endpoint::Alive,
+        (Some("readyz"), _) => Endpoint::Ready,
         (Some("token"), _) => Endpoint::Token,
         (Some("health"), _) => Endpoint::Health,
         (None, _) => Endpoint::Root,
@@ -91,7 +119,9 @@ impl Routes {
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
         method == "POST"
             && match (endpoint(target), &self.token) {
-                (Endpoint::GetToken | Endpoint::SfuGet, _) => self.matrix.is_some(),
+                (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, _) => {
+                    self.matrix.is_some()
+                }
                 (Endpoint::Token, Some(token)) => token.would_wait(shown),
                 _ => false,
             }
@@ -99,12 +129,29 @@ impl Routes {
 
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
-        let endpoint = endpoint(call.target);
+        let (started, endpoint) = (Instant::now(), endpoint(call.target));
+        let reply = self.answer_at(endpoint, call);
+        metrics::request(endpoint.as_str(), reply.status, started.elapsed());
+        if reply.status == 429 {
+            metrics::rate_limited(endpoint.as_str());
+        }
+        reply
+    }
+
+    fn answer_at(&self, endpoint: Endpoint, call: &Call<'_>) -> Reply {
         if endpoint == Endpoint::Alive {
-            return alive(call);
+            return alive(call, Reply::empty);
         }
         match (endpoint, &self.matrix, &self.token) {
-            (Endpoint::GetToken | Endpoint::SfuGet, Some(matrix), _) => {
+            (Endpoint::Ready, matrix, _) => alive(call, || {
+                matrix.as_ref().map_or_else(Reply::empty, MatrixDoor::ready)
+            }),
+            (Endpoint::Webhook, Some(matrix), _) => match call.method {
+                "POST" => matrix.webhook(call),
+                "OPTIONS" => Reply::empty(),
+                _ => Reply::not_allowed("POST, OPTIONS"),
+            },
+            (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, Some(matrix), _) => {
                 self.matrix(endpoint, matrix, call)
             }
             (Endpoint::Token, _, Some(token)) => token.answer(call, &self.turnstile),
@@ -126,6 +173,9 @@ impl Routes {
                 Err(after) => Reply::limited(after),
                 Ok(()) if endpoint == Endpoint::SfuGet => {
                     matrix.token("sfu/get", call, request::sfu_get(call.body))
+                }
+                Ok(()) if endpoint == Endpoint::Delegate => {
+                    matrix.delegate(call, request::delegate(call.body))
                 }
                 Ok(()) => matrix.token("get_token", call, request::get_token(call.body)),
             },
@@ -157,11 +207,11 @@ impl Routes {
     }
 }
 
-fn alive(call: &Call<'_>) -> Reply {
+fn alive(call: &Call<'_>, well: impl Fn() -> Reply) -> Reply {
     match call.method {
         "GET" | "HEAD" => {
-            debug!("healthz");
-            Reply::empty()
+            debug!("asked how it is");
+            well()
         }
         "OPTIONS" => Reply::empty(),
         _ => Reply::not_allowed("GET, HEAD, OPTIONS"),
@@ -193,7 +243,9 @@ mod tests {
             ("/?/get_token", Endpoint::Root),
             ("/", Endpoint::Root),
             ("//", Endpoint::Root),
-            ("/delegate_delayed_leave", Endpoint::Unknown),
+            ("/x/delegate_delayed_leave/", Endpoint::Delegate),
+            ("/livekit/sfu_webhook", Endpoint::Webhook),
+            ("/readyz", Endpoint::Ready),
         ] {
             assert_eq!(endpoint(target), expected, "{target}");
         }

@@ -13,6 +13,7 @@ use crate::http::limit::Turnstile;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
 use crate::http::tally::Tally;
+use crate::metrics;
 use crate::policy::Refusal;
 use crate::random;
 use crate::token_source::{Admitted, Error, Granted, Shown, TokenSource};
@@ -172,6 +173,7 @@ impl TokenDoor {
         let standard = asked.standard;
         match self.source.token(&admitted, asked, clock) {
             Ok(granted) => {
+                metrics::token("endpoint", "full");
                 line.granted(&admitted, &granted);
                 self.granted(&granted, if standard { 201 } else { 200 })
             }
@@ -242,11 +244,17 @@ impl Line<'_> {
         let (room, identity) = (terms.room.as_str(), terms.identity.as_str());
         let grants: Vec<_> = terms.grants.iter().map(|grant| grant.as_str()).collect();
         let sources: Vec<_> = terms.sources.iter().map(|source| source.as_str()).collect();
-        let agents: Vec<_> = terms.profile.agents.iter().map(|a| &a.agent_name).collect();
+        let agents: Vec<_> = terms
+            .profile
+            .agents
+            .iter()
+            .map(|a| a.agent_name.as_str())
+            .collect();
+        let agents = agents.join(",");
         let sentence = format!("Token generated for user {identity} in room {room}");
         info!(
             "granted request={id:08x} client={client} endpoint=token {by} room={room:?} identity={identity:?} grants={} sources={} \
-             agents={agents:?} ttl={} ms={ms} msg={sentence:?}",
+             agents={agents:?} ttl={} ms={ms} audit={sentence:?}",
             grants.join(","),
             sources.join(","),
             terms.lifetime,
@@ -261,6 +269,12 @@ impl Line<'_> {
         error: &dyn std::fmt::Display,
     ) {
         let (id, client, ms) = (self.id, self.client, self.started.elapsed().as_millis());
+        metrics::denied(match status {
+            401 => "not_authenticated",
+            403 => "forbidden",
+            503 => "keys_unavailable",
+            _ => "bad_request",
+        });
         let by = admitted.map_or_else(String::new, |admitted| format!("{} ", By(admitted)));
         let cause = error.to_string();
         info!(

@@ -1,6 +1,5 @@
-//! LiveKit's RoomService, as far as we need it: Twirp over HTTP with protobuf bodies.
-//!
-//! The one message is encoded here in a few lines; `prost` would bring seven crates and a code generator for it.
+//! LiveKit's RoomService, as far as we need it: Twirp over HTTP with protobuf bodies, which is what every SFU and every double of
+//! one reads.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,14 +7,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use crate::json;
-use crate::livekit::token::{ApiKey, Claims, RoomName};
+use crate::livekit::token::{ApiKey, Claims, Identity, RoomName, Sid};
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::PER_NEIGHBOURHOOD;
-use crate::net::fetch::{self, Fetcher, Limits, Request, Route};
+use crate::net::fetch::{self, Answer, Fetcher, Limits, Request, Route};
+
+mod message;
 
 /// For one call in all. It is tried once: the client asks again sooner than a second try would help.
 const BUDGET: Duration = Duration::from_secs(10);
 const LIMITS: Limits = Limits {
+    kind: "sfu",
     connect: Duration::from_secs(5),
     head: Duration::from_secs(8),
     body: Duration::from_secs(3),
@@ -32,7 +34,7 @@ const DEPARTURE_TIMEOUT: u32 = 20;
 /// Characters of the SFU's own words that reach the log.
 const MAX_REASON: usize = 200;
 
-/// Why a room was not created.
+/// Why the SFU did not do it.
 #[derive(Debug)]
 pub enum Error {
     /// The SFU did not answer.
@@ -67,6 +69,15 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Whether somebody is in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// They are, on this connection, if the SFU says which.
+    Here(Option<Sid>),
+    /// They are decidedly not.
+    NotFound,
+}
+
 /// The SFU's API.
 #[derive(Debug)]
 pub struct RoomService {
@@ -90,69 +101,87 @@ impl RoomService {
 
     /// Creates a room; one that exists already stays as it is.
     pub fn create(&self, room: &RoomName) -> Result<(), Error> {
+        let message = message::create_room(room, EMPTY_TIMEOUT, DEPARTURE_TIMEOUT);
+        let answer = self.call("CreateRoom", &Claims::create_room(), &message)?;
+        accepted(&answer)
+    }
+
+    /// Looks whether `identity` is in `room`. An error says nothing about that.
+    pub fn get_participant(&self, room: &RoomName, identity: &Identity) -> Result<Presence, Error> {
+        let message = message::room_participant(room, identity);
+        let answer = self.call("GetParticipant", &Claims::administer(room), &message)?;
+        if is_not_found(&answer) {
+            return Ok(Presence::NotFound);
+        }
+        accepted(&answer)?;
+        Ok(Presence::Here(message::participant_sid(&answer.body)))
+    }
+
+    /// Puts `identity` out of `room`, whether they are in it or not.
+    pub fn remove_participant(&self, room: &RoomName, identity: &Identity) -> Result<(), Error> {
+        let message = message::room_participant(room, identity);
+        let answer = self.call("RemoveParticipant", &Claims::administer(room), &message)?;
+        if is_not_found(&answer) {
+            return Ok(());
+        }
+        accepted(&answer)
+    }
+
+    /// Which of `names` are rooms that exist. No names mean all rooms: an SFU with more than some hundred of them says too much.
+    pub fn list_rooms(&self, names: &[RoomName]) -> Result<Vec<RoomName>, Error> {
+        let message = message::list_rooms(names);
+        let answer = self.call("ListRooms", &Claims::list_rooms(), &message)?;
+        accepted(&answer)?;
+        message::room_names(&answer.body)
+            .ok_or_else(|| Error::Refused(answer.status, "not a list of rooms".into()))
+    }
+
+    /// Makes one call with a token of its own.
+    fn call(&self, method: &str, claims: &Claims, message: &[u8]) -> Result<Answer, Error> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let token = Claims::create_room().sign(&self.key, now, TOKEN_LIFETIME);
+        let token = claims.sign(&self.key, now, TOKEN_LIFETIME);
         let authorization = format!("Bearer {}", token.expose());
-        let target = format!("{}/twirp/livekit.RoomService/CreateRoom", self.url.path());
-        let body = create_room_request(room);
+        let target = format!("{}/twirp/livekit.RoomService/{method}", self.url.path());
         let request = Request {
             target: &target,
             authorization: Some(&authorization),
-            post: Some(("application/protobuf", &body)),
+            post: Some(("application/protobuf", message)),
         };
         let answer = self
             .fetcher
             .fetch(&self.route, request, LIMITS, Instant::now() + BUDGET);
-        let answer = answer.map_err(|error| {
+        answer.map_err(|error| {
             let url = self.url.to_string().into();
             Error::Unreachable(url, Box::new(error))
-        })?;
-        match answer.status {
-            200 => Ok(()),
-            401 | 403 => Err(Error::KeyRefused(reason(&answer.body))),
-            status => Err(Error::Refused(status, reason(&answer.body))),
-        }
+        })
     }
 }
 
-/// `livekit.CreateRoomRequest`: name = 1, empty_timeout = 2, departure_timeout = 10.
-fn create_room_request(room: &RoomName) -> Vec<u8> {
-    let mut message = Vec::with_capacity(room.as_str().len() + 10);
-    put_field(&mut message, 1, 2);
-    put_varint(
-        &mut message,
-        u32::try_from(room.as_str().len()).unwrap_or_else(|_| unreachable!()),
-    );
-    message.extend_from_slice(room.as_str().as_bytes());
-    for (field, value) in [(2, EMPTY_TIMEOUT), (10, DEPARTURE_TIMEOUT)] {
-        put_field(&mut message, field, 0);
-        put_varint(&mut message, value);
+fn accepted(answer: &Answer) -> Result<(), Error> {
+    match answer.status {
+        200 => Ok(()),
+        401 | 403 => Err(Error::KeyRefused(reason(&answer.body))),
+        status => Err(Error::Refused(status, reason(&answer.body))),
     }
-    message
 }
 
-/// A field's number and wire type (0 = varint, 2 = bytes).
-fn put_field(message: &mut Vec<u8>, number: u32, wire_type: u32) {
-    put_varint(message, number << 3 | wire_type);
+#[derive(Deserialize)]
+struct Twirp {
+    code: String,
+    #[serde(default)]
+    msg: String,
 }
 
-fn put_varint(message: &mut Vec<u8>, mut value: u32) {
-    while value > 0x7f {
-        message.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    message.push(value.to_le_bytes()[0]);
+/// Whether the SFU itself says that nobody is there. A 404 of a proxy, or of another service at this address, says nothing.
+fn is_not_found(answer: &Answer) -> bool {
+    let code = || json::object::<Twirp>(&answer.body).map(|twirp| twirp.code);
+    answer.status == 404 && code().as_deref() == Some("not_found")
 }
 
 /// What the SFU says: Twirp's JSON, or the middleware's plain text.
 fn reason(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Twirp {
-        code: String,
-        msg: String,
-    }
     let text = match json::object::<Twirp>(body) {
         Some(Twirp { code, msg }) => format!("{code}: {msg}"),
         None => String::from_utf8_lossy(body).into_owned(),
@@ -160,28 +189,11 @@ fn reason(body: &[u8]) -> String {
     text.trim().chars().take(MAX_REASON).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_what_protoc_would_write() {
-        let message = create_room_request(&RoomName::new("abc".into()).unwrap());
-        assert_eq!(
-            message,
-            [0x0a, 3, b'a', b'b', b'c', 0x10, 0xac, 0x02, 0x50, 20]
-        );
-        let long = create_room_request(&RoomName::new("a".repeat(256)).unwrap());
-        assert_eq!(long[..3], [0x0a, 0x80, 0x02]);
-    }
-
-    #[test]
-    fn the_sfus_words_are_short_and_plain() {
-        assert_eq!(
-            reason(br#"{"code":"unauthenticated","msg":"permissions denied"}"#),
-            "unauthenticated: permissions denied"
-        );
-        assert_eq!(reason(b"invalid token\n"), "invalid token");
-        assert_eq!(reason(&[b'x'; 5000]).len(), MAX_REASON);
-    }
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::message::fuzzing::{participant_sid, room_names};
 }
+
+#[cfg(test)]
+mod tests;

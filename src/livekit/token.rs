@@ -84,7 +84,7 @@ impl std::error::Error for InvalidName {}
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(String);
 
         impl $name {
@@ -115,6 +115,10 @@ name! {
 name! {
     /// Who a participant is within a room; a second one of the same identity replaces the first.
     Identity
+}
+name! {
+    /// One connection of a participant, as the SFU numbers them.
+    Sid
 }
 
 /// What a token will say. There is no way to claim a room without naming it, nor to join one as nobody.
@@ -178,6 +182,22 @@ impl Claims {
     pub fn create_room() -> Self {
         Self {
             video: VideoGrant::create_room(),
+            ..Self::default()
+        }
+    }
+
+    /// Lets us look up and remove the participants of `room`. Never hand it out.
+    pub fn administer(room: &RoomName) -> Self {
+        Self {
+            video: VideoGrant::administer(room),
+            ..Self::default()
+        }
+    }
+
+    /// Lets us list rooms. Never hand it out.
+    pub fn list_rooms() -> Self {
+        Self {
+            video: VideoGrant::list_rooms(),
             ..Self::default()
         }
     }
@@ -258,4 +278,4 @@ impl fmt::Debug for AccessToken {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

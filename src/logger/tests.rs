@@ -7,12 +7,23 @@ fn at(seconds: u64, millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(seconds * 1000 + millis)
 }
 
+const LOGGER: Logger = Logger {
+    format: Format::Logfmt,
+    journal: false,
+    out: |_| Ok(()),
+};
+
+fn line(logger: &Logger, level: Level, target: &str, text: &str) -> String {
+    let message = format_args!("{text}");
+    logger.line(at(1_795_291_200, 123), level, target, &message)
+}
+
 fn message(text: &str) -> String {
     line(
-        at(0, 0),
+        &LOGGER,
         Level::Info,
         "livekit_token_service::exchange",
-        &format_args!("{text}"),
+        text,
     )
 }
 
@@ -20,27 +31,88 @@ fn message(text: &str) -> String {
 fn a_line_has_time_level_target_and_message() {
     let target = "livekit_token_service::matrix::discovery";
     assert_eq!(
-        line(
-            at(1_795_291_200, 123),
-            Level::Info,
-            target,
-            &format_args!("found server={}", "a.org")
-        ),
-        "2026-11-21T20:00:00.123Z INFO  matrix::discovery found server=a.org\n"
+        line(&LOGGER, Level::Info, target, "found server=a.org"),
+        "time=2026-11-21T20:00:00.123Z level=info target=matrix::discovery msg=found server=a.org\n"
     );
     assert_eq!(
-        line(
-            at(0, 0),
-            Level::Error,
-            "livekit_token_service",
-            &format_args!("x")
-        ),
-        "1970-01-01T00:00:00.000Z ERROR main x\n"
+        line(&LOGGER, Level::Error, "livekit_token_service", "it is so"),
+        "time=2026-11-21T20:00:00.123Z level=error target=main msg=\"it is so\"\n"
     );
     assert!(
-        line(at(0, 0), Level::Warn, "rustls::conn", &format_args!("x"))
-            .ends_with("WARN  rustls::conn x\n")
+        line(&LOGGER, Level::Warn, "rustls::conn", "x")
+            .ends_with("level=warn target=rustls::conn msg=x\n")
     );
+}
+
+#[test]
+fn fields_are_the_pairs_at_the_end() {
+    for (text, logfmt, json) in [
+        (
+            r#"refused user="@a:b" cause="no \"x\" in \u{1b}" ms=3"#,
+            r#"msg=refused user="@a:b" cause="no \"x\" in \u{1b}" ms=3"#,
+            r#""msg":"refused","user":"@a:b","cause":"no \"x\" in \\u{1b}","ms":"3"}"#,
+        ),
+        (
+            "write A=b or c=d, says \"he\"",
+            r#"msg="write A=b or c=d, says \"he\"""#,
+            r#""msg":"write A=b or c=d, says \"he\""}"#,
+        ),
+        ("a=1 b=", "msg=\"\" a=1 b=", r#""msg":"","a":"1","b":""}"#),
+        (
+            r#"x a="1" b="2"3"#,
+            r#"msg="x a=\"1\" b=\"2\"3""#,
+            r#""msg":"x a=\"1\" b=\"2\"3"}"#,
+        ),
+        (
+            r#"url u=wss://h?a=b"#,
+            r#"msg=url u=wss://h?a=b"#,
+            r#""msg":"url","u":"wss://h?a=b"}"#,
+        ),
+        ("", "msg=\"\"", r#""msg":""}"#),
+    ] {
+        let line = message(text);
+        assert!(line.ends_with(&format!(" {logfmt}\n")), "{line}");
+        let logger = Logger {
+            format: Format::Json,
+            ..LOGGER
+        };
+        let message = format_args!("{text}");
+        let line = logger.line(at(0, 0), Level::Debug, "livekit_token_service", &message);
+        assert!(line.ends_with(&format!("{json}\n")), "{line}");
+        let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(fields["time"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            (&fields["level"], &fields["target"]),
+            (&"debug".into(), &"main".into())
+        );
+    }
+}
+
+#[test]
+fn the_journal_gets_a_priority_and_no_time() {
+    for format in [Format::Logfmt, Format::Json] {
+        let logger = Logger {
+            format,
+            journal: true,
+            ..LOGGER
+        };
+        for (level, start) in [
+            (Level::Error, "<3>"),
+            (Level::Warn, "<4>"),
+            (Level::Info, "<6>"),
+            (Level::Debug, "<7>"),
+            (Level::Trace, "<7>"),
+        ] {
+            let line = line(&logger, level, "livekit_token_service", "x");
+            assert!(line.starts_with(start) && !line.contains("time"), "{line}");
+        }
+    }
+    assert!(is_stream("9:1234", 9, 1234));
+    for other in [
+        "", "9", "9:", ":1234", "9:1235", "8:1234", "9:1234:1", "x:y",
+    ] {
+        assert!(!is_stream(other, 9, 1234), "{other}");
+    }
 }
 
 #[test]
@@ -57,7 +129,7 @@ fn nobody_can_forge_a_line() {
     ] {
         assert_eq!(escaped(text), shown);
         let line = message(text);
-        assert!(line.ends_with(&format!(" exchange {shown}\n")), "{line:?}");
+        assert!(line.contains(" msg="), "{line:?}");
         assert_eq!(line.chars().filter(|c| c.is_control()).count(), 1);
     }
 }
@@ -65,18 +137,15 @@ fn nobody_can_forge_a_line() {
 #[test]
 fn a_line_has_an_end() {
     let line = message(&"ü\n".repeat(MAX_LINE));
-    assert!(line.len() < MAX_LINE + 32);
-    assert!(line.ends_with("…\n"));
+    // quotes may take the room of as many more
+    assert!(line.len() < 2 * MAX_LINE + 128);
+    assert!(line.ends_with("…\"\n") || line.ends_with("…\n"));
 }
 
 #[test]
 fn libraries_are_heard_from_warn_on_and_lookalikes_are_libraries() {
-    let logger = |level| Logger {
-        level,
-        out: |_| Ok(()),
-    };
     let heard = |level, target: &str, of| {
-        logger(level).enabled(&Metadata::builder().level(of).target(target).build())
+        enabled(level, &Metadata::builder().level(of).target(target).build())
     };
     let ours = "livekit_token_service::http::listener";
     assert!(heard(LevelFilter::Trace, ours, Level::Trace));
@@ -106,13 +175,14 @@ fn libraries_are_heard_from_warn_on_and_lookalikes_are_libraries() {
 fn each_line_is_one_write_and_a_closed_stderr_is_survived() {
     static WRITES: AtomicUsize = AtomicUsize::new(0);
     let logger = Logger {
-        level: LevelFilter::Info,
         out: |line| {
             assert!(line.ends_with(b"\n"));
             WRITES.fetch_add(1, Ordering::SeqCst);
             Err(io::ErrorKind::BrokenPipe.into())
         },
+        ..LOGGER
     };
+    set_level(LevelFilter::Info);
     for level in [Level::Info, Level::Debug, Level::Error] {
         logger.log(
             &Record::builder()

@@ -5,17 +5,23 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
+use crate::json;
+use crate::matrix::cache::{self, Cache, Shelf, Waited};
 use crate::matrix::id::ServerName;
+use crate::matrix::well_known::{self, Asked, Pauses};
 use crate::net::address::{Host, Trust};
 use crate::net::dns::{self, SrvTarget};
 use crate::net::fetch::{self, Fetcher, Route};
 
-mod cache;
-mod well_known;
-
-use cache::{Cache, Shelf};
-use well_known::Asked;
-
+const WELL_KNOWN: &str = "/.well-known/matrix/server";
+/// After a clear no: 10 minutes, after no answer: a minute, either doubling to an hour.
+const PAUSES: Pauses = Pauses {
+    absent: Duration::from_secs(600),
+    unreachable: Duration::from_secs(60),
+    longest: Duration::from_secs(3600),
+};
 /// Where homeservers listen if nobody says otherwise.
 const DEFAULT_PORT: u16 = 8448;
 /// SRV targets of one server that are tried.
@@ -49,6 +55,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<Waited> for Error {
+    fn from(_: Waited) -> Self {
+        Self::Waited
+    }
+}
+
 /// Where a homeserver answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -61,13 +73,13 @@ pub struct Found {
 /// Discovers homeservers and remembers where they are.
 #[derive(Debug, Default)]
 pub struct Discovery {
-    cache: Cache,
+    cache: Cache<Known>,
 }
 
 /// What is known of one server name.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    well_known: well_known::Memory,
+    well_known: well_known::Memory<ServerName>,
     srv: Option<Srv>,
 }
 
@@ -91,14 +103,13 @@ enum Service {
     None,
 }
 
-impl Known {
+impl cache::Known for Known {
     fn is_stale(&self, now: Instant) -> bool {
-        let needs_srv = !self.well_known.delegated().is_some_and(speaks_for_itself);
+        let needs_srv = !self.well_known.found().is_some_and(speaks_for_itself);
         self.well_known.is_stale(now)
             || needs_srv && self.srv.as_ref().is_none_or(|srv| srv.fresh_until <= now)
     }
 
-    /// Has everything asked for again.
     fn expire(&mut self) {
         self.well_known.expire();
         if let Some(srv) = &mut self.srv {
@@ -126,31 +137,35 @@ impl Discovery {
             };
             return Ok(literal(name, trust, step));
         }
-        let known = self.cache.refresh(shelf(trust), name, deadline, |known| {
-            let now = Instant::now();
-            if now >= deadline {
-                return Err(Error::Waited);
-            }
-            if known.well_known.is_stale(now) {
-                let asked = well_known::ask(fetcher, name.host(), trust, deadline)?;
-                log_well_known(name, &asked);
-                known.well_known.learn(asked, Instant::now());
-            }
-            let delegated = known.well_known.delegated();
-            if delegated.is_some_and(speaks_for_itself) {
-                return Ok(());
-            }
-            let of = delegated.unwrap_or(name).host();
-            if known
-                .srv
-                .as_ref()
-                .is_none_or(|srv| *srv.of != *of || srv.fresh_until <= now)
-            {
-                let old = known.srv.take().filter(|srv| *srv.of == *of);
-                known.srv = Some(ask_srv(of, old, deadline));
-            }
-            Ok(())
-        })?;
+        let known = self
+            .cache
+            .refresh(Shelf::of(trust), name, deadline, |known| {
+                let now = Instant::now();
+                if now >= deadline {
+                    return Err(Error::Waited);
+                }
+                if known.well_known.is_stale(now) {
+                    let asked =
+                        well_known::ask(fetcher, name.host(), WELL_KNOWN, trust, deadline, read)
+                            .map_err(Error::NoPlace)?;
+                    log_well_known(name, &asked);
+                    known.well_known.learn(asked, PAUSES, Instant::now());
+                }
+                let delegated = known.well_known.found();
+                if delegated.is_some_and(speaks_for_itself) {
+                    return Ok(());
+                }
+                let of = delegated.unwrap_or(name).host();
+                if known
+                    .srv
+                    .as_ref()
+                    .is_none_or(|srv| *srv.of != *of || srv.fresh_until <= now)
+                {
+                    let old = known.srv.take().filter(|srv| *srv.of == *of);
+                    known.srv = Some(ask_srv(of, old, deadline));
+                }
+                Ok(())
+            })?;
         Ok(routes(name, &known, trust))
     }
 
@@ -159,16 +174,21 @@ impl Discovery {
     /// A delegation that is still valid is kept if its well-known does not answer either.
     pub fn doubt(&self, name: &ServerName, trust: Trust, since: Instant) {
         if !speaks_for_itself(name) {
-            self.cache.doubt(shelf(trust), name, since);
+            self.cache.doubt(Shelf::of(trust), name, since);
         }
     }
 }
 
-fn shelf(trust: Trust) -> Shelf {
-    match trust {
-        Trust::Stranger => Shelf::Strangers,
-        Trust::FullAccess | Trust::Administrator => Shelf::Listed,
-    }
+#[derive(Deserialize)]
+struct Document {
+    #[serde(rename = "m.server")]
+    server: String,
+}
+
+/// Where a well-known document says that the server is.
+fn read(body: &[u8]) -> Result<ServerName, String> {
+    let document = json::object::<Document>(body).ok_or("not JSON with m.server")?;
+    ServerName::parse(&document.server).map_err(|expected| format!("m.server: expected {expected}"))
 }
 
 /// Whether a name says by itself where to connect.
@@ -176,9 +196,9 @@ fn speaks_for_itself(name: &ServerName) -> bool {
     name.ip().is_some() || name.port().is_some()
 }
 
-fn log_well_known(name: &ServerName, asked: &Asked) {
+fn log_well_known(name: &ServerName, asked: &Asked<ServerName>) {
     match asked {
-        Asked::Delegated(to, ttl) => log::debug!(
+        Asked::Found(to, ttl) => log::debug!(
             "well_known server={name} delegated_to={to} ttl={}s",
             ttl.as_secs()
         ),
@@ -208,7 +228,7 @@ fn literal(name: &ServerName, trust: Trust, step: &'static str) -> Found {
 
 /// Steps 3.1 to 6.
 fn routes(name: &ServerName, known: &Known, trust: Trust) -> Found {
-    let delegated = known.well_known.delegated();
+    let delegated = known.well_known.found();
     match delegated {
         Some(to) if to.ip().is_some() => return literal(to, trust, "3.1 (well-known: IP literal)"),
         Some(to) if to.port().is_some() => {
@@ -314,7 +334,12 @@ impl fmt::Display for Found {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use super::well_known::fuzzing::{delegation, redirect};
+    /// Where a well-known document says that the server is.
+    pub fn delegation(body: &[u8]) -> Option<super::ServerName> {
+        super::read(body).ok()
+    }
+
+    pub use crate::matrix::well_known::fuzzing::redirect;
 }
 
 #[cfg(test)]

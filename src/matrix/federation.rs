@@ -146,18 +146,19 @@ impl Federation {
         client: Option<IpAddr>,
         now: Instant,
     ) -> Result<(Place<ServerName>, Limits), Error> {
-        let full = |full| Error::Busy(full, FULL_RETRY);
-        if self.knows(server) {
-            return Ok((self.bulkhead.enter_listed().map_err(full)?, limits));
+        if !self.knows(server) {
+            self.check_rates(server, client, now)?;
         }
-        self.check_rates(server, client, now)?;
-        let (most, neighbours) = match self.answering.recall(server, now) {
-            Some(()) => (PER_KNOWN_STRANGER, PER_KNOWN_NEIGHBOURHOOD),
-            None => (PER_STRANGER, limits.neighbours),
+        let place = self.place_at(server);
+        let place = place.map_err(|(full, after)| Error::Busy(full, after))?;
+        let answers = self.answering.recall(server, now).is_some();
+        let neighbours = if answers {
+            PER_KNOWN_NEIGHBOURHOOD
+        } else {
+            limits.neighbours
         };
-        let place = self.bulkhead.enter_stranger(server.clone(), most);
         Ok((
-            place.map_err(full)?,
+            place,
             Limits {
                 neighbours,
                 ..limits
@@ -182,7 +183,7 @@ impl Federation {
                         .learn(server.clone(), (), now + KNOWN_FOR, now);
                 }
             }
-            Err(Error::Unreachable(tried)) if tried.iter().any(|(_, error)| is_silence(error)) => {
+            Err(Error::Unreachable(tried)) if tried.iter().any(|(_, error)| error.is_silence()) => {
                 attempt.failed(known, now);
                 self.answering.forget(server);
             }
@@ -197,6 +198,21 @@ impl Federation {
             self.bulkhead.enter_listed()
         } else {
             self.bulkhead.enter_anybody()
+        };
+        place.map_err(|full| (full, FULL_RETRY))
+    }
+
+    /// A place to wait in for an answer of `server` itself: one of few, if it is a stranger; or which places were taken, and when
+    /// to try again.
+    pub fn place_at(&self, server: &ServerName) -> Result<Place<ServerName>, (Full, Duration)> {
+        let place = if self.knows(server) {
+            self.bulkhead.enter_listed()
+        } else {
+            let most = match self.answering.recall(server, Instant::now()) {
+                Some(()) => PER_KNOWN_STRANGER,
+                None => PER_STRANGER,
+            };
+            self.bulkhead.enter_stranger(server.clone(), most)
         };
         place.map_err(|full| (full, FULL_RETRY))
     }
@@ -293,9 +309,4 @@ fn no_place(error: &fetch::Error) -> Error {
         _ => Full::LookUps,
     };
     Error::Busy(full, FULL_RETRY)
-}
-
-/// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
-fn is_silence(error: &fetch::Error) -> bool {
-    !matches!(error, fetch::Error::Denied(..)) && !error.is_ours()
 }

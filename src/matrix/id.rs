@@ -228,6 +228,32 @@ opaque_id! {
     DeviceId
 }
 
+/// The id of a delayed event (MSC4140). It ends up in paths of its homeserver's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DelayId(Box<str>);
+
+impl DelayId {
+    /// Accepts 1 to 255 bytes without control characters. A segment `.` or `..` is refused: escaped as it may be, a proxy that
+    /// decodes a path before it passes it on would leave the folder of delayed events by it.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        const NOT_A_DELAY_ID: Invalid =
+            Invalid("1 to 255 bytes without control characters, and without the segments . and ..");
+        let climbs = text
+            .split(['/', '\\'])
+            .any(|segment| matches!(segment, "." | ".."));
+        if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) && !climbs {
+            Ok(Self(text.into()))
+        } else {
+            Err(NOT_A_DELAY_ID)
+        }
+    }
+
+    /// The id as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +369,27 @@ mod tests {
         assert!(RoomId::parse(&"a".repeat(255)).is_ok());
         for id in ["", "a\u{7}", "a\0", &"a".repeat(256)] {
             assert!(RoomId::parse(id).is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn no_delay_id_leaves_its_folder() {
+        for id in ["syd_abc", "a/b", "a?b#c%2e", "..a", "...", "ü", "%2e%2e"] {
+            assert_eq!(DelayId::parse(id).unwrap().as_str(), id);
+        }
+        for id in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/../b",
+            "a/.",
+            "..\\x",
+            "a\0",
+            "a\r\nb",
+            &"a".repeat(256),
+        ] {
+            assert!(DelayId::parse(id).is_err(), "{id:?}");
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::json;
 use crate::matrix::federation::{self, Federation};
 use crate::matrix::id::{Invalid, ServerName, UserId};
 use crate::memo::Memo;
+use crate::metrics;
 use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::Limits;
 
@@ -22,6 +23,7 @@ const MAX_REMEMBERED: usize = 4096;
 /// A refusal is remembered for this long at most, so that a token that was too early is not refused for long.
 const REFUSED: Duration = Duration::from_secs(10);
 const LIMITS: Limits = Limits {
+    kind: "openid",
     connect: Duration::from_secs(5),
     head: Duration::from_secs(8),
     body: Duration::from_secs(3),
@@ -183,7 +185,9 @@ impl Verifier {
             .chain_update(&*token.0)
             .finalize()
             .into();
-        if let Some(verdict) = self.verdicts.recall(&key, Instant::now()) {
+        let known = self.verdicts.recall(&key, Instant::now());
+        metrics::look_up("openid", known.is_some());
+        if let Some(verdict) = known {
             return verdict.map_err(Error::Refused);
         }
         let verdict = self.ask(&server, token, client)?;

@@ -46,7 +46,9 @@ impl BaseUrl {
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => None,
             Some(port) => {
-                let port = port.strip_prefix(':').and_then(|p| p.parse().ok());
+                // parse alone would take a sign as well
+                let digits = port.strip_prefix(':').filter(|p| !p.starts_with('+'));
+                let port = digits.and_then(|p| p.parse().ok());
                 Some(port.filter(|p| *p != 0).ok_or(InvalidUrl)?)
             }
             // a user before the host
@@ -160,6 +162,7 @@ mod tests {
             "https://h?q",
             "https://h/#f",
             "https://h:0",
+            "https://h:+443",
             "https://h:99999",
             "https://h:",
             "https://a b",

@@ -26,17 +26,30 @@ struct State {
 
 /// A breaker for each server.
 #[derive(Debug)]
-pub struct Breakers<K: Hash + Eq>(Mutex<HashMap<K, State>>);
+pub struct Breakers<K: Hash + Eq> {
+    first: Duration,
+    longest: Duration,
+    servers: Mutex<HashMap<K, State>>,
+}
 
 impl<K: Hash + Eq> Default for Breakers<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self::new(FIRST, LONGEST)
     }
 }
 
 impl<K: Hash + Eq> Breakers<K> {
+    /// Breakers that are open for `first`, and for `longest` at most, instead of 15 s and 5 min.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            servers: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<K, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,7 +89,7 @@ impl<K: Hash + Eq + Clone> Attempt<'_, K> {
         self.breakers.lock().remove(&self.server);
     }
 
-    /// The server did not answer. `patient` servers are tried every 15 s, however long they are gone.
+    /// The server did not answer. `patient` servers are tried after the same time again, however long they are gone.
     pub fn failed(mut self, patient: bool, now: Instant) {
         let was_probe = std::mem::take(&mut self.is_probe);
         let mut servers = self.breakers.lock();
@@ -87,7 +100,7 @@ impl<K: Hash + Eq + Clone> Attempt<'_, K> {
         }
         let state = servers.entry(self.server.clone()).or_insert(State {
             failures: 0,
-            open_for: FIRST,
+            open_for: self.breakers.first,
             open_until: now,
         });
         if state.failures >= FAILURES && !was_probe {
@@ -95,7 +108,7 @@ impl<K: Hash + Eq + Clone> Attempt<'_, K> {
             return;
         }
         if was_probe && !patient {
-            state.open_for = (state.open_for * 2).min(LONGEST);
+            state.open_for = (state.open_for * 2).min(self.breakers.longest);
         }
         state.failures = (state.failures + 1).min(FAILURES);
         state.open_until = now + state.open_for;

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use rustls::ClientConfig;
 use ureq::Agent;
 
+use crate::metrics;
 use crate::net::address::{AddressPolicy, Host, Network, Trust};
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::PerKey;
@@ -59,6 +60,8 @@ impl Route {
 /// How long each part of an exchange may take in all, and how large the answer may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// What it is counted as in [`metrics::upstream`].
+    pub kind: &'static str,
     /// TCP and TLS.
     pub connect: Duration,
     /// From the request to the end of the answer's head.
@@ -150,6 +153,11 @@ impl Error {
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::Crowded(_) | Self::LookUp(_, dns::Error::Busy))
     }
+
+    /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
+    pub fn is_silence(&self) -> bool {
+        !matches!(self, Self::Denied(..)) && !self.is_ours()
+    }
 }
 
 /// Carries out exchanges, and keeps connections for the next ones.
@@ -177,6 +185,18 @@ impl Fetcher {
     /// A kept connection that turns out to be closed is replaced, and an address that does not answer is followed by the
     /// next one, so every request has to bear being sent twice.
     pub fn fetch(
+        &self,
+        route: &Route,
+        request: Request<'_>,
+        limits: Limits,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
+        let result = self.ask(route, request, limits, deadline);
+        metrics::upstream(limits.kind, outcome(&result));
+        result
+    }
+
+    fn ask(
         &self,
         route: &Route,
         request: Request<'_>,
@@ -389,4 +409,22 @@ fn is_closed(kind: ErrorKind) -> bool {
         kind,
         BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
     )
+}
+/// The words that an operator counts by.
+fn outcome(result: &Result<Answer, Error>) -> &'static str {
+    match result {
+        Ok(answer) => match answer.status {
+            401 | 403 => "denied",
+            400..500 => "http_4xx",
+            500.. => "http_5xx",
+            _ => "ok",
+        },
+        Err(Error::Denied(..)) => "denied_address",
+        Err(Error::LookUp(..)) => "dns",
+        Err(Error::Crowded(_)) => "crowded",
+        Err(Error::Connection(_)) => "connect",
+        Err(Error::Tls(_)) => "tls",
+        Err(Error::Timeout(_)) => "timeout",
+        Err(Error::TooLarge(_) | Error::NotHttp(_)) => "invalid",
+    }
 }

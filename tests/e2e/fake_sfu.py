@@ -1,7 +1,7 @@
 """A stand-in for the LiveKit SFU: the real one is in no package registry that a test machine can reach.
 
 It reads requests with LiveKit's own protobuf classes and checks tokens with LiveKit's own verifier, so that a
-CreateRoom which it accepts is one that the SDKs' authors would recognise."""
+call which it accepts is one that the SDKs' authors would recognise."""
 
 import base64
 import hashlib
@@ -10,17 +10,23 @@ import socket
 import threading
 
 from livekit.api import TokenVerifier
-from livekit.protocol.models import Room
-from livekit.protocol.room import CreateRoomRequest
+from livekit.protocol.models import ParticipantInfo, Room
+from livekit.protocol.room import CreateRoomRequest, RoomParticipantIdentity
 
-CREATE_ROOM = "/twirp/livekit.RoomService/CreateRoom"
+ROOM_SERVICE = "/twirp/livekit.RoomService/"
+
+
+class NotFound(Exception):
+    """Nobody of that name in such a room."""
 
 
 class FakeSfu:
-    """Listens on loopback from the constructor on; `rooms` are the requests it accepted, in order."""
+    """Listens on loopback from the constructor on; `rooms` are the requests for rooms that it accepted, in order.
+
+    `present` says who is in a call: (room, identity) -> sid; `looked_up` are those that it was asked about."""
 
     def __init__(self, key, secret, port=0):
-        self.rooms, self.refusals = [], []
+        self.rooms, self.refusals, self.present, self.looked_up = [], [], {}, []
         self._verifier = TokenVerifier(key, secret)
         sfu = self
 
@@ -30,7 +36,9 @@ class FakeSfu:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 try:
-                    reply, status, kind = sfu._create(self.path, self.headers, body), 200, "application/protobuf"
+                    reply, status, kind = sfu._answer(self.path, self.headers, body), 200, "application/protobuf"
+                except NotFound:
+                    reply, status, kind = b'{"code":"not_found","msg":"no"}', 404, "application/json"
                 except Exception as refusal:
                     sfu.refusals.append(repr(refusal))
                     reply, status, kind = b'{"code":"unauthenticated","msg":"no"}', 401, "application/json"
@@ -43,25 +51,43 @@ class FakeSfu:
             def log_message(self, *_):
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def _create(self, path, headers, body):
-        assert path == CREATE_ROOM, path
+    def _answer(self, path, headers, body):
+        calls = {ROOM_SERVICE + "CreateRoom": self._create_room, ROOM_SERVICE + "GetParticipant": self._get_participant}
+        assert path in calls, path
         assert headers["Content-Type"] == "application/protobuf", headers["Content-Type"]
         scheme, _, token = headers["Authorization"].partition(" ")
         assert scheme == "Bearer", scheme
-        claims = self._verifier.verify(token)
-        assert claims.video.room_create and not claims.video.room_join, claims.video
+        grants = self._verifier.verify(token).video
+        assert not grants.room_join, grants
+        return calls[path](grants, body).SerializeToString()
+
+    def _create_room(self, grants, body):
+        assert grants.room_create, grants
         request = CreateRoomRequest.FromString(body)
         self.rooms.append(request)
-        return Room(sid="RM_e2e", name=request.name).SerializeToString()
+        return Room(sid="RM_e2e", name=request.name)
+
+    def _get_participant(self, grants, body):
+        request = RoomParticipantIdentity.FromString(body)
+        assert grants.room_admin and grants.room == request.room, grants
+        self.looked_up.append((request.room, request.identity))
+        sid = self.present.get((request.room, request.identity))
+        if sid is None:
+            raise NotFound
+        return ParticipantInfo(sid=sid, identity=request.identity, state=ParticipantInfo.ACTIVE)
 
     def stop(self):
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # a call begins with everybody at once
 
 
 class WebSocketSfu:

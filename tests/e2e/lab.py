@@ -161,6 +161,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.sni = getattr(self.request, "asked_name", None)
         super().setup()
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def do_GET(self):
         path = self.path.partition("?")[0]
         visit = Visit(*self.server.told, self.sni, self.headers["Host"], path)

@@ -250,7 +250,7 @@ fn only_known_fields_reach_a_handler() {
     let service = Service::stand(&[]);
     let answer = ask(
         service.address(),
-        b"POST /echo HTTP/1.1\r\nHost: a\r\nauthorization: Bearer x\r\nX-Gate-Client: 1.2.3.4\r\nTE: chunked\r\n\
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nauthorization: Bearer x\r\nX-Gate-Client: 1.2.3.4\r\nX-Gate-Door: 9\r\nTE: chunked\r\n\
           Content-Length: 1\r\nConnection: authorization\r\nCookie: c\r\nExpect: 100-continue\r\nUpgrade: h2c\r\n\r\nx",
     );
     let text = answer.expect("an answer").text();
@@ -261,6 +261,7 @@ fn only_known_fields_reach_a_handler() {
         "Host: a",
         "TE: identity",
         "X-Gate-Client: 127.0.0.1",
+        "X-Gate-Door: 0",
         "authorization: Bearer x",
     ];
     assert_eq!(fields, expected);

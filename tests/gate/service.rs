@@ -63,6 +63,7 @@ impl Service {
             for line in log.lines().map_while(Result::ok) {
                 if let Some((_, bound)) = line.split_once("listening on ") {
                     let bound = bound.split_whitespace().next().unwrap_or_default();
+                    let bound = bound.trim_matches('"');
                     let _ = sender.send(bound.to_owned());
                 } else if std::env::var_os("GATE_LOG").is_some() {
                     eprintln!("    | {line}");

@@ -2,6 +2,7 @@
 //! real endpoints neither echo nor sleep.
 
 use livekit_token_service::http::gate::{self, Limits, Listener};
+use livekit_token_service::notify::Supervisor;
 use sha2::{Digest, Sha256};
 use std::env;
 use std::process::ExitCode;
@@ -47,7 +48,10 @@ pub(crate) fn run() -> ExitCode {
         |head| head.target().starts_with("/outbound"),
         handle,
         || answer(500, "panicked".into()),
-        |_| eprintln!("listening on {address}"),
+        |_| {
+            eprintln!("listening on {address}");
+            Supervisor::none()
+        },
     );
     match served {
         Ok(()) => ExitCode::SUCCESS,

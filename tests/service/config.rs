@@ -81,7 +81,7 @@ fn the_older_names_for_the_port_still_work_and_warn() {
         let service = Service::start(&settings);
         assert_eq!(service.request("GET", "/healthz").status, 200);
         let warning = service.wait_for_log(older);
-        assert!(warning.contains("WARN"), "{warning}");
+        assert!(warning.contains("level=warn"), "{warning}");
         assert!(warning.contains("LIVEKIT_JWT_BIND"), "{warning}");
     }
 }
@@ -95,7 +95,7 @@ fn what_kubernetes_injects_is_ignored_with_a_warning() {
             .set("LIVEKIT_JWT_PORT_8080_TCP_ADDR", "10.0.0.1"),
     );
     let warning = service.wait_for_log("LIVEKIT_JWT_PORT");
-    assert!(warning.contains("WARN"), "{warning}");
+    assert!(warning.contains("level=warn"), "{warning}");
     let log = service.log();
     assert!(!log.contains("LIVEKIT_JWT_SERVICE_HOST"));
     assert!(!log.contains("LIVEKIT_JWT_PORT_8080_TCP_ADDR"));
@@ -113,7 +113,7 @@ fn an_unknown_name_is_answered_with_the_nearest_known_one() {
     ] {
         let service = Service::start(&Settings::complete().set(wrong, "1"));
         let warning = service.wait_for_log("did you mean");
-        assert!(warning.contains("WARN"), "{warning}");
+        assert!(warning.contains("level=warn"), "{warning}");
         assert!(warning.contains(wrong), "{warning}");
         let (_, suggestion) = warning.split_once("did you mean").unwrap();
         assert!(suggestion.contains(meant), "{warning}");
@@ -233,7 +233,7 @@ fn authorities_for_every_program_are_done_without_if_they_are_of_no_use() {
             assert!(said.contains(&format!("{name} is ignored")), "{said}");
             let service = Service::start(&settings);
             assert_eq!(service.request("GET", "/healthz").status, 200);
-            service.wait_for_words(&["WARN", name, "is ignored"]);
+            service.wait_for_words(&["level=warn", name, "is ignored"]);
             assert!(!service.log().contains("LIVEKIT_CA_FILE"));
         }
     }

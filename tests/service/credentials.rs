@@ -100,7 +100,7 @@ fn a_short_secret_is_warned_about_and_works() {
     let settings = Settings::complete().set("LIVEKIT_SECRET", "never-logged-short");
     let service = Service::start(&settings);
     let warning = service.wait_for_log("32");
-    assert!(warning.contains("WARN"), "{warning}");
+    assert!(warning.contains("level=warn"), "{warning}");
     assert!(warning.contains("LIVEKIT_SECRET"), "{warning}");
 }
 

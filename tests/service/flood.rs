@@ -111,14 +111,19 @@ fn a_flood_of_refusals_writes_few_lines() {
         allowed += usize::from(reply.status == 401);
     }
     let seconds = start.elapsed().as_secs() as usize;
-    let first = stage.service.wait_for_words(&["WARN", "busy", "refused="]);
+    let first = stage
+        .service
+        .wait_for_words(&["level=warn", "busy", "refused="]);
     assert_eq!(field(&first, "refused").unwrap(), "1", "{first}");
     let log = stage.service.log();
     let lines: Vec<_> = log
         .lines()
         .filter(|line| line.contains("refused"))
         .collect();
-    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    let warnings: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("level=warn"))
+        .collect();
     assert!(warnings.len() <= seconds + 2, "{warnings:#?}");
     // a line for each that was asked about
     assert!(lines.len() <= allowed + warnings.len(), "{lines:#?}");

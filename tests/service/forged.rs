@@ -42,7 +42,7 @@ fn device_room_and_localpart_are_one_field_each() {
                     .service
                     .wait_for_words(&["granted", &mark, &format!("endpoint={path} ")]);
             let names: Vec<_> = fields(&line).into_iter().map(|(name, _)| name).collect();
-            let expected = "request client endpoint user access matrix_room room identity ms";
+            let expected = "time level target msg request client endpoint user access matrix_room room identity ms";
             assert_eq!(names.join(" "), expected, "{line}");
             assert_eq!(field(&line, "access").unwrap(), "restricted", "{line}");
             assert_field_is(&line, "user", &user.id);

@@ -27,6 +27,16 @@ pub(crate) fn claims(jwt: &str, secret: &str) -> Value {
     decoded(claims)
 }
 
+/// A token that `secret` signs with HS256.
+pub(crate) fn signed(claims: &Value, secret: &str) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(message.as_bytes());
+    let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
+    format!("{message}.{signature}")
+}
+
 /// Room name or identity: unpadded standard base64 of SHA-256 over the canonical JSON array of `parts`.
 pub(crate) fn hash(parts: &[&str]) -> String {
     let canonical = serde_json::to_string(parts).unwrap();

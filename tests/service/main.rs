@@ -11,8 +11,10 @@
 
 // the instruments
 mod caller;
+mod callers;
 mod certificate;
 mod client;
+mod delayed;
 mod fields;
 mod homeserver;
 mod jwt;
@@ -25,17 +27,24 @@ mod stage;
 mod trap;
 
 // the tests
+mod activation;
 mod addresses;
 mod config;
 mod credentials;
 mod dev;
 mod endless;
+mod env_file;
 mod flood;
 mod forged;
 mod grants;
+mod healthcheck;
 mod hostile;
+mod leave_story;
+mod logging;
 mod malformed;
 mod meeting;
+mod metrics;
+mod notify;
 mod readme;
 mod resolution;
 mod reuse;
@@ -57,3 +66,6 @@ mod token_endpoint_audit;
 mod token_endpoint_doors;
 mod token_endpoint_vectors;
 mod trust;
+mod webhook_flood;
+mod webhook_order;
+mod webhook_signature;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::client::{self, Address, Reply};
@@ -57,7 +58,7 @@ impl Service {
         };
         let line = service.wait_for_log("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
-        let place = rest.split_whitespace().next().unwrap().trim_matches('"');
+        let place = rest.split([' ', '"']).next().unwrap();
         service.address = match place.strip_prefix("unix:") {
             Some(path) => Address::Unix(path.into()),
             None => Address::Tcp(place.parse().unwrap_or_else(|_| panic!("{line}"))),
@@ -118,10 +119,29 @@ impl Service {
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
+    /// SIGTERM; [`Service::ended`] has to follow.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Has it read its files anew (SIGHUP).
     pub(crate) fn hang_up(&self) {
-        let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The exit code with which it ends, which it has to do soon; none after a signal.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.killed = true;
+        self.child.wait().unwrap().code()
     }
 
     /// Ends it as a crash does.

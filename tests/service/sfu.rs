@@ -3,6 +3,7 @@
 //! A fake because a test has to see the very call (bytes, grants, order) and to make the SFU refuse, hang or talk rubbish.
 //! It reads protobuf and JWTs with code of its own. Its threads end with the test process.
 
+use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,6 +73,8 @@ impl Sfu {
             secret,
             released: Mutex::new(false),
             calls: Mutex::default(),
+            looks: Mutex::default(),
+            present: Mutex::default(),
             changed: Condvar::new(),
             connections: AtomicUsize::new(0),
             frozen: AtomicUsize::new(0),
@@ -96,8 +99,37 @@ impl Sfu {
         self.address
     }
 
+    /// The calls so far, but for look-ups.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.calls.lock().unwrap().clone()
+    }
+
+    /// The look-ups of participants so far.
+    pub(crate) fn looks(&self) -> Vec<Call> {
+        self.state.looks.lock().unwrap().clone()
+    }
+
+    /// From now on `identity` is in `room` on this connection, or on none.
+    pub(crate) fn connect(&self, room: &str, identity: &str, sid: Option<&str>) {
+        let who = (room.to_owned(), identity.to_owned());
+        let mut present = self.state.present.lock().unwrap();
+        match sid {
+            Some(sid) => present.insert(who, sid.to_owned()),
+            None => present.remove(&who),
+        };
+    }
+
+    /// Waits for `more` look-ups after the first `from`.
+    pub(crate) fn wait_for_looks(&self, from: usize, more: usize) {
+        let looks = self.state.looks.lock().unwrap();
+        let few = |looks: &mut Vec<Call>| looks.len() < from + more;
+        let waited = self
+            .state
+            .changed
+            .wait_timeout_while(looks, PATIENCE, few)
+            .unwrap();
+        let looks = waited.0.len();
+        assert!(looks >= from + more, "only {looks} look-ups");
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -152,6 +184,23 @@ impl Call {
     }
 }
 
+impl Call {
+    /// The body, read as a `RoomParticipantIdentity`.
+    fn room_and_identity(&self) -> [String; 2] {
+        let mut names = [String::new(), String::new()];
+        let mut rest = self.request.body.as_slice();
+        while !rest.is_empty() {
+            let tag = varint(&mut rest);
+            assert_eq!(tag & 7, 2, "{self:?}");
+            let length = usize::try_from(varint(&mut rest)).unwrap();
+            let (name, tail) = rest.split_at(length);
+            names[usize::try_from(tag >> 3).unwrap() - 1] = String::from_utf8(name.into()).unwrap();
+            rest = tail;
+        }
+        names
+    }
+}
+
 fn varint(rest: &mut &[u8]) -> u64 {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -170,6 +219,9 @@ struct State {
     secret: &'static str,
     released: Mutex<bool>,
     calls: Mutex<Vec<Call>>,
+    looks: Mutex<Vec<Call>>,
+    /// Who is connected, and on which connection.
+    present: Mutex<HashMap<(String, String), String>>,
     changed: Condvar,
     connections: AtomicUsize,
     /// The number of the first connection that is not frozen.
@@ -185,8 +237,15 @@ impl State {
                 claims: claims(&request, self.secret),
                 request,
             };
-            let verdict = verdict(&call);
-            self.calls.lock().unwrap().push(call);
+            let looks = call.request.target.ends_with("/GetParticipant");
+            let verdict = if looks {
+                self.presence(&call)
+            } else {
+                let (status, body) = verdict(&call);
+                (status, body.to_owned())
+            };
+            let calls = if looks { &self.looks } else { &self.calls };
+            calls.lock().unwrap().push(call);
             self.changed.notify_all();
             if number < self.frozen.load(Ordering::SeqCst) {
                 let _ = stream.read_to_end(&mut Vec::new());
@@ -194,7 +253,7 @@ impl State {
             }
             let answered = match self.conduct {
                 Conduct::Serves | Conduct::ForgetsConnections => {
-                    respond(stream.get_mut(), verdict.0, verdict.1)
+                    respond(stream.get_mut(), verdict.0, &verdict.1)
                 }
                 Conduct::Waits => {
                     let released = self.released.lock().unwrap();
@@ -202,7 +261,7 @@ impl State {
                         .changed
                         .wait_timeout_while(released, PATIENCE, |free| !*free);
                     drop(wait);
-                    respond(stream.get_mut(), verdict.0, verdict.1)
+                    respond(stream.get_mut(), verdict.0, &verdict.1)
                 }
                 Conduct::Says(status, body) => respond(stream.get_mut(), status, body),
                 Conduct::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
@@ -211,6 +270,28 @@ impl State {
             let once = matches!(self.conduct, Conduct::ForgetsConnections | Conduct::Garbage);
             if answered.is_err() || once {
                 break;
+            }
+        }
+    }
+}
+
+impl State {
+    /// What the real one says of a participant.
+    fn presence(&self, call: &Call) -> (&'static str, String) {
+        let [room, identity] = call.room_and_identity();
+        let video = &call.claims["video"];
+        if video["roomAdmin"] != true || video["room"] != room.as_str() {
+            let body = r#"{"code":"unauthenticated","msg":"permissions denied"}"#;
+            return ("401 Unauthorized", body.to_owned());
+        }
+        match self.present.lock().unwrap().get(&(room, identity)) {
+            Some(sid) => {
+                let length = char::from(u8::try_from(sid.len()).unwrap());
+                ("200 OK", format!("\n{length}{sid}\u{18}\u{2}"))
+            }
+            None => {
+                let body = r#"{"code":"not_found","msg":"participant does not exist"}"#;
+                ("404 Not Found", body.to_owned())
             }
         }
     }

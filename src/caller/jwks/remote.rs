@@ -30,6 +30,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// Callers that may wait for one request; there is nothing that more of them would learn.
 const MAX_WAITING: usize = 4;
 const LIMITS: Limits = Limits {
+    kind: "jwks",
     connect: Duration::from_secs(3),
     head: Duration::from_secs(3),
     body: Duration::from_secs(3),

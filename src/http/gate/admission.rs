@@ -89,7 +89,7 @@ impl Gate {
 
     fn accept_one(&mut self, door: usize) {
         let error = match self.doors[door].accept() {
-            Ok((socket, address)) => return self.admit(socket, address),
+            Ok((socket, address)) => return self.admit(socket, address, door),
             Err(error) => error,
         };
         match error.kind() {
@@ -111,12 +111,13 @@ impl Gate {
         }
     }
 
-    fn admit(&mut self, mut socket: Socket, address: Option<IpAddr>) {
+    fn admit(&mut self, mut socket: Socket, address: Option<IpAddr>, door: usize) {
         count(&self.stats.accepted);
         let peer = Peer {
             address,
             trusted: address.is_none_or(|address| self.limits.trusts(address)),
             bucket: address.and_then(|address| self.limits.bucket(address)),
+            door,
         };
         let crowded = peer.bucket.is_some_and(|bucket| {
             self.per_address.get(&bucket).copied().unwrap_or(0)

@@ -5,6 +5,7 @@ use super::connection::Stage;
 use super::limits::{BACKLOG, GRACE_TIME, LAST_IDLE_TIME, LAST_READ_TIME};
 use super::{Gate, SWEEP};
 use crate::http::head::Refusal;
+use crate::notify::State;
 use std::io::Read;
 
 impl Gate {
@@ -50,6 +51,7 @@ impl Gate {
     /// No new clients; who has come is served.
     fn stop(&mut self) {
         log::info!("stopping: {} connections are open", self.connections.len());
+        self.supervisor.tell(State::Stopping);
         // whom the kernel has completed a connection with believes to be connected
         for door in &mut self.doors {
             door.ready = true;

@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) trusted: bool,
     /// What its connections are counted under, if they are.
     pub(super) bucket: Option<IpAddr>,
+    /// Which listener it came to, counted from 0.
+    pub(super) door: usize,
 }
 
 /// How far the present request has come.

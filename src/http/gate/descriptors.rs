@@ -3,8 +3,8 @@
 use super::Error;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Standard streams, event queue, listeners, signals, random numbers, a file that is being read.
-const OWN: usize = 14;
+/// Standard streams, event queue, listeners, signals, random numbers, the service manager, a file that is being read.
+const OWN: usize = 18;
 /// The gate's end of a worker's connection, and the two of tiny_http.
 const PER_PLACE: usize = 3;
 /// What a worker itself may open at once, a connection and a look-up for it, and what it may leave open for the next one:

@@ -111,7 +111,11 @@ impl Gate {
             connection.request = self.spares.pop().unwrap_or_default();
         }
         connection.request.clear();
-        head.write(&Client(client), &mut connection.request);
+        head.write(
+            &Client(client),
+            connection.peer.door,
+            &mut connection.request,
+        );
         connection.call = Call {
             modern: head.is_modern(),
             keep_alive: head.keeps_alive() && !last,

@@ -2,6 +2,7 @@
 
 use super::{Error, Gate, Limits, Listener, Stats, descriptors};
 use crate::http::head::Head;
+use crate::notify::Supervisor;
 use std::env;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -20,7 +21,8 @@ use tiny_http::{Request, ResponseBox, Server};
 /// Serves requests until SIGTERM or SIGINT, with as many of `wanted` workers as the descriptor limit allows, at least two.
 ///
 /// `handle` is called on a worker's thread; what it panics costs that request an answer of `panicked`, nothing else. `opened`
-/// is told the counters once clients are let in. See [`Gate::new`] for `lane`.
+/// is told the counters once clients are let in, and gives whom the loop tells that it lives, and that it ends. See
+/// [`Gate::new`] for `lane`.
 ///
 /// # Errors
 /// Any of [`Error`]. The process ends at once, with a line in the log and status 1, if tiny_http fails while it serves:
@@ -32,7 +34,7 @@ pub fn serve<H>(
     lane: impl Fn(&Head<'_>) -> bool + 'static,
     handle: H,
     panicked: fn() -> ResponseBox,
-    opened: impl FnOnce(Arc<Stats>),
+    opened: impl FnOnce(Arc<Stats>) -> Supervisor,
 ) -> Result<(), Error>
 where
     H: Fn(&mut Request) -> ResponseBox + Send + Sync + 'static,
@@ -57,9 +59,9 @@ where
         workers.push(work.employ(index).map_err(Error::Backend)?);
     }
     let address = back_door.listener.local_addr().map_err(Error::Backend)?;
-    let gate = Gate::new(listeners, &address, count, limits, lane)?;
+    let mut gate = Gate::new(listeners, &address, count, limits, lane)?;
     back_door.close(&work.closing).map_err(Error::Backend)?;
-    opened(gate.stats());
+    gate.supervisor = opened(gate.stats());
     let finished = gate.run()?;
     work.ending.store(true, Ordering::SeqCst);
     for _ in 0..count {

@@ -13,7 +13,7 @@ fn parse(head: &str) -> Result<Head<'_>, Refusal> {
 
 fn written(head: &str) -> String {
     let mut out = Vec::new();
-    parse(head).unwrap().write(&"192.0.2.1", &mut out);
+    parse(head).unwrap().write(&"192.0.2.1", 0, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -34,10 +34,10 @@ fn decode(bytes: &[u8], piece: usize, room: usize) -> Result<(Vec<u8>, usize, bo
 fn a_handler_sees_only_what_it_may() {
     assert_eq!(
         written(
-            "POST /a?b HTTP/1.1\r\nHost: h\r\nCookie: c\r\nX-Gate-Client: 1.1.1.1\r\nConnection: host\r\n\
+            "POST /a?b HTTP/1.1\r\nHost: h\r\nCookie: c\r\nX-Gate-Client: 1.1.1.1\r\nx-gate-door: 7\r\nConnection: host\r\n\
              origin: o\r\nContent-Length: 5\r\n\r\n"
         ),
-        "POST /a?b HTTP/1.1\r\nTE: identity\r\nX-Gate-Client: 192.0.2.1\r\nHost: h\r\norigin: o\r\nContent-Length: 5\r\n\r\n"
+        "POST /a?b HTTP/1.1\r\nTE: identity\r\nX-Gate-Client: 192.0.2.1\r\nX-Gate-Door: 0\r\nHost: h\r\norigin: o\r\nContent-Length: 5\r\n\r\n"
     );
 }
 
@@ -52,7 +52,7 @@ fn the_authority_of_a_target_replaces_the_host() {
 fn the_length_of_a_chunked_body_is_filled_in() {
     let mut request = Vec::new();
     let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
-    parse(head).unwrap().write(&"unix", &mut request);
+    parse(head).unwrap().write(&"unix", 0, &mut request);
     let body = request.len();
     request.extend_from_slice(b"0123456789ab");
     set_length(&mut request, body);

@@ -153,6 +153,21 @@ impl VideoGrant {
         }
     }
 
+    pub(super) fn administer(room: &RoomName) -> Self {
+        Self {
+            room_admin: Some(true),
+            room: Some(room.as_str().to_owned()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn list_rooms() -> Self {
+        Self {
+            room_list: Some(true),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn create_room() -> Self {
         Self {
             room_create: Some(true),

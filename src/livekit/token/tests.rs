@@ -1,6 +1,7 @@
 //! `tests/vectors/livekit.json`: tokens signed by LiveKit's SDKs, and tokens with the verdict of each verifier.
 
 use serde_json::Value;
+use sha2::Digest;
 
 use super::verification::decode;
 use super::*;
@@ -14,6 +15,14 @@ fn vectors() -> (Value, ApiKey, u64) {
     );
     let now = all["now"].as_u64().unwrap();
     (all, key, now)
+}
+
+/// The Authorization of a webhook that an SFU which knows `key` sends at `now`.
+pub(crate) fn webhook(key: &ApiKey, body: &[u8], now: u64) -> String {
+    let hash = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(body));
+    let claims = serde_json::json!({"iss": key.id(), "nbf": now, "exp": now + 300, "sha256": hash});
+    let segments = [HEADER.to_owned(), claims.to_string()].map(|s| URL_SAFE_NO_PAD.encode(s));
+    key.sign(&segments.join("."))
 }
 
 fn claims_of(token: &str) -> Value {

@@ -11,9 +11,10 @@ fn known(delegated: Option<&str>, service: Service, targets: &[(&str, u16)]) -> 
     let mut known = Known::default();
     known.well_known.learn(
         match delegated {
-            Some(to) => Asked::Delegated(name(to), Duration::from_secs(3600)),
+            Some(to) => Asked::Found(name(to), Duration::from_secs(3600)),
             None => Asked::Absent("404".into()),
         },
+        PAUSES,
         now,
     );
     let targets = targets
@@ -154,4 +155,25 @@ fn records_that_still_hold_outlive_a_dns_failure() {
     };
     let lost = ask_srv("x", Some(gone), now);
     assert_eq!((lost.service, lost.targets), (Service::None, vec![]));
+}
+
+#[test]
+fn only_a_server_name_is_a_delegation() {
+    let read = |body: &str| read(body.as_bytes());
+    assert_eq!(
+        read(r#"{"m.server":"b.org:443","x":1}"#),
+        Ok(name("b.org:443"))
+    );
+    for body in [
+        "",
+        "{}",
+        "[]",
+        r#"{"m.server":1}"#,
+        r#"["b.org"]"#,
+        r#"{"m.server":""}"#,
+        r#"{"m.server":"https://b.org"}"#,
+        r#"{"m.server":"127.1"}"#,
+    ] {
+        assert!(read(body).is_err(), "{body}");
+    }
 }

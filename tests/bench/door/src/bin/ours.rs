@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use door::{WORKERS, Work};
 use livekit_token_service::http::gate::{self, Limits, Listener};
+use livekit_token_service::notify::Supervisor;
 use tiny_http::Response;
 
 fn main() -> ExitCode {
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
             |_head| false,
             move |request| work.answer_tiny(request),
             || Response::empty(500).boxed(),
-            |_stats| {},
+            |_stats| Supervisor::none(),
         )
     });
     match served {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Error, Known};
 use crate::matrix::id::ServerName;
+use crate::net::address::Trust;
 
 /// Names on each shelf. An entry has some 300 bytes, with long names and four SRV targets 2 KiB.
 const MOST: usize = 1024;
@@ -19,27 +19,50 @@ pub(super) enum Shelf {
     Strangers,
 }
 
+impl Shelf {
+    /// Where a server of this standing is kept.
+    pub(super) fn of(trust: Trust) -> Self {
+        match trust {
+            Trust::Stranger => Self::Strangers,
+            Trust::FullAccess | Trust::Administrator => Self::Listed,
+        }
+    }
+}
+
+/// Somebody else's look-up of the same name took longer than the caller could wait.
+#[derive(Debug)]
+pub(super) struct Waited;
+
+/// What is kept of one name.
+pub(super) trait Known: Clone + Default {
+    /// Whether it is to be asked for.
+    fn is_stale(&self, now: Instant) -> bool;
+
+    /// Has everything asked for again.
+    fn expire(&mut self);
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Cache {
-    listed: Mutex<HashMap<ServerName, Slot>>,
-    strangers: Mutex<HashMap<ServerName, Slot>>,
+pub(super) struct Cache<K> {
+    listed: Mutex<HashMap<ServerName, Slot<K>>>,
+    strangers: Mutex<HashMap<ServerName, Slot<K>>>,
 }
 
 #[derive(Debug)]
-struct Slot {
-    entry: Arc<Entry>,
+struct Slot<K> {
+    entry: Arc<Entry<K>>,
     used: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
-    state: Mutex<State>,
+struct Entry<K> {
+    state: Mutex<State<K>>,
     landed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    known: Known,
+struct State<K> {
+    known: K,
     flying: bool,
     /// When it was last asked for.
     learned: Option<Instant>,
@@ -50,8 +73,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Cache {
-    fn entry(&self, shelf: Shelf, name: &ServerName) -> Arc<Entry> {
+impl<K: Known> Cache<K> {
+    fn entry(&self, shelf: Shelf, name: &ServerName) -> Arc<Entry<K>> {
         let mut names = lock(match shelf {
             Shelf::Listed => &self.listed,
             Shelf::Strangers => &self.strangers,
@@ -68,7 +91,7 @@ impl Cache {
                 .map(|(name, _)| name.clone());
             oldest.and_then(|name| names.remove(&name));
         }
-        let entry = Arc::<Entry>::default();
+        let entry = Arc::<Entry<K>>::default();
         names.insert(
             name.clone(),
             Slot {
@@ -80,13 +103,13 @@ impl Cache {
     }
 
     /// What is known of `name` after `update`, which one caller at a time carries out.
-    pub(super) fn refresh(
+    pub(super) fn refresh<E: From<Waited>>(
         &self,
         shelf: Shelf,
         name: &ServerName,
         deadline: Instant,
-        update: impl FnOnce(&mut Known) -> Result<(), Error>,
-    ) -> Result<Known, Error> {
+        update: impl FnOnce(&mut K) -> Result<(), E>,
+    ) -> Result<K, E> {
         let entry = self.entry(shelf, name);
         let mut state = lock(&entry.state);
         if !state.known.is_stale(Instant::now()) {
@@ -95,7 +118,7 @@ impl Cache {
         while state.flying {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::Waited);
+                return Err(Waited.into());
             }
             state = entry
                 .landed
@@ -120,6 +143,11 @@ impl Cache {
         outcome.map(|()| known)
     }
 
+    /// Adds to what is known what was found out by other means; a look-up under way does not know it.
+    pub(super) fn amend(&self, shelf: Shelf, name: &ServerName, change: impl FnOnce(&mut K)) {
+        change(&mut lock(&self.entry(shelf, name).state).known);
+    }
+
     /// Has an entry asked for again, unless it was learned after `since`, or that was done within the last minute.
     pub(super) fn doubt(&self, shelf: Shelf, name: &ServerName, since: Instant) -> bool {
         let entry = self.entry(shelf, name);
@@ -140,9 +168,9 @@ impl Cache {
 }
 
 /// Ends a look-up for those who wait, also when it panicked.
-struct Flight<'a>(&'a Entry);
+struct Flight<'a, K>(&'a Entry<K>);
 
-impl Drop for Flight<'_> {
+impl<K> Drop for Flight<'_, K> {
     fn drop(&mut self) {
         lock(&self.0.state).flying = false;
         self.0.landed.notify_all();
@@ -153,25 +181,27 @@ impl Drop for Flight<'_> {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::super::well_known::Asked;
-    use super::super::{Service, Srv};
     use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    struct Fact(bool);
+
+    impl Known for Fact {
+        fn is_stale(&self, _now: Instant) -> bool {
+            !self.0
+        }
+
+        fn expire(&mut self) {
+            self.0 = false;
+        }
+    }
 
     fn name(text: &str) -> ServerName {
         ServerName::parse(text).unwrap()
     }
 
-    fn learn(known: &mut Known) -> Result<(), Error> {
-        let now = Instant::now();
-        known.well_known.learn(Asked::Absent("404".into()), now);
-        let until = now + Duration::from_secs(60);
-        known.srv = Some(Srv {
-            of: "a".into(),
-            service: Service::None,
-            targets: Vec::new(),
-            fresh_until: until,
-            valid_until: until,
-        });
+    fn learn(fact: &mut Fact) -> Result<(), Waited> {
+        fact.0 = true;
         Ok(())
     }
 
@@ -181,12 +211,12 @@ mod tests {
 
     #[test]
     fn many_callers_cause_one_look_up() {
-        let cache = Cache::default();
+        let cache = Cache::<Fact>::default();
         let asked = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..50 {
                 scope.spawn(|| {
-                    let update = |known: &mut Known| {
+                    let update = |known: &mut Fact| {
                         asked.fetch_add(1, Ordering::SeqCst);
                         std::thread::sleep(Duration::from_millis(50));
                         learn(known)
@@ -202,21 +232,26 @@ mod tests {
 
     #[test]
     fn who_waits_gives_up_at_the_deadline_and_a_panic_frees_the_name() {
-        let cache = Cache::default();
+        let cache = Cache::<Fact>::default();
         std::thread::scope(|scope| {
             let (started, has_started) = std::sync::mpsc::channel();
             let (finish, may_finish) = std::sync::mpsc::channel::<()>();
             let cache = &cache;
             let flying = scope.spawn(move || {
-                let _ = cache.refresh(Shelf::Listed, &name("a"), soon(), |_| {
-                    started.send(()).unwrap();
-                    may_finish.recv().unwrap();
-                    panic!("on purpose");
-                });
+                let _ = cache.refresh(
+                    Shelf::Listed,
+                    &name("a"),
+                    soon(),
+                    |_| -> Result<(), Waited> {
+                        started.send(()).unwrap();
+                        may_finish.recv().unwrap();
+                        panic!("on purpose");
+                    },
+                );
             });
             has_started.recv().unwrap();
             let late = cache.refresh(Shelf::Listed, &name("a"), Instant::now(), learn);
-            assert!(matches!(late, Err(Error::Waited)));
+            assert!(matches!(late, Err(Waited)));
             assert!(!cache.doubt(Shelf::Listed, &name("a"), soon()));
             finish.send(()).unwrap();
             assert!(flying.join().is_err());
@@ -228,7 +263,7 @@ mod tests {
 
     #[test]
     fn made_up_names_stay_on_their_shelf() {
-        let cache = Cache::default();
+        let cache = Cache::<Fact>::default();
         cache
             .refresh(Shelf::Listed, &name("own.example"), soon(), learn)
             .unwrap();
@@ -247,18 +282,21 @@ mod tests {
             (1, MOST)
         );
         cache
-            .refresh(Shelf::Listed, &name("own.example"), soon(), |_| {
-                panic!("was forgotten")
-            })
+            .refresh(
+                Shelf::Listed,
+                &name("own.example"),
+                soon(),
+                |_| -> Result<(), Waited> { panic!("was forgotten") },
+            )
             .unwrap();
     }
 
     #[test]
     fn a_server_is_doubted_once_a_minute() {
-        let cache = Cache::default();
+        let cache = Cache::<Fact>::default();
         let refresh = || {
             let mut asked = false;
-            let update = |known: &mut Known| {
+            let update = |known: &mut Fact| {
                 asked = true;
                 learn(known)
             };

@@ -1,0 +1,20 @@
+//! Whatever the SFU answers, the names in it stand in it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use livekit_token_service::fuzzing::{participant_sid, room_names};
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes
+        .windows(text.len())
+        .any(|window| window == text.as_bytes())
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(sid) = participant_sid(bytes) {
+        assert!((1..=256).contains(&sid.as_str().len()) && holds(bytes, sid.as_str()));
+    }
+    for name in room_names(bytes).unwrap_or_default() {
+        assert!((1..=256).contains(&name.as_str().len()) && holds(bytes, name.as_str()));
+    }
+});

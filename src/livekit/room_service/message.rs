@@ -1,0 +1,221 @@
+//! The few protobuf messages that we need, encoded and read here in a few lines; `prost` would bring seven crates and a code
+//! generator for them.
+
+use crate::livekit::token::{Identity, RoomName, Sid};
+
+/// Wire types (protobuf, "Encoding").
+const VARINT: u64 = 0;
+const FIXED64: u64 = 1;
+const BYTES: u64 = 2;
+const FIXED32: u64 = 5;
+
+/// `livekit.CreateRoomRequest`: name = 1, empty_timeout = 2, departure_timeout = 10, both in seconds.
+pub(super) fn create_room(room: &RoomName, empty_timeout: u32, departure_timeout: u32) -> Vec<u8> {
+    let mut message = Vec::with_capacity(room.as_str().len() + 10);
+    put_text(&mut message, 1, room.as_str());
+    for (field, value) in [(2, empty_timeout), (10, departure_timeout)] {
+        put_field(&mut message, field, VARINT);
+        put_varint(&mut message, value.into());
+    }
+    message
+}
+
+/// `livekit.RoomParticipantIdentity`: room = 1, identity = 2.
+pub(super) fn room_participant(room: &RoomName, identity: &Identity) -> Vec<u8> {
+    let mut message = Vec::with_capacity(room.as_str().len() + identity.as_str().len() + 6);
+    put_text(&mut message, 1, room.as_str());
+    put_text(&mut message, 2, identity.as_str());
+    message
+}
+
+/// `livekit.ListRoomsRequest`: names = 1, repeated; none means all of them.
+pub(super) fn list_rooms(names: &[RoomName]) -> Vec<u8> {
+    let mut message = Vec::new();
+    for name in names {
+        put_text(&mut message, 1, name.as_str());
+    }
+    message
+}
+
+/// The sid of a `livekit.ParticipantInfo`: sid = 1. Without one, or without protobuf, it is not known.
+pub(super) fn participant_sid(message: &[u8]) -> Option<Sid> {
+    let sid = last_text(message, 1)?;
+    Sid::new(sid).ok()
+}
+
+/// The names in a `livekit.ListRoomsResponse`: rooms = 1, repeated, each a `livekit.Room` with name = 2.
+pub(super) fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
+    let mut names = Vec::new();
+    for field in Fields(message) {
+        if let (1, Some(room)) = field? {
+            names.extend(last_text(room, 2).and_then(|name| RoomName::new(name).ok()));
+        }
+    }
+    Some(names)
+}
+
+/// A text field; the last one of its number counts.
+fn last_text(message: &[u8], number: u64) -> Option<String> {
+    let mut last = None;
+    for field in Fields(message) {
+        match field? {
+            (found, Some(bytes)) if found == number => last = Some(bytes),
+            _ => {}
+        }
+    }
+    Some(std::str::from_utf8(last?).ok()?.to_owned())
+}
+
+/// The fields of a message: number, and the bytes of those that have some. `None` in place of a field that is broken, and the end.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Option<(u64, Option<&'a [u8]>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.field();
+        if field.is_none() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn field(&mut self) -> Option<(u64, Option<&'a [u8]>)> {
+        let tag = self.varint()?;
+        let bytes = match tag & 7 {
+            VARINT => self.varint().map(|_| None)?,
+            FIXED64 => self.skip(8).map(|_| None)?,
+            FIXED32 => self.skip(4).map(|_| None)?,
+            BYTES => {
+                let length = self.varint()?;
+                Some(self.skip(usize::try_from(length).ok()?)?)
+            }
+            _ => return None,
+        };
+        Some((tag >> 3, bytes))
+    }
+
+    fn skip(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.skip(1)?.first()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+fn put_text(message: &mut Vec<u8>, number: u64, text: &str) {
+    put_field(message, number, BYTES);
+    put_varint(message, text.len() as u64);
+    message.extend_from_slice(text.as_bytes());
+}
+
+fn put_field(message: &mut Vec<u8>, number: u64, wire_type: u64) {
+    put_varint(message, number << 3 | wire_type);
+}
+
+fn put_varint(message: &mut Vec<u8>, mut value: u64) {
+    while value > 0x7f {
+        message.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    message.push(value.to_le_bytes()[0]);
+}
+
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub(super) mod fuzzing {
+    use super::{RoomName, Sid};
+
+    /// The connection in what is said of a participant.
+    pub fn participant_sid(message: &[u8]) -> Option<Sid> {
+        super::participant_sid(message)
+    }
+
+    /// The rooms in a list of them.
+    pub fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
+        super::room_names(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(name: &str) -> RoomName {
+        RoomName::new(name.into()).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_what_protoc_would_write() {
+        assert_eq!(
+            create_room(&room("abc"), 300, 20),
+            [0x0a, 3, b'a', b'b', b'c', 0x10, 0xac, 0x02, 0x50, 20]
+        );
+        let long = create_room(&room(&"a".repeat(256)), 300, 20);
+        assert_eq!(long[..3], [0x0a, 0x80, 0x02]);
+        let identity = Identity::new("me".into()).unwrap();
+        assert_eq!(
+            room_participant(&room("r"), &identity),
+            [0x0a, 1, b'r', 0x12, 2, b'm', b'e']
+        );
+        assert_eq!(
+            list_rooms(&[room("a"), room("b")]),
+            [0x0a, 1, b'a', 0x0a, 1, b'b']
+        );
+        assert!(list_rooms(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_sid_is_found_among_all_kinds_of_fields() {
+        let mut message = vec![0x18, 0x96, 0x01];
+        message.extend([0x0a, 4, b'P', b'A', b'_', b'1']);
+        message.extend([0x25, 1, 2, 3, 4]);
+        message.extend([0x29, 1, 2, 3, 4, 5, 6, 7, 8]);
+        message.extend([0x12, 1, b'i']);
+        assert_eq!(
+            participant_sid(&message),
+            Some(Sid::new("PA_1".into()).unwrap())
+        );
+        for broken in [
+            &b""[..],
+            b"{\"sid\":\"PA_1\"}",
+            &[0x0a],
+            &[0x0a, 5, b'P'],
+            &[0x0a, 1, 0xff],
+            &[0x0a, 0],
+            &[0x0a, 1, b'P', 0x1b],
+            &[0xff; 20],
+            &[
+                0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+            ],
+        ] {
+            assert_eq!(participant_sid(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn rooms_are_listed_by_name() {
+        let message = [
+            0x0a, 5, 0x0a, 0, 0x12, 1, b'a', 0x0a, 0, 0x0a, 3, 0x12, 1, b'b',
+        ];
+        assert_eq!(room_names(&message), Some(vec![room("a"), room("b")]));
+        assert_eq!(room_names(b""), Some(vec![]));
+        assert_eq!(room_names(b"<html>"), None);
+    }
+}

@@ -1,0 +1,152 @@
+use super::*;
+use crate::livekit::token::{MAX_NAME, verify};
+use crate::net::address::AddressPolicy;
+use crate::net::fake::Fake;
+use crate::net::tls::{Roots, Verification, client_config};
+
+const NOT_FOUND: &str = r#"{"code":"not_found","msg":"participant does not exist"}"#;
+
+fn key() -> ApiKey {
+    ApiKey::new("key", "secret")
+}
+
+fn rooms(fake: &Fake) -> RoomService {
+    let tls = client_config(&Roots::common(), Verification::On);
+    let fetcher = Fetcher::new(tls, AddressPolicy::default(), 1);
+    RoomService::new(fetcher, fake.url("/sfu"), key())
+}
+
+fn names() -> (RoomName, Identity) {
+    let (room, identity) = (RoomName::new("r".into()), Identity::new("me".into()));
+    (room.unwrap(), identity.unwrap())
+}
+
+fn answering(head: &'static str, body: impl Into<Vec<u8>>) -> Fake {
+    let body = body.into();
+    Fake::new(move |_| Some((head, body.clone())))
+}
+
+/// The `video` grant of the one call that was made.
+fn grant(fake: &Fake) -> serde_json::Value {
+    use base64::Engine;
+    let asked = fake.asked().pop().unwrap();
+    let token = asked.authorization.unwrap();
+    let token = token.strip_prefix("Bearer ").unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    verify(token, &[key()], now.as_secs()).unwrap();
+    let claims = token.split('.').nth(1).unwrap();
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let claims = engine.decode(claims).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    claims["video"].clone()
+}
+
+#[test]
+fn each_call_may_do_what_it_does_and_nothing_else() {
+    let (room, identity) = names();
+    let fake = answering("200 OK", "");
+    let rooms = rooms(&fake);
+    let in_room = serde_json::json!({"roomAdmin": true, "room": "r"});
+    rooms.create(&room).unwrap();
+    assert_eq!(grant(&fake), serde_json::json!({"roomCreate": true}));
+    rooms.get_participant(&room, &identity).unwrap();
+    assert_eq!(grant(&fake), in_room);
+    rooms.remove_participant(&room, &identity).unwrap();
+    assert_eq!(grant(&fake), in_room);
+    rooms.list_rooms(&[room]).unwrap();
+    assert_eq!(grant(&fake), serde_json::json!({"roomList": true}));
+    let method = |name| format!("POST /sfu/twirp/livekit.RoomService/{name}");
+    let methods = [
+        "CreateRoom",
+        "GetParticipant",
+        "RemoveParticipant",
+        "ListRooms",
+    ];
+    assert_eq!(fake.lines(), methods.map(method));
+    assert_eq!(fake.asked()[1].body, b"\x0a\x01r\x12\x02me");
+}
+
+#[test]
+fn only_the_sfu_itself_can_say_that_somebody_is_gone() {
+    let (room, identity) = names();
+    let presence =
+        |head, body: &str| rooms(&answering(head, body)).get_participant(&room, &identity);
+    assert_eq!(
+        presence("404 Not Found", NOT_FOUND).unwrap(),
+        Presence::NotFound
+    );
+    for (head, body) in [
+        ("404 Not Found", ""),
+        ("404 Not Found", "<html>404 Not Found</html>"),
+        (
+            "404 Not Found",
+            r#"{"code":"bad_route","msg":"no handler"}"#,
+        ),
+        ("404 Not Found", r#"{"errcode":"M_UNRECOGNIZED"}"#),
+        (
+            "401 Unauthorized",
+            r#"{"code":"unauthenticated","msg":"x"}"#,
+        ),
+        ("503 Unavailable", NOT_FOUND),
+        ("302 Found\r\nLocation: /", NOT_FOUND),
+        ("204 No Content", ""),
+    ] {
+        let presence = presence(head, body);
+        assert!(presence.is_err(), "{head} {body}: {presence:?}");
+    }
+    let hangs_up = Fake::new(|_| None);
+    assert!(rooms(&hangs_up).get_participant(&room, &identity).is_err());
+}
+
+#[test]
+fn who_is_there_is_so_on_a_connection_if_the_sfu_says_which() {
+    let (room, identity) = names();
+    let presence =
+        |body: &[u8]| rooms(&answering("200 OK", body)).get_participant(&room, &identity);
+    let sid = Sid::new("PA_1".into()).unwrap();
+    assert_eq!(
+        presence(b"\x0a\x04PA_1\x12\x02me").unwrap(),
+        Presence::Here(Some(sid))
+    );
+    assert_eq!(presence(b"").unwrap(), Presence::Here(None));
+    assert_eq!(presence(b"{}").unwrap(), Presence::Here(None));
+}
+
+#[test]
+fn removing_somebody_who_is_not_there_is_no_error() {
+    let (room, identity) = names();
+    let remove = |head, body| rooms(&answering(head, body)).remove_participant(&room, &identity);
+    remove("200 OK", "").unwrap();
+    remove("404 Not Found", NOT_FOUND).unwrap();
+    assert!(matches!(
+        remove("403 Forbidden", ""),
+        Err(Error::KeyRefused(_))
+    ));
+    assert!(matches!(
+        remove("404 Not Found", "<html>"),
+        Err(Error::Refused(404, _))
+    ));
+}
+
+#[test]
+fn rooms_that_exist_are_listed() {
+    let (room, _) = names();
+    let list =
+        |body: &[u8]| rooms(&answering("200 OK", body)).list_rooms(std::slice::from_ref(&room));
+    assert_eq!(list(b"\x0a\x03\x12\x01r").unwrap(), vec![room.clone()]);
+    assert_eq!(list(b"").unwrap(), vec![]);
+    assert!(list(b"<html>").is_err());
+    let long = [b'a'; MAX_NAME + 1];
+    let long = [b"\x0a\x84\x02\x12\x81\x02", &long[..]].concat();
+    assert_eq!(list(&long).unwrap(), vec![], "no room has such a name");
+}
+
+#[test]
+fn the_sfus_words_are_short_and_plain() {
+    assert_eq!(
+        reason(br#"{"code":"unauthenticated","msg":"permissions denied"}"#),
+        "unauthenticated: permissions denied"
+    );
+    assert_eq!(reason(b"invalid token\n"), "invalid token");
+    assert_eq!(reason(&[b'x'; 5000]).len(), MAX_REASON);
+}

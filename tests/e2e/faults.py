@@ -1,0 +1,156 @@
+"""What stands between the service and a homeserver or Redis: it writes down the calls, and breaks when told to."""
+
+import contextlib
+import http.client
+import http.server
+import re
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+ACTION = re.compile(r"/delayed_events/([^/]+)/(restart|send|cancel)$")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call about a delayed event, and how the homeserver answered it."""
+
+    time: float
+    delay_id: str
+    action: str
+    status: int
+
+
+class HomeserverProxy:
+    """Before a real homeserver; `fault` is None, "refused" (nobody listens), "silent" or "502"."""
+
+    def __init__(self, upstream):
+        self.calls = []
+        self._upstream = upstream.removeprefix("http://")
+        self._fault, self._healed, self._server = None, threading.Event(), None
+        self._healed.set()
+        self._port = 0
+        self._listen()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def _listen(self):
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                proxy._forward(self, None)
+
+            def do_POST(self):
+                proxy._forward(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            def log_message(self, *_):
+                pass
+
+        self._server = _Server(("127.0.0.1", self._port), Handler)
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @contextlib.contextmanager
+    def broken(self, fault):
+        """The homeserver is down in that way, and up again at the end."""
+        self._fault = fault
+        self._healed.clear()
+        if fault == "refused":
+            self.stop()
+        try:
+            yield
+        finally:
+            if fault == "refused":
+                self._listen()
+            self._fault = None
+            self._healed.set()
+
+    def _forward(self, client, body):
+        client.close_connection = True
+        if self._fault == "silent":
+            # the machine that comes back knows nothing of the connection
+            self._healed.wait(120)
+            return
+        if self._fault:
+            return self._reply(client, 502, b"<html>Bad Gateway</html>", "text/html")
+        connection = http.client.HTTPConnection(self._upstream, timeout=30)
+        try:
+            wanted = {name: client.headers[name] for name in ("Content-Type", "Authorization") if client.headers[name]}
+            connection.request(client.command, client.path, body, wanted)
+            reply = connection.getresponse()
+            payload = reply.read()
+        except (OSError, http.client.HTTPException):
+            return self._reply(client, 502, b"", "text/plain")
+        finally:
+            connection.close()
+        if found := ACTION.search(client.path):
+            self.calls.append(Call(time.time(), *found.groups(), reply.status))
+        kept = {name: reply.headers[name] for name in ("Retry-After",) if reply.headers[name]}
+        self._reply(client, reply.status, payload, reply.headers["Content-Type"], kept)
+
+    @staticmethod
+    def _reply(client, status, body, kind, headers=None):
+        client.send_response(status)
+        for name, value in (
+            {"Content-Type": kind, "Content-Length": len(body), "Connection": "close"} | (headers or {})
+        ).items():
+            client.send_header(name, str(value))
+        client.end_headers()
+        client.wfile.write(body)
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+
+class Cable:
+    """TCP connections that can be cut: bytes and new connections wait in it, nobody is told, and all arrive late in the end."""
+
+    def __init__(self, port):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._target, self._whole = port, threading.Event()
+        self._whole.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @contextlib.contextmanager
+    def cut(self):
+        self._whole.clear()
+        try:
+            yield
+        finally:
+            self._whole.set()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client):
+        with client, contextlib.suppress(OSError):
+            self._whole.wait()
+            with socket.create_connection(("127.0.0.1", self._target), timeout=30) as server:
+                ends = {client: server, server: client}
+                while True:
+                    readable, _, _ = select.select(list(ends), [], [])
+                    for end in readable:
+                        data = end.recv(65536)
+                        self._whole.wait()
+                        if not data:
+                            return
+                        ends[end].sendall(data)
+
+    def close(self):
+        self._whole.set()
+        self._listener.close()

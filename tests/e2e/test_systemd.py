@@ -1,0 +1,232 @@
+"""The Debian package in a machine with systemd: what an administrator does with it, from its installation to its removal."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from machine import Machine
+from service import call
+
+SHIP = pathlib.Path(__file__).parents[1] / "ship"
+NAME = "livekit-token-service"
+ENV, KEYS = f"etc/{NAME}/env", f"etc/{NAME}/keys"
+SETTINGS = "LIVEKIT_URL=wss://sfu.example.org\nLIVEKIT_FULL_ACCESS_HOMESERVERS=example.org\n"
+KEY, SECRET = "APIsystemd", "never-logged-secret-of-the-machine-with-systemd"
+PATIENCE = 60
+# SECONDS of load, in which the service is restarted as often as it can be
+LOAD_SECONDS, CONNECTIONS = 8, 16
+
+# the first run makes the machine, and the package where there is none
+pytestmark = pytest.mark.timeout(1800)
+
+
+def made(script):
+    """The last line of what a script of tests/ship prints."""
+    done = subprocess.run([SHIP / script], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, f"tests/ship/{script} failed"
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def package():
+    made("package")
+    return SHIP.parents[1] / "dist" / f"{NAME}_amd64.deb"
+
+
+@pytest.fixture
+def machine(package):
+    """With the package installed, and nothing set."""
+    machine = Machine(made("tree"))
+    try:
+        shutil.copy(package, machine.root / "package.deb")
+        machine.run("dpkg", "--install", "/package.deb")
+        yield machine
+        assert SECRET not in machine.journal(), "a secret in the journal"
+    finally:
+        print(machine.journal("--lines=100"))
+        machine.close()
+
+
+@pytest.fixture
+def configured(machine):
+    (machine.root / ENV).write_text(SETTINGS)
+    (machine.root / KEYS).write_text(f"{KEY}: {SECRET}\n")
+    return machine
+
+
+def override(machine, *lines):
+    folder = machine.root / f"etc/systemd/system/{NAME}.service.d"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.conf").write_text("[Service]\n" + "".join(f"{line}\n" for line in lines))
+    machine.run("systemctl", "daemon-reload")
+
+
+def main_pid(machine):
+    """As this machine counts processes, not the one in it."""
+    inside = machine.show(NAME, "MainPID")
+    for status in pathlib.Path("/proc").glob("[0-9]*/status"):
+        try:
+            pids = re.search(r"NSpid:\s+(.*)", status.read_text())[1].split()
+            same = os.readlink(status.parent / "root") is not None and len(pids) > 1 and pids[-1] == inside
+            if same and (status.parent / "comm").read_text().strip() == NAME[:15]:
+                return int(pids[0])
+        except (OSError, TypeError):
+            continue
+    raise AssertionError(f"{NAME} does not run")
+
+
+def healthz(machine, authority="127.0.0.1:8080"):
+    with machine.inside():
+        return call(authority, "GET", "/healthz").status
+
+
+def until(true, what):
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)  # between two looks
+
+
+def test_it_starts_nothing_by_itself_and_says_what_it_lacks(machine):
+    for unit in "service", "socket":
+        assert machine.run("systemctl", "is-enabled", f"{NAME}.{unit}", check=False).strip() == "disabled"
+        assert machine.show(f"{NAME}.{unit}", "ActiveState") == "inactive"
+    machine.run("systemctl", "start", NAME, check=False)
+    assert machine.show(NAME, "ActiveState") == "failed"
+    assert machine.show(NAME, "ExecMainStatus") == "78"
+    # it would be wrong again
+    assert machine.show(NAME, "NRestarts") == "0"
+    assert "LIVEKIT_URL: expected" in machine.journal(f"--unit={NAME}")
+    for path in ENV, KEYS:
+        assert (machine.root / path).stat().st_mode & 0o777 == 0o600
+
+
+def test_it_starts_is_confined_and_stops(configured):
+    machine = configured
+    machine.run("systemctl", "enable", "--now", NAME)
+    # Type=notify: it is up when systemctl returns
+    assert healthz(machine) == 200
+    log = machine.journal(f"--unit={NAME}")
+    assert f"key={KEY}" in log and "full_access=example.org" in log
+
+    process = pathlib.Path(f"/proc/{main_pid(machine)}")
+    status = dict(re.findall(r"(\w+):\s+(.*)", (process / "status").read_text()))
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
+    assert all(int(status[name], 16) == 0 for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb"))
+    assert "0" not in status["Uid"].split()
+    environment = (process / "environ").read_bytes()
+    assert SECRET.encode() not in environment
+    assert b"STATE_DIRECTORY=/var/lib/livekit-token-service" in environment
+    # a root with nothing in it that could be run, and nothing that it may write but what is its own
+    root = process / "root"
+    assert [path.name for path in (root / "usr/bin").iterdir()] == [NAME]
+    assert not (root / "bin").exists() and not (root / "home").exists() and not (root / "root").exists()
+    assert not (root / "etc/shadow").exists()
+    mounts = (process / "mountinfo").read_text()
+    assert re.search(r" / / ro,", mounts), mounts
+
+    asked = time.monotonic()
+    machine.run("systemctl", "stop", NAME)
+    assert machine.show(NAME, "Result") == "success", machine.journal(f"--unit={NAME}")
+    assert time.monotonic() - asked < PATIENCE
+    assert "stopping" in machine.journal(f"--unit={NAME}")
+
+
+def test_the_journal_knows_what_is_a_warning(configured):
+    # nobody has full access then, of which it warns
+    (configured.root / ENV).write_text("LIVEKIT_URL=wss://sfu.example.org\n")
+    configured.run("systemctl", "start", NAME)
+    lines = configured.run("journalctl", f"--unit={NAME}", "--output=json", "--priority=warning").splitlines()
+    messages = [json.loads(line)["MESSAGE"] for line in lines]
+    assert any("restricted" in message for message in messages), messages
+    assert not any("listening on" in message for message in messages)
+    assert not any(message.startswith("<") for message in messages)
+
+
+def test_a_reload_keeps_the_process_and_its_clients(configured):
+    machine = configured
+    machine.run("systemctl", "start", NAME)
+    before = machine.show(NAME, "MainPID")
+    for _ in range(3):
+        machine.run("systemctl", "reload", NAME)
+        until(lambda: machine.show(NAME, "ActiveState") == "active", "it does not come back from its reload")
+        assert healthz(machine) == 200
+    assert machine.show(NAME, "MainPID") == before
+    assert machine.show(NAME, "NRestarts") == "0"
+
+
+def test_a_credential_is_a_setting(configured):
+    machine = configured
+    (machine.root / "etc/my-ca.pem").write_text("no certificate\n")
+    (machine.root / "etc/my-ca.pem").chmod(0o600)
+    override(machine, "LoadCredential=livekit-ca-file:/etc/my-ca.pem")
+    machine.run("systemctl", "start", NAME, check=False)
+    assert machine.show(NAME, "ExecMainStatus") == "78"
+    assert "LIVEKIT_CA_FILE: expected" in machine.journal(f"--unit={NAME}")
+    shutil.copy("/etc/ssl/certs/ca-certificates.crt", machine.root / "etc/my-ca.pem")
+    machine.run("systemctl", "restart", NAME)
+    assert healthz(machine) == 200
+
+
+def test_a_service_that_hangs_is_replaced(configured):
+    machine = configured
+    override(machine, "WatchdogSec=2", "RestartSec=0")
+    machine.run("systemctl", "start", NAME)
+    before = machine.show(NAME, "MainPID")
+    # a healthy one outlives many of its deadlines, idle as it is
+    time.sleep(6)
+    assert machine.show(NAME, "MainPID") == before
+    os.kill(main_pid(machine), signal.SIGSTOP)
+    until(lambda: machine.show(NAME, "NRestarts") == "1", "a service that hangs stays")
+    until(lambda: machine.show(NAME, "ActiveState") == "active", "it does not start again")
+    assert machine.show(NAME, "MainPID") != before
+    assert healthz(machine) == 200
+    assert "Watchdog timeout" in machine.journal(f"--unit={NAME}")
+
+
+def test_restarts_under_load_lose_no_request(configured):
+    machine = configured
+    machine.run("systemctl", "enable", "--now", f"{NAME}.socket")
+    assert machine.show(NAME, "ActiveState") == "inactive"
+    # the first client starts it
+    assert healthz(machine) == 200
+    assert machine.show(NAME, "ActiveState") == "active"
+    wrk = subprocess.Popen(
+        ["nsenter", f"--target={machine.init}", "--net", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{LOAD_SECONDS}s",
+         "http://127.0.0.1:8080/healthz"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    restarts = 0
+    while wrk.poll() is None:
+        machine.run("systemctl", "restart", NAME)
+        restarts += 1
+        # the limit of starts is for services that fail
+        machine.run("systemctl", "reset-failed", NAME)
+    said = wrk.communicate()[0]
+    assert restarts > 2, said
+    assert "Socket errors" not in said and "Non-2xx" not in said, said
+    assert int(re.search(r"(\d+) requests in", said)[1]) > 1000, said
+
+
+def test_an_upgrade_keeps_the_settings_and_starts_it_anew_and_a_removal_ends_it(configured):
+    machine = configured
+    machine.run("systemctl", "enable", "--now", NAME)
+    before = machine.show(NAME, "MainPID")
+    machine.run("dpkg", "--install", "/package.deb")
+    until(lambda: machine.show(NAME, "ActiveState") == "active", "it does not run after an upgrade")
+    assert machine.show(NAME, "MainPID") != before
+    assert (machine.root / ENV).read_text() == SETTINGS
+    assert healthz(machine) == 200
+    machine.run("dpkg", "--remove", NAME)
+    assert machine.show(NAME, "ActiveState") in ("inactive", "failed")
+    assert not (machine.root / f"usr/bin/{NAME}").exists()
+    assert (machine.root / KEYS).exists()
+    machine.run("dpkg", "--purge", NAME)
+    assert not (machine.root / KEYS).exists()

@@ -1,0 +1,93 @@
+//! contrib/livekit-token-service.env has every setting, and nothing in it that the service would refuse.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::process::run_to_exit;
+use crate::settings::{KEY, SECRET, Settings};
+
+const FILE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/contrib/livekit-token-service.env"
+);
+
+#[test]
+fn it_has_every_setting_that_help_has_with_its_line() {
+    let help = run_to_exit(&["--help"], &Settings::none()).stdout;
+    let of_help: BTreeMap<_, _> = help.lines().filter_map(in_help).collect();
+    assert!(of_help.len() > 20, "{help}");
+    let file = fs::read_to_string(FILE).unwrap();
+    let of_file: BTreeMap<_, _> = examples(&file)
+        .map(|(meaning, name, _)| (name, meaning))
+        .collect();
+    for (name, meaning) in &of_help {
+        let line = format!("# {meaning}\n#{name}=");
+        assert!(of_file.contains_key(name), "{FILE} lacks\n{line}");
+        assert_eq!(of_file[name], *meaning, "{FILE} should have\n{line}");
+    }
+    for name in of_file.keys() {
+        assert!(of_help.contains_key(name), "{name} is no setting any more");
+    }
+}
+
+#[test]
+fn its_examples_are_understood() {
+    let file = fs::read_to_string(FILE).unwrap();
+    let mut tried = 0;
+    for (_, name, value) in examples(&file) {
+        // they would have to be there
+        if name.ends_with("_FILE") || name.ends_with("_DIR") {
+            continue;
+        }
+        let settings = Settings::none()
+            .set("LIVEKIT_URL", "wss://sfu.example.com")
+            .set("LIVEKIT_KEYS", format!("{KEY}: {SECRET}"))
+            .set(name, value);
+        let settings = match name.strip_suffix("KEY") {
+            // a key alone is half of a pair
+            Some(prefix) => settings.set(&format!("{prefix}SECRET"), SECRET),
+            None if name.ends_with("SECRET") => settings.set("LIVEKIT_KEY", "APIother"),
+            None => settings,
+        };
+        let exit = run_to_exit(&["check-config"], &settings);
+        assert_eq!(exit.code, Some(0), "{name}={value}: {exit:?}");
+        let said = format!("{name} ");
+        let ignored = exit.stdout.lines().find(|line| {
+            line.contains(&said) && (line.contains("ignored") || line.contains("no effect"))
+        });
+        assert_eq!(ignored, None, "{name}={value}");
+        tried += 1;
+    }
+    assert!(tried > 15, "only {tried} examples were found");
+}
+
+/// As it is shipped it changes nothing: a package may install it.
+#[test]
+fn nothing_in_it_is_set() {
+    let file = fs::read_to_string(FILE).unwrap();
+    let set = file
+        .lines()
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    assert_eq!(set, None);
+}
+
+/// Name and meaning, if a line of `--help` has them and the name is no older one.
+fn in_help(line: &str) -> Option<(&str, &str)> {
+    let (name, meaning) = line.strip_prefix("  ")?.split_once(' ')?;
+    let setting = name.contains('_') && is_name(name);
+    let meaning = meaning.trim();
+    (setting && !meaning.starts_with("older name of")).then_some((name, meaning))
+}
+
+/// Meaning, name and value of every example: `# meaning`, and `#NAME=value` on the next line.
+fn examples(file: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    let pairs = file.lines().zip(file.lines().skip(1));
+    pairs.filter_map(|(meaning, example)| {
+        let (name, value) = example.strip_prefix('#')?.split_once('=')?;
+        is_name(name).then(|| (meaning.trim_start_matches("# "), name, value))
+    })
+}
+
+fn is_name(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+}

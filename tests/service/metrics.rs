@@ -1,0 +1,140 @@
+//! What operators see on their own listener, and that nobody else sees it.
+
+use crate::client;
+use crate::client::Address;
+use crate::process::Service;
+use crate::stage::Stage;
+
+fn stage() -> Stage {
+    Stage::restricted_with(|settings| settings.set("LIVEKIT_METRICS_BIND", "127.0.0.1:0"))
+}
+
+fn metrics_of(service: &Service) -> Address {
+    let line = service.wait_for_log("metrics at ");
+    let (_, rest) = line.split_once("metrics at ").unwrap();
+    Address::Tcp(rest.split('"').next().unwrap().parse().unwrap())
+}
+
+fn scrape(address: &Address) -> String {
+    let reply = client::request(address, "GET", "/metrics", b"");
+    assert_eq!(reply.status, 200);
+    String::from_utf8(reply.body).unwrap()
+}
+
+/// The samples, without comments.
+fn samples(text: &str) -> Vec<(&str, f64)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(name, value)| (name, value.parse().unwrap()))
+        .collect()
+}
+
+fn value(text: &str, name: &str) -> f64 {
+    let name = format!("livekit_token_service_{name}");
+    let found = samples(text).into_iter().find(|(found, _)| *found == name);
+    found.unwrap_or_else(|| panic!("no {name} in\n{text}")).1
+}
+
+#[test]
+fn what_was_answered_is_counted() {
+    let stage = stage();
+    let metrics = metrics_of(&stage.service);
+    let user = stage.homeserver.user("alice");
+    assert_eq!(stage.get_token(&user).status, 200);
+    assert_eq!(stage.sfu_get(&user).status, 200);
+    assert_eq!(
+        stage
+            .get_token(&stage.homeserver.stranger("mallory"))
+            .status,
+        401
+    );
+    let text = scrape(&metrics);
+    for (name, expected) in [
+        (r#"requests_total{endpoint="get_token",status="200"}"#, 1.0),
+        (r#"requests_total{endpoint="sfu/get",status="200"}"#, 1.0),
+        (r#"requests_total{endpoint="get_token",status="401"}"#, 1.0),
+        (
+            r#"request_duration_seconds_count{endpoint="get_token"}"#,
+            2.0,
+        ),
+        (r#"tokens_total{source="matrix",access="restricted"}"#, 2.0),
+        (r#"denied_total{reason="not_authenticated"}"#, 1.0),
+        (
+            r#"upstream_requests_total{kind="openid",outcome="ok"}"#,
+            1.0,
+        ),
+        (
+            r#"upstream_requests_total{kind="openid",outcome="denied"}"#,
+            1.0,
+        ),
+        (r#"cache_lookups_total{cache="openid",result="hit"}"#, 1.0),
+    ] {
+        assert_eq!(value(&text, name), expected, "{name} in\n{text}");
+    }
+    assert!(value(&text, "connections") >= 1.0);
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn each_listener_has_its_own_paths() {
+    let stage = stage();
+    let metrics = metrics_of(&stage.service);
+    let user = stage.homeserver.user("alice");
+    assert_eq!(stage.service.request("GET", "/metrics").status, 404);
+    assert_eq!(
+        client::post(&metrics, "/get_token", &user.get_token()).status,
+        404
+    );
+    assert_eq!(
+        client::request(&metrics, "GET", "/healthz", b"").status,
+        200
+    );
+    assert_eq!(
+        client::request(&metrics, "POST", "/metrics", b"").status,
+        405
+    );
+    // nor does a header open the other door
+    for (address, path) in [
+        (stage.service.address(), "/metrics"),
+        (&metrics, "/get_token"),
+    ] {
+        for door in ["0", "1", "2", ""] {
+            let forged = format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\nX-Gate-Door: {door}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            assert_eq!(
+                client::raw(address, forged.as_bytes()).status,
+                404,
+                "{path} {door}"
+            );
+        }
+    }
+}
+
+#[test]
+fn strangers_do_not_make_series() {
+    let stage = stage();
+    let metrics = metrics_of(&stage.service);
+    let visit = |round: usize| {
+        let user = stage.homeserver.user(&format!("user{round}"));
+        stage.get_token(&user);
+        let elsewhere = format!("/p{round}/q?x={round}");
+        for (method, path) in [
+            ("GET", elsewhere.as_str()),
+            ("PUT", "/get_token"),
+            ("POST", "/sfu/get"),
+        ] {
+            stage.service.request(method, path);
+        }
+        stage.get_token(&crate::stage::User::new(
+            "a",
+            &format!("no-such-{round}.invalid"),
+        ));
+        samples(&scrape(&metrics)).len()
+    };
+    let series = visit(0);
+    let most = (1..10).map(visit).max().unwrap();
+    // the second round may know one from memory that the first had to ask for
+    assert!(most <= series + 8, "{series} series have become {most}");
+}
