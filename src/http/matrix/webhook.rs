@@ -34,8 +34,13 @@ impl MatrixDoor {
                     one(&counts.webhooks_busy);
                     return Reply::busy(AGAIN);
                 }
+                self.receiver.done(&webhook);
                 one(&counts.webhooks_new);
                 Reply::empty()
+            }
+            Ok(Received::UnderWay) => {
+                one(&counts.webhooks_busy);
+                Reply::busy(AGAIN)
             }
             Ok(Received::Repeat) => {
                 one(&counts.webhooks_repeated);
