@@ -88,24 +88,14 @@ fn token(
 }
 
 fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)> {
-    let homeservers = match config.insecure_skip_verify_tls {
-        true => Verification::Off,
-        false => Verification::On,
-    };
-    let homeservers = client_config(&config.roots, homeservers);
-    let policy = policy(&config);
-    let to_homeservers = || Fetcher::new(homeservers.clone(), policy.clone(), workers);
+    let to_homeservers = to_homeservers(&config, workers);
+    let sfu = to_the_named(&config, workers);
     let listed: std::collections::BTreeSet<_> = config.full_access.names().cloned().collect();
     let federation = Federation::new(
         to_homeservers(),
         config.federation_overrides,
         listed.clone(),
         Places::of(outbound_workers(workers)),
-    );
-    let sfu = Fetcher::new(
-        client_config(&config.roots, Verification::On),
-        AddressPolicy::default(),
-        workers,
     );
     // a configuration without a key was refused
     let key = config.keys[0].clone();
@@ -134,6 +124,23 @@ fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)
         MatrixDoor::new(exchange, receiver, readiness, config.url),
         delegation,
     ))
+}
+
+/// Fetchers for whoever users name.
+pub(crate) fn to_homeservers(config: &Config, most_idle: usize) -> impl Fn() -> Fetcher + use<> {
+    let homeservers = match config.insecure_skip_verify_tls {
+        true => Verification::Off,
+        false => Verification::On,
+    };
+    let tls = client_config(&config.roots, homeservers);
+    let policy = policy(config);
+    move || Fetcher::new(Arc::clone(&tls), policy.clone(), most_idle)
+}
+
+/// A fetcher for what the administrator has named.
+pub(crate) fn to_the_named(config: &Config, most_idle: usize) -> Fetcher {
+    let tls = client_config(&config.roots, Verification::On);
+    Fetcher::new(tls, AddressPolicy::default(), most_idle)
 }
 
 fn policy(config: &Config) -> AddressPolicy {

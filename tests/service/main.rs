@@ -32,6 +32,7 @@ mod addresses;
 mod config;
 mod credentials;
 mod dev;
+mod doctor;
 mod endless;
 mod env_file;
 mod flood;
