@@ -117,6 +117,9 @@ fn each_door_has_settings_that_open_it() {
         (true, true)
     );
     assert_eq!(doors(&[("LIVEKIT_KEY", " ")]), (false, true));
+    let [_, _, keys] = keys;
+    let injected = ("TOKEN_SERVER_PORT", "tcp://10.0.0.1:80");
+    assert_eq!(doors(&[a, b, keys, injected]), (true, false));
 }
 
 #[test]
