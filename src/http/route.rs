@@ -121,10 +121,7 @@ impl Routes {
             && match (endpoint(target), &self.token) {
                 // a webhook waits for the journal, which may be a Redis far away
                 (
-                    Endpoint::GetToken
-                    | Endpoint::SfuGet
-                    | Endpoint::Delegate
-                    | Endpoint::Webhook,
+                    Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate | Endpoint::Webhook,
                     _,
                 ) => self.matrix.is_some(),
                 (Endpoint::Token, Some(token)) => token.would_wait(shown),
