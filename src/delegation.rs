@@ -4,7 +4,6 @@
 //! done by a small pool (`pool`), so that nobody who does not answer holds up the others.
 
 mod book;
-mod counts;
 mod keeper;
 mod lanes;
 mod pool;
@@ -12,15 +11,12 @@ mod pool;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::info;
 
 use self::book::Book;
-pub use self::counts::Counts;
-pub(crate) use self::counts::one;
 use self::keeper::{Keeper, News};
 use crate::journal::{self, Hold, Journal};
 use crate::leave::{Key, Leave, Order, Time};
@@ -29,6 +25,7 @@ use crate::livekit::webhook::Webhook;
 use crate::matrix::client_api::{self, Support};
 use crate::matrix::delayed_event::DelayedEvents;
 use crate::matrix::id::ServerName;
+use crate::metrics;
 use crate::random;
 
 /// Events that wait for the thread; a burst of webhooks for a few thousand participants. It takes some 10,000 a second.
@@ -111,7 +108,6 @@ struct Shared {
     /// Homeservers that the administrator answers for.
     listed: BTreeSet<ServerName>,
     book: Book,
-    counts: Counts,
     clock: Clock,
     /// How often the SFU is asked about those who are connected.
     check: Option<Duration>,
@@ -125,8 +121,8 @@ pub struct Delegation {
 }
 
 impl Delegation {
-    /// Takes up the leaves in the journal, and starts to keep them. Those of homeservers that are `listed` have room before others. The SFU is asked about those who are connected every `check`, or only
-    /// in doubt.
+    /// Takes up the leaves in the journal, and starts to keep them. Homeservers that are `listed` may have all the room that there
+    /// is. The SFU is asked about those who are connected every `check`, or only in doubt.
     pub fn start(
         journal: Arc<dyn Journal>,
         events: DelayedEvents,
@@ -140,7 +136,6 @@ impl Delegation {
             rooms,
             listed,
             book: Book::default(),
-            counts: Counts::default(),
             clock: Clock::start(),
             check,
         });
@@ -176,15 +171,15 @@ impl Delegation {
         };
         let order = leave.order();
         info!(
-            "delegated leave={id:08x} user={:?} room={} identity={:?} delay_ms={}",
+            "delegated leave={id:08x} user={:?} room={:?} identity={:?} delay_ms={}",
             order.user.as_str(),
-            leave.key().room,
+            leave.key().room.as_str(),
             leave.key().identity.as_str(),
             order.timeout.as_millis()
         );
         let sent = self.news.send(News::Delegated(Box::new(leave), fence));
         sent.map_err(|_| Error::Stopping)?;
-        shared.counts.delegations.fetch_add(1, Ordering::Relaxed);
+        metrics::leave("delegated");
         Ok(id)
     }
 
@@ -210,9 +205,9 @@ impl Delegation {
         Err(Busy)
     }
 
-    /// What has been done so far.
-    pub fn counts(&self) -> &Counts {
-        &self.shared.counts
+    /// How many leaves are kept here, those that are about to be included.
+    pub fn kept(&self) -> u64 {
+        self.shared.book.count()
     }
 
     /// What keeps leaves from being stored; none if nothing does.

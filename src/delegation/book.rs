@@ -85,6 +85,11 @@ impl Book {
         Ok(Taken(pages.enter(key, user)))
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.lock().users.len()).unwrap_or(u64::MAX)
+    }
+
     /// What was reserved is not needed.
     pub(super) fn give_back(&self, key: &Key, taken: Taken) {
         if taken.0 {

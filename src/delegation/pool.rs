@@ -3,9 +3,9 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, panic, process, thread};
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::Shared;
 use super::keeper::{Called, News};
@@ -56,7 +56,13 @@ pub(super) fn work(shared: &Shared, tasks: &Mutex<Receiver<Task>>, news: &SyncSe
         let Ok(task) = task else {
             return;
         };
-        if news.send(done(shared, task)).is_err() {
+        let done = panic::catch_unwind(panic::AssertUnwindSafe(|| done(shared, task)));
+        let Ok(done) = done else {
+            // the keeper would wait for ever for what has become of it
+            error!("a call for a leave has failed");
+            process::exit(1);
+        };
+        if news.send(done).is_err() {
             return;
         }
     }

@@ -128,6 +128,10 @@ impl MatrixDoor {
         reply
     }
 
+    pub(super) fn leaves(&self) -> u64 {
+        self.exchange.delegation().kept()
+    }
+
     /// Whether clients had better come; the log has what is amiss.
     pub(super) fn ready(&self) -> Reply {
         Reply::ready(&self.readiness.ailments())

@@ -115,6 +115,11 @@ impl Routes {
         }
     }
 
+    /// Delegated leaves that are kept.
+    pub fn leaves(&self) -> u64 {
+        self.matrix.as_ref().map_or(0, MatrixDoor::leaves)
+    }
+
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
         let endpoint = endpoint(target);

@@ -2,6 +2,7 @@
 
 mod walk;
 
+use super::step::LEFT_WAIT;
 use super::*;
 use crate::livekit::token::{Identity, RoomName};
 

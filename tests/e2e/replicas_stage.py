@@ -76,7 +76,7 @@ class Stage:
         self.random = random.Random(self.seed)
         self.redis, self.sfu = Redis("redis-password"), FakeSfu(KEY, SECRET)
         self.homeserver = DelayedHomeserver(doors=replicas)
-        self.cables = [Cable(self.redis.port) for _ in range(replicas)]
+        self.cables = [Cable(self.redis.path) for _ in range(replicas)]
         self.replicas, self.well, self._started = [None] * replicas, set(), []
         for n in range(replicas):
             self.start(n)

@@ -118,6 +118,27 @@ def redis_may_be_killed_and_started_again(replicas):
         callers.expect_all_sent()
 
 
+def nobody_acts_on_what_others_may_have_taken_while_redis_is_gone(replicas):
+    """A late end of the old connection reaches the replica that has lost the leave, when it can't know that."""
+    with Stage(replicas, 14) as stage:
+        callers = Callers(stage, 4)
+        stage.well = {0}
+        callers.join()
+        old, stage.well = dict(callers.sids), {1}
+        callers.join()
+        stage.redis.kill()
+        stage.well = {0}
+        with ThreadPoolExecutor(len(old)) as pool:
+            late = [pool.submit(stage.webhooks.left, callers.room, callers.identity(who), old[who]) for who in old]
+            callers.expect_in_call_for(2)
+            stage.redis.start()
+            for webhook in late:
+                webhook.result()
+        callers.expect_in_call_for(SOON)
+        callers.leave()
+        callers.expect_all_sent()
+
+
 def a_replica_cut_off_from_redis_stops_acting_and_the_others_take_over(replicas):
     with Stage(replicas, 8) as stage:
         callers = Callers(stage, 12)
@@ -246,6 +267,7 @@ SCENARIOS = [
     a_replica_that_was_paused_does_not_act_on_what_it_lost,
     a_paused_replica_serves_again,
     redis_may_be_killed_and_started_again,
+    nobody_acts_on_what_others_may_have_taken_while_redis_is_gone,
     a_replica_cut_off_from_redis_stops_acting_and_the_others_take_over,
     redis_cut_off_from_all_of_us_for_a_while_loses_no_leave,
     replicas_that_are_replaced_one_by_one_lose_no_leave,

@@ -66,19 +66,17 @@ fn nobody_delegates_for_another() {
 
 #[test]
 fn a_homeserver_that_has_no_delayed_events_is_believed_and_no_room_is_created() {
-    {
-        let versions =
-            json!({"versions": ["v1.11"], "unstable_features": {"org.matrix.msc4140": false}});
-        let no = Answer::Says("200 OK", "", versions);
-        let calls = Calls::with(Delayed::saying(no), |settings| settings);
-        let stage = &calls.stage;
-        let got = verdicts(stage, || stage.homeserver.user("alice"));
-        assert_eq!(got, all(400, "M_BAD_JSON"));
-        assert!(calls.sfu().calls().is_empty());
-        stage.service.wait_for_words(&["refused", "MSC4140"]);
-        // and without their leave they get in
-        assert_eq!(stage.get_token(&stage.homeserver.user("alice")).status, 200);
-    }
+    let features = json!({"org.matrix.msc4140": false});
+    let versions = json!({"versions": ["v1.11"], "unstable_features": features});
+    let no = Answer::Says("200 OK", "", versions);
+    let calls = Calls::with(Delayed::saying(no), |settings| settings);
+    let stage = &calls.stage;
+    let got = verdicts(stage, || stage.homeserver.user("alice"));
+    assert_eq!(got, all(400, "M_BAD_JSON"));
+    assert!(calls.sfu().calls().is_empty());
+    stage.service.wait_for_words(&["refused", "MSC4140"]);
+    // and without their leave they get in
+    assert_eq!(stage.get_token(&stage.homeserver.user("alice")).status, 200);
 }
 
 #[test]

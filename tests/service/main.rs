@@ -42,6 +42,7 @@ mod healthcheck;
 mod hostile;
 mod hostile_delays;
 mod leave_crash;
+mod leave_crashes;
 mod leave_door;
 mod leave_story;
 mod logging;

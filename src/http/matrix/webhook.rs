@@ -5,10 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use log::{debug, warn};
 
 use super::MatrixDoor;
-use crate::delegation::one;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
 use crate::livekit::webhook::Received;
+use crate::metrics;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -17,7 +17,6 @@ impl MatrixDoor {
     /// Takes in a webhook.
     pub(in crate::http) fn webhook(&self, call: &Call<'_>) -> Reply {
         let delegation = self.exchange.delegation();
-        let counts = delegation.counts();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -31,27 +30,27 @@ impl MatrixDoor {
                 );
                 if delegation.heard(&webhook).is_err() {
                     self.receiver.forget(&webhook);
-                    one(&counts.webhooks_busy);
+                    metrics::webhook("busy");
                     return Reply::busy(AGAIN);
                 }
                 self.receiver.done(&webhook);
-                one(&counts.webhooks_new);
+                metrics::webhook("new");
                 Reply::empty()
             }
             Ok(Received::UnderWay) => {
-                one(&counts.webhooks_busy);
+                metrics::webhook("busy");
                 Reply::busy(AGAIN)
             }
             Ok(Received::Repeat) => {
-                one(&counts.webhooks_repeated);
+                metrics::webhook("repeated");
                 Reply::empty()
             }
             Ok(Received::Ignored) => {
-                one(&counts.webhooks_ignored);
+                metrics::webhook("ignored");
                 Reply::empty()
             }
             Err(error) => {
-                one(&counts.webhooks_refused);
+                metrics::webhook("refused");
                 if let Some(count) = self.forged.count(Instant::now()) {
                     let client = call.client;
                     let cause = error.to_string();
