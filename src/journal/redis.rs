@@ -231,21 +231,23 @@ impl Journal for Redis {
         let Some(me) = self.shared.holds(key, fence)? else {
             return Ok(Hold::Lost);
         };
-        let answer = self.ask(&script::touch(key, &me, fence, Touch::Look));
-        match answer.as_ref().map(Found::of) {
-            Ok(Some(Found::Lost | Found::Absent)) => {
+        // if Redis is gone nobody knows: another of us may have taken it for a webhook, though our lease has not lapsed
+        let answer = self.ask(&script::touch(key, &me, fence, Touch::Look))?;
+        match Found::of(&answer) {
+            Some(Found::Lost | Found::Absent) => {
                 self.shared.lock().ledger.lose(key, fence);
                 Ok(Hold::Lost)
             }
-            Ok(Some(Found::Forgotten)) => {
+            Some(Found::Forgotten) => {
                 self.shared.renew_now();
                 Err(Error("Redis has lost what it had".into()))
             }
-            // gone, or at a loss: our own clock says until when the others leave us alone. It may have stood still meanwhile
-            Ok(Some(Found::Ours) | None) | Err(_) => {
+            // our clock may have stood still meanwhile
+            Some(Found::Ours) => {
                 let held = self.shared.holds(key, fence)?.is_some();
                 Ok(if held { Hold::Ours } else { Hold::Lost })
             }
+            None => Err(Error("Redis answered a question with something else".into())),
         }
     }
 
