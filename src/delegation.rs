@@ -10,8 +10,8 @@ mod pool;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::info;
@@ -103,14 +103,30 @@ impl Clock {
 #[derive(Debug)]
 struct Shared {
     journal: Arc<dyn Journal>,
-    events: DelayedEvents,
-    rooms: Arc<RoomService>,
-    /// Homeservers that the administrator answers for.
-    listed: BTreeSet<ServerName>,
+    wires: RwLock<Arc<Wires>>,
     book: Book,
     clock: Clock,
     /// How often the SFU is asked about those who are connected.
     check: Option<Duration>,
+}
+
+impl Shared {
+    /// As they are now; calls that are under way end on those that they began with.
+    fn wires(&self) -> Arc<Wires> {
+        let wires = self.wires.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&wires)
+    }
+}
+
+/// The ways to others, which settings can change.
+#[derive(Debug)]
+pub struct Wires {
+    /// To homeservers.
+    pub events: DelayedEvents,
+    /// To the SFU.
+    pub rooms: Arc<RoomService>,
+    /// Homeservers that the administrator answers for: they may have all the room that there is.
+    pub listed: BTreeSet<ServerName>,
 }
 
 /// All leaves that are kept here.
@@ -121,20 +137,16 @@ pub struct Delegation {
 }
 
 impl Delegation {
-    /// Takes up the leaves in the journal, and starts to keep them. Homeservers that are `listed` may have all the room that there
-    /// is. The SFU is asked about those who are connected every `check`, or only in doubt.
+    /// Takes up the leaves in the journal, and starts to keep them. The SFU is asked about those who are connected every `check`,
+    /// or only in doubt.
     pub fn start(
         journal: Arc<dyn Journal>,
-        events: DelayedEvents,
-        rooms: Arc<RoomService>,
-        listed: BTreeSet<ServerName>,
+        wires: Wires,
         check: Option<Duration>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             journal,
-            events,
-            rooms,
-            listed,
+            wires: RwLock::new(Arc::new(wires)),
             book: Book::default(),
             clock: Clock::start(),
             check,
@@ -145,9 +157,25 @@ impl Delegation {
         Ok(Self { shared, news })
     }
 
+    /// Calls others in these ways from now on.
+    pub fn rewire(&self, wires: Wires) {
+        let mut current = self
+            .shared
+            .wires
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(wires);
+    }
+
     /// Whether leaves can be delegated for users of this homeserver; waits for its answer when it is not known.
     pub fn check(&self, server: &ServerName) -> Result<(), Error> {
-        match self.shared.events.client_api().delayed_events(server) {
+        match self
+            .shared
+            .wires()
+            .events
+            .client_api()
+            .delayed_events(server)
+        {
             Ok(Support::Yes(_)) => Ok(()),
             Ok(Support::No) => Err(Error::NotSupported),
             Err(error) => Err(Error::NoClientApi(error)),
@@ -158,7 +186,7 @@ impl Delegation {
     pub fn delegate(&self, key: Key, order: Order) -> Result<u32, Error> {
         let shared = &*self.shared;
         let id = u32::from_ne_bytes(random::bytes());
-        let listed = shared.listed.contains(order.user.server());
+        let listed = shared.wires().listed.contains(order.user.server());
         let place = shared.book.reserve(&key, &order.user, listed)?;
         let leave = Leave::new(key, order, id, shared.check, shared.clock.now());
         let record = leave.record().unwrap_or_default();

@@ -1,20 +1,22 @@
 //! Puts the house together: each room gets its own values, and what it stands on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use livekit_token_service::config::delegation::Store;
 use livekit_token_service::config::{Config, Environment, TokenServer};
-use livekit_token_service::delegation::Delegation;
+use livekit_token_service::delegation::{Delegation, Wires};
 use livekit_token_service::exchange::{Exchange, Terms};
 use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
 use livekit_token_service::http::limit::Turnstile;
-use livekit_token_service::http::matrix::MatrixDoor;
+use livekit_token_service::http::matrix::{Furniture, MatrixDoor};
 use livekit_token_service::http::route::Routes;
 use livekit_token_service::http::token::TokenDoor;
 use livekit_token_service::journal::{self, Journal};
 use livekit_token_service::livekit::room_service::RoomService;
 use livekit_token_service::livekit::webhook::Receiver;
+use livekit_token_service::logger;
 use livekit_token_service::matrix::client_api::ClientApi;
 use livekit_token_service::matrix::delayed_event::DelayedEvents;
 use livekit_token_service::matrix::federation::Federation;
@@ -23,6 +25,7 @@ use livekit_token_service::net::address::AddressPolicy;
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Roots, Verification, client_config};
+use livekit_token_service::notify::Supervisor;
 use livekit_token_service::readiness::Readiness;
 use livekit_token_service::reload::{self, Reloads};
 use livekit_token_service::token_source::{Book, TokenSource};
@@ -35,29 +38,52 @@ pub(crate) struct House {
 }
 
 impl House {
-    /// Furnishes what the settings open. SIGHUP is heard from here on.
+    /// Furnishes what the settings open. SIGHUP is heard from here on, and `supervisor` told of it.
     pub(crate) fn furnish(
-        mut config: Config,
+        config: Config,
         env: Environment,
         workers: usize,
         limits: &Limits,
+        supervisor: Supervisor,
     ) -> io::Result<Self> {
         let turnstile = Turnstile::new(config.rate_per_address, limits.clone());
         let mut reloads = Reloads::default();
-        let token = match config.token_server.take() {
-            None => None,
-            Some(settings) => Some(token(settings, &config, env, &mut reloads)?),
-        };
-        let (matrix, delegation) = match config.matrix {
-            true => {
-                let (door, delegation) = matrix(config, workers)?;
-                (Some(door), Some(delegation))
+        let (mut token_door, mut source) = (None, None);
+        if let Some(settings) = config.token_server.clone() {
+            let (door, signs) = token(settings, &config, env.clone(), &mut reloads)?;
+            (token_door, source) = (Some(door), Some(signs));
+        }
+        let (mut matrix_door, mut delegation) = (None, None);
+        if config.matrix {
+            let keeps = Delegation::start(
+                journal(config.delegation.store.clone(), &config.roots),
+                wires(&config, workers),
+                config.delegation.check,
+            )?;
+            let door = MatrixDoor::new(furniture(&config, workers, keeps.clone()));
+            (matrix_door, delegation) = (Some(Arc::new(door)), Some(keeps));
+        }
+        let (door, keeps) = (matrix_door.clone(), delegation.clone());
+        reloads.add("keys, homeservers, authorities and level", move || {
+            let (config, _) = Config::read(&env);
+            let config = config.map_err(reload::reasons)?;
+            if let (Some(door), Some(keeps)) = (&door, &keeps) {
+                keeps.rewire(wires(&config, workers));
+                door.refurnish(furniture(&config, workers, keeps.clone()));
             }
-            false => (None, None),
-        };
-        reloads.start()?;
+            if let Some(source) = &source {
+                source.sign_with(config.keys[0].clone());
+            }
+            logger::set_level(config.log_level);
+            let (key, named) = (config.keys[0].id(), config.full_access.names().count());
+            Ok(format!(
+                "key={key} homeservers={named} level={}",
+                config.log_level
+            ))
+        });
+        reloads.start(supervisor)?;
         Ok(Self {
-            routes: Routes::new(matrix, token, turnstile),
+            routes: Routes::new(matrix_door, token_door, turnstile),
             delegation,
         })
     }
@@ -68,7 +94,7 @@ fn token(
     config: &Config,
     env: Environment,
     reloads: &mut Reloads,
-) -> io::Result<TokenDoor> {
+) -> io::Result<(TokenDoor, Arc<TokenSource>)> {
     let tls = client_config(&config.roots, Verification::On);
     let policy = policy(config);
     let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0);
@@ -78,52 +104,55 @@ fn token(
     let source = Arc::new(TokenSource::new(key, book));
     let origins = settings.origins.clone();
     let door = TokenDoor::new(Arc::clone(&source), config.url.clone(), origins);
+    let signs = Arc::clone(&source);
     reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
         let callers = settings.read_again(&env).map_err(reload::reasons)?;
         let book = reload::book(&callers, &source.book(), &fetcher);
         source.replace(book.map_err(|error| error.to_string())?);
         Ok(format!("callers={}", callers.summary()))
     });
-    Ok(door)
+    Ok((door, signs))
 }
 
-fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)> {
-    let to_homeservers = to_homeservers(&config, workers);
-    let sfu = to_the_named(&config, workers);
-    let listed: std::collections::BTreeSet<_> = config.full_access.names().cloned().collect();
+fn wires(config: &Config, workers: usize) -> Wires {
+    let to_homeservers = to_homeservers(config, workers);
+    let listed: BTreeSet<_> = config.full_access.names().cloned().collect();
+    let overrides = config.delegation.client_api_overrides.clone();
+    let client_api = ClientApi::new(to_homeservers(), overrides, listed.clone());
+    Wires {
+        events: DelayedEvents::new(to_homeservers(), client_api),
+        rooms: rooms(config, workers),
+        listed,
+    }
+}
+
+fn rooms(config: &Config, workers: usize) -> Arc<RoomService> {
+    // a configuration without a key was refused
+    let (key, sfu) = (config.keys[0].clone(), to_the_named(config, workers));
+    Arc::new(RoomService::new(sfu, config.api_url.clone(), key))
+}
+
+fn furniture(config: &Config, workers: usize, delegation: Delegation) -> Furniture {
     let federation = Federation::new(
-        to_homeservers(),
-        config.federation_overrides,
-        listed.clone(),
+        to_homeservers(config, workers)(),
+        config.federation_overrides.clone(),
+        config.full_access.names().cloned().collect(),
         Places::of(outbound_workers(workers)),
     );
-    // a configuration without a key was refused
-    let key = config.keys[0].clone();
-    let rooms = Arc::new(RoomService::new(sfu, config.api_url, key.clone()));
-    let overrides = config.delegation.client_api_overrides;
-    let client_api = ClientApi::new(to_homeservers(), overrides, listed.clone());
-    let delegation = Delegation::start(
-        journal(config.delegation.store, &config.roots),
-        DelayedEvents::new(to_homeservers(), client_api),
-        rooms.clone(),
-        listed,
-        config.delegation.check,
-    )?;
     let terms = Terms {
-        key,
+        key: config.keys[0].clone(),
         lifetime: config.token_lifetime,
         can_update_own_metadata: config.can_update_own_metadata,
         remote_users_may_publish: config.remote_users_may_publish,
     };
     let verifier = Verifier::new(federation, config.openid_cache);
-    let access = config.full_access;
-    let readiness = Readiness::new(rooms.clone(), delegation.clone());
-    let exchange = Exchange::new(verifier, access, rooms, delegation.clone(), terms);
-    let receiver = Receiver::new(config.keys);
-    Ok((
-        MatrixDoor::new(exchange, receiver, readiness, config.url),
-        delegation,
-    ))
+    let (access, rooms) = (config.full_access.clone(), rooms(config, workers));
+    Furniture {
+        readiness: Readiness::new(rooms.clone(), delegation.clone()),
+        exchange: Exchange::new(verifier, access, rooms, delegation, terms),
+        receiver: Receiver::new(config.keys.clone()),
+        url: config.url.clone(),
+    }
 }
 
 /// Fetchers for whoever users name.

@@ -105,7 +105,9 @@ fn serve(dev: bool) -> io::Result<u8> {
     };
     let limits = limits(&config);
     let opening = opening(&config, &clients, metrics.as_ref(), dev);
-    let house = match House::furnish(config, env, workers, &limits) {
+    let pid = std::process::id();
+    let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
+    let house = match House::furnish(config, env, workers, &limits, supervisor.clone()) {
         Ok(house) => house,
         Err(reason) => {
             error!("a thread or signal cannot be had: {reason}");
@@ -113,8 +115,6 @@ fn serve(dev: bool) -> io::Result<u8> {
         }
     };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    let pid = std::process::id();
-    let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
     let doors = Doors { clients, metrics };
     let served = listener::serve(doors, workers, limits, house.routes, supervisor, opened);
     if let Some(delegation) = house.delegation {

@@ -13,6 +13,7 @@ use crate::caller::jwks::Jwks;
 use crate::caller::jwt::{Issuer, Issuers, KeySource};
 use crate::config::{Callers, Login, LoginKeys};
 use crate::net::fetch::Fetcher;
+use crate::notify::{State, Supervisor};
 use crate::token_source::Book;
 
 /// Reads something again: what it is now, or why it stays as it was.
@@ -40,18 +41,21 @@ impl Reloads {
         self.0.push((name, Box::new(read)));
     }
 
-    /// Catches SIGHUP from here on, even if there is nothing to read: unheard, it would end the service.
+    /// Catches SIGHUP from here on, even if there is nothing to read: unheard, it would end the service. `supervisor` hears of
+    /// the beginning and the end.
     ///
     /// # Errors
     /// Signals cannot be caught, or no thread started.
-    pub fn start(mut self) -> io::Result<()> {
+    pub fn start(mut self, supervisor: Supervisor) -> io::Result<()> {
         let (mut heard, sender) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(SIGHUP, sender)?;
         let hear = move || {
             // several signals that have come meanwhile are one
             let mut signals = [0; 64];
             while heard.read(&mut signals).is_ok_and(|count| count > 0) {
+                supervisor.tell(State::Reloading);
                 self.run();
+                supervisor.tell(State::Ready);
             }
         };
         thread::Builder::new().name("reload".into()).spawn(hear)?;

@@ -82,7 +82,7 @@ fn done(shared: &Shared, task: Task) -> News {
             let outcome = match shared.journal.hold(&key, fence) {
                 Ok(Hold::Ours) => {
                     let deadline = Instant::now() + CALL;
-                    Some(shared.events.call(deed, &server, &delay, deadline))
+                    Some(shared.wires().events.call(deed, &server, &delay, deadline))
                 }
                 Ok(Hold::Lost) => None,
                 Err(_) => Some(Outcome::NotNow(UNSURE)),
@@ -96,7 +96,10 @@ fn done(shared: &Shared, task: Task) -> News {
             })
         }
         Task::LookUp { serial, key } => {
-            let answer = shared.rooms.get_participant(&key.room, &key.identity);
+            let answer = shared
+                .wires()
+                .rooms
+                .get_participant(&key.room, &key.identity);
             let presence = answer.map_err(|error| error.to_string());
             News::LookedUp(serial, presence)
         }

@@ -3,7 +3,7 @@
 mod webhook;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use log::{info, log, warn};
@@ -18,33 +18,44 @@ use crate::metrics;
 use crate::random;
 use crate::readiness::Readiness;
 
+/// What is behind the door; a reload of the settings replaces it as a whole.
+#[derive(Debug)]
+pub struct Furniture {
+    /// Makes tokens.
+    pub exchange: Exchange,
+    /// Knows the SFU's webhooks.
+    pub receiver: Receiver,
+    /// Knows whether clients had better come.
+    pub readiness: Arc<Readiness>,
+    /// Where clients find the SFU.
+    pub url: String,
+}
+
 /// The exchange behind its door.
 #[derive(Debug)]
 pub struct MatrixDoor {
-    exchange: Exchange,
-    receiver: Receiver,
-    readiness: Arc<Readiness>,
-    url: String,
+    inside: RwLock<Arc<Furniture>>,
     busy: Tally,
     forged: Tally,
 }
 
 impl MatrixDoor {
-    /// `url` is where clients find the SFU, and `receiver` knows its webhooks.
-    pub fn new(
-        exchange: Exchange,
-        receiver: Receiver,
-        readiness: Arc<Readiness>,
-        url: String,
-    ) -> Self {
+    /// Opens it.
+    pub fn new(inside: Furniture) -> Self {
         Self {
-            exchange,
-            receiver,
-            readiness,
-            url,
+            inside: RwLock::new(Arc::new(inside)),
             busy: Tally::default(),
             forged: Tally::default(),
         }
+    }
+
+    /// Serves with this from now on; what is under way ends with what it began with.
+    pub fn refurnish(&self, inside: Furniture) {
+        *self.inside.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(inside);
+    }
+
+    fn inside(&self) -> Arc<Furniture> {
+        Arc::clone(&self.inside.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Answers a request for a token.
@@ -59,7 +70,8 @@ impl MatrixDoor {
             Ok(request) => request,
             Err(error) => return asked.unreadable(&error),
         };
-        match self.exchange.token(&request, call.client.parse().ok()) {
+        let inside = self.inside();
+        match inside.exchange.token(&request, call.client.parse().ok()) {
             Ok(granted) => {
                 let Granted {
                     user,
@@ -78,7 +90,7 @@ impl MatrixDoor {
                     asked.ms()
                 );
                 metrics::token("matrix", access);
-                Reply::granted(&self.url, &granted)
+                Reply::granted(&inside.url, &granted)
             }
             Err(error) => self.refused(&asked, &request.server, &error, Wish::Token),
         }
@@ -96,7 +108,7 @@ impl MatrixDoor {
             Err(error) => return asked.unreadable(&error),
         };
         let client = call.client.parse().ok();
-        match self.exchange.delegate(&request, &delay, client) {
+        match self.inside().exchange.delegate(&request, &delay, client) {
             Ok(Delegated { user, leave }) => {
                 let (user, ms) = (user.id().as_str(), asked.ms());
                 info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
@@ -117,7 +129,7 @@ impl MatrixDoor {
         metrics::denied(reason(error));
         let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
         log!(
-            reply::level(error, self.exchange.vouches_for(server)),
+            reply::level(error, self.inside().exchange.vouches_for(server)),
             "refused {asked} status={status} server={server:?} ms={ms} cause={cause:?}"
         );
         if let exchange::Error::Busy(..) = error
@@ -129,12 +141,12 @@ impl MatrixDoor {
     }
 
     pub(super) fn leaves(&self) -> u64 {
-        self.exchange.delegation().kept()
+        self.inside().exchange.delegation().kept()
     }
 
     /// Whether clients had better come; the log has what is amiss.
     pub(super) fn ready(&self) -> Reply {
-        Reply::ready(&self.readiness.ailments())
+        Reply::ready(&self.inside().readiness.ailments())
     }
 }
 

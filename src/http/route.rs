@@ -1,5 +1,6 @@
 //! Method and path to work.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, info};
@@ -100,14 +101,18 @@ fn shown(text: &str) -> String {
 /// The work behind the door.
 #[derive(Debug)]
 pub struct Routes {
-    matrix: Option<MatrixDoor>,
+    matrix: Option<Arc<MatrixDoor>>,
     token: Option<TokenDoor>,
     turnstile: Turnstile,
 }
 
 impl Routes {
     /// Opens these doors; what is behind a closed one is not found.
-    pub fn new(matrix: Option<MatrixDoor>, token: Option<TokenDoor>, turnstile: Turnstile) -> Self {
+    pub fn new(
+        matrix: Option<Arc<MatrixDoor>>,
+        token: Option<TokenDoor>,
+        turnstile: Turnstile,
+    ) -> Self {
         Self {
             matrix,
             token,
@@ -117,7 +122,7 @@ impl Routes {
 
     /// Delegated leaves that are kept.
     pub fn leaves(&self) -> u64 {
-        self.matrix.as_ref().map_or(0, MatrixDoor::leaves)
+        self.matrix.as_ref().map_or(0, |matrix| matrix.leaves())
     }
 
     /// Whether the answer will wait for other servers.
@@ -159,7 +164,7 @@ impl Routes {
             (Endpoint::Ready, matrix, _) => alive(call, || {
                 matrix
                     .as_ref()
-                    .map_or_else(|| Reply::ready(&[]), MatrixDoor::ready)
+                    .map_or_else(|| Reply::ready(&[]), |matrix| matrix.ready())
             }),
             (Endpoint::Webhook, Some(matrix), _) => match call.method {
                 "POST" => matrix.webhook(call),

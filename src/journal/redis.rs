@@ -247,7 +247,9 @@ impl Journal for Redis {
                 let held = self.shared.holds(key, fence)?.is_some();
                 Ok(if held { Hold::Ours } else { Hold::Lost })
             }
-            None => Err(Error("Redis answered a question with something else".into())),
+            None => Err(Error(
+                "Redis answered a question with something else".into(),
+            )),
         }
     }
 

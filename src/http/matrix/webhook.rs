@@ -16,11 +16,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl MatrixDoor {
     /// Takes in a webhook.
     pub(in crate::http) fn webhook(&self, call: &Call<'_>) -> Reply {
-        let delegation = self.exchange.delegation();
+        let inside = self.inside();
+        let (receiver, delegation) = (&inside.receiver, inside.exchange.delegation());
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        match self.receiver.receive(call.authorization, call.body, now) {
+        match receiver.receive(call.authorization, call.body, now) {
             Ok(Received::New(webhook)) => {
                 debug!(
                     "webhook id={:?} event={:?} room={:?}",
@@ -29,11 +30,11 @@ impl MatrixDoor {
                     webhook.room.as_str()
                 );
                 if delegation.heard(&webhook).is_err() {
-                    self.receiver.forget(&webhook);
+                    receiver.forget(&webhook);
                     metrics::webhook("busy");
                     return Reply::busy(AGAIN);
                 }
-                self.receiver.done(&webhook);
+                receiver.done(&webhook);
                 metrics::webhook("new");
                 Reply::empty()
             }
