@@ -23,6 +23,7 @@ use livekit_token_service::net::address::AddressPolicy;
 use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
 use livekit_token_service::net::tls::{Roots, Verification, client_config};
+use livekit_token_service::readiness::Readiness;
 use livekit_token_service::reload::{self, Reloads};
 use livekit_token_service::token_source::{Book, TokenSource};
 
@@ -87,24 +88,14 @@ fn token(
 }
 
 fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)> {
-    let homeservers = match config.insecure_skip_verify_tls {
-        true => Verification::Off,
-        false => Verification::On,
-    };
-    let homeservers = client_config(&config.roots, homeservers);
-    let policy = policy(&config);
-    let to_homeservers = || Fetcher::new(homeservers.clone(), policy.clone(), workers);
+    let to_homeservers = to_homeservers(&config, workers);
+    let sfu = to_the_named(&config, workers);
     let listed: std::collections::BTreeSet<_> = config.full_access.names().cloned().collect();
     let federation = Federation::new(
         to_homeservers(),
         config.federation_overrides,
         listed.clone(),
         Places::of(outbound_workers(workers)),
-    );
-    let sfu = Fetcher::new(
-        client_config(&config.roots, Verification::On),
-        AddressPolicy::default(),
-        workers,
     );
     // a configuration without a key was refused
     let key = config.keys[0].clone();
@@ -126,9 +117,30 @@ fn matrix(config: Config, workers: usize) -> io::Result<(MatrixDoor, Delegation)
     };
     let verifier = Verifier::new(federation, config.openid_cache);
     let access = config.full_access;
+    let readiness = Readiness::new(rooms.clone(), delegation.clone());
     let exchange = Exchange::new(verifier, access, rooms, delegation.clone(), terms);
     let receiver = Receiver::new(config.keys);
-    Ok((MatrixDoor::new(exchange, receiver, config.url), delegation))
+    Ok((
+        MatrixDoor::new(exchange, receiver, readiness, config.url),
+        delegation,
+    ))
+}
+
+/// Fetchers for whoever users name.
+pub(crate) fn to_homeservers(config: &Config, most_idle: usize) -> impl Fn() -> Fetcher + use<> {
+    let homeservers = match config.insecure_skip_verify_tls {
+        true => Verification::Off,
+        false => Verification::On,
+    };
+    let tls = client_config(&config.roots, homeservers);
+    let policy = policy(config);
+    move || Fetcher::new(Arc::clone(&tls), policy.clone(), most_idle)
+}
+
+/// A fetcher for what the administrator has named.
+pub(crate) fn to_the_named(config: &Config, most_idle: usize) -> Fetcher {
+    let tls = client_config(&config.roots, Verification::On);
+    Fetcher::new(tls, AddressPolicy::default(), most_idle)
 }
 
 fn policy(config: &Config) -> AddressPolicy {

@@ -8,6 +8,7 @@
 //! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token. [`token_source`]: so does the wish
 //!   of any other application, by its API key or the JWTs of its own login.
 //! - [`delegation`]: the thread that keeps the leaves which clients have handed to us, and carries out what they call for.
+//!   [`readiness`]: whether clients had better come.
 //! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary,
 //!   [`policy`] says what the caller of the token source may ask for, [`leave`] is one delegated leave.
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
@@ -38,6 +39,7 @@ pub mod net;
 pub mod notify;
 pub mod policy;
 pub mod random;
+pub mod readiness;
 pub mod reload;
 pub mod token_source;
 

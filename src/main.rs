@@ -1,5 +1,6 @@
 //! From arguments and settings to a service that runs.
 
+mod doctor;
 mod house;
 
 use std::io::{self, Write};
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Ok(Command::CheckConfig) => {
             cli::check_config(&Environment::of_process(), &mut out, &mut err)
         }
+        Ok(Command::Doctor(url)) => doctor::examine(&Environment::of_process(), url, &mut out),
         Ok(Command::Healthcheck) => {
             cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }

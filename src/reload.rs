@@ -81,7 +81,8 @@ pub fn reasons(errors: Vec<impl fmt::Display>) -> String {
 pub fn book(callers: &Callers, old: &Book, fetcher: &dyn Fn() -> Fetcher) -> io::Result<Book> {
     let mut issuers = Vec::new();
     for login in &callers.logins {
-        issuers.push(issuer(login, old, fetcher)?);
+        let made = issuer(login, old.issuers.iter().chain(&issuers), fetcher)?;
+        issuers.push(made);
     }
     let policies = &callers.policies;
     let entry = |(name, entry): (&_, &crate::policy::file::Entry)| {
@@ -97,11 +98,15 @@ pub fn book(callers: &Callers, old: &Book, fetcher: &dyn Fn() -> Fetcher) -> io:
     })
 }
 
-fn issuer(login: &Login, old: &Book, fetcher: &dyn Fn() -> Fetcher) -> io::Result<Issuer> {
+fn issuer<'a>(
+    login: &Login,
+    mut known: impl Iterator<Item = &'a Issuer>,
+    fetcher: &dyn Fn() -> Fetcher,
+) -> io::Result<Issuer> {
     let keys = match &login.keys {
         LoginKeys::Fixed(keys) => KeySource::Fixed(keys.clone()),
         LoginKeys::Url(url) => {
-            let known = old.issuers.iter().find_map(|issuer| match issuer.keys() {
+            let known = known.find_map(|issuer| match issuer.keys() {
                 KeySource::Url(jwks) if jwks.url() == url => Some(Jwks::clone(jwks)),
                 _ => None,
             });

@@ -193,8 +193,9 @@ impl TokenSource {
     /// Signs what an admitted caller asks for, at `now` (seconds since 1970), if they may have it.
     pub fn token(&self, admitted: &Admitted, asked: Asked, now: u64) -> Result<Granted, Refusal> {
         let terms = admitted.policy.allow(&admitted.caller, asked, || {
-            let bytes: [u8; 8] = random::bytes();
-            format!("{:016x}", u64::from_ne_bytes(bytes))
+            // who is not told such a name cannot guess it
+            let bytes: [u8; 16] = random::bytes();
+            format!("{:032x}", u128::from_ne_bytes(bytes))
         })?;
         let claims = Claims::participant(
             terms.identity.clone(),

@@ -3,9 +3,10 @@
 mod webhook;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
-use log::{debug, info, log, warn};
+use log::{info, log, warn};
 
 use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply, Wish};
@@ -15,12 +16,14 @@ use crate::http::tally::Tally;
 use crate::livekit::webhook::Receiver;
 use crate::metrics;
 use crate::random;
+use crate::readiness::Readiness;
 
 /// The exchange behind its door.
 #[derive(Debug)]
 pub struct MatrixDoor {
     exchange: Exchange,
     receiver: Receiver,
+    readiness: Arc<Readiness>,
     url: String,
     busy: Tally,
     forged: Tally,
@@ -28,10 +31,16 @@ pub struct MatrixDoor {
 
 impl MatrixDoor {
     /// `url` is where clients find the SFU, and `receiver` knows its webhooks.
-    pub fn new(exchange: Exchange, receiver: Receiver, url: String) -> Self {
+    pub fn new(
+        exchange: Exchange,
+        receiver: Receiver,
+        readiness: Arc<Readiness>,
+        url: String,
+    ) -> Self {
         Self {
             exchange,
             receiver,
+            readiness,
             url,
             busy: Tally::default(),
             forged: Tally::default(),
@@ -119,15 +128,13 @@ impl MatrixDoor {
         reply
     }
 
-    /// Whether what clients are promised will be kept; the log has what is amiss.
+    pub(super) fn leaves(&self) -> u64 {
+        self.exchange.delegation().kept()
+    }
+
+    /// Whether clients had better come; the log has what is amiss.
     pub(super) fn ready(&self) -> Reply {
-        match self.exchange.delegation().trouble() {
-            None => Reply::empty(),
-            Some(cause) => {
-                debug!("not ready cause={cause:?}");
-                Reply::not_ready()
-            }
-        }
+        Reply::ready(&self.readiness.ailments())
     }
 }
 

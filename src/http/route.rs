@@ -115,18 +115,29 @@ impl Routes {
         }
     }
 
+    /// Delegated leaves that are kept.
+    pub fn leaves(&self) -> u64 {
+        self.matrix.as_ref().map_or(0, MatrixDoor::leaves)
+    }
+
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
-        method == "POST"
-            && match (endpoint(target), &self.token) {
-                // a webhook waits for the journal, which may be a Redis far away
-                (
-                    Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate | Endpoint::Webhook,
-                    _,
-                ) => self.matrix.is_some(),
-                (Endpoint::Token, Some(token)) => token.would_wait(shown),
-                _ => false,
-            }
+        let endpoint = endpoint(target);
+        // the first to ask waits for the SFU
+        endpoint == Endpoint::Ready
+            || method == "POST"
+                && match (endpoint, &self.token) {
+                    // a webhook waits for the journal, which may be a Redis far away
+                    (
+                        Endpoint::GetToken
+                        | Endpoint::SfuGet
+                        | Endpoint::Delegate
+                        | Endpoint::Webhook,
+                        _,
+                    ) => self.matrix.is_some(),
+                    (Endpoint::Token, Some(token)) => token.would_wait(shown),
+                    _ => false,
+                }
     }
 
     /// Answers a request, however long that takes.
@@ -146,7 +157,9 @@ impl Routes {
         }
         match (endpoint, &self.matrix, &self.token) {
             (Endpoint::Ready, matrix, _) => alive(call, || {
-                matrix.as_ref().map_or_else(Reply::empty, MatrixDoor::ready)
+                matrix
+                    .as_ref()
+                    .map_or_else(|| Reply::ready(&[]), MatrixDoor::ready)
             }),
             (Endpoint::Webhook, Some(matrix), _) => match call.method {
                 "POST" => matrix.webhook(call),

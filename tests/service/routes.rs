@@ -27,7 +27,7 @@ fn another_method_is_told_which_ones_there_are() {
 }
 
 #[test]
-fn unknown_paths_and_those_of_later_times_are_not_found() {
+fn unknown_paths_are_not_found() {
     let stage = Stage::full_access();
     for path in [
         "/",

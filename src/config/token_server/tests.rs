@@ -117,6 +117,9 @@ fn each_door_has_settings_that_open_it() {
         (true, true)
     );
     assert_eq!(doors(&[("LIVEKIT_KEY", " ")]), (false, true));
+    let [_, _, keys] = keys;
+    let injected = ("TOKEN_SERVER_PORT", "tcp://10.0.0.1:80");
+    assert_eq!(doors(&[a, b, keys, injected]), (true, false));
 }
 
 #[test]
@@ -238,6 +241,52 @@ fn a_login_needs_issuer_audience_and_one_source_of_keys() {
             assert!(error.starts_with(start), "{error}");
             assert!(!error.contains("never-logged"), "{error}");
         }
+    }
+}
+
+#[test]
+fn logins_can_be_told_apart_and_are_few() {
+    let login = |name: &str, audience: &str| {
+        format!(
+            "[callers.{name}]\njwt = {{ issuer = 'i', audience = '{audience}', keys = 'https://login.example.com/' }}\n"
+        )
+    };
+    let refused = |text: &str| {
+        let file = Scratch::new("policy.toml", text);
+        errors(&[("TOKEN_SERVER_POLICY_FILE", file.path())])
+    };
+    let twins = refused(&(login("one", "a") + &login("two", "a")));
+    assert!(
+        twins[0].contains(r#"differ in issuer or audience, found those of "two""#),
+        "{twins:?}"
+    );
+    let many: String = (0..33)
+        .map(|n| login(&format!("c{n}"), &format!("a{n}")))
+        .collect();
+    let many = refused(&many);
+    assert!(many[0].contains("at most 32 logins, found 33"), "{many:?}");
+    let few = Scratch::new("policy.toml", &(login("one", "a") + &login("two", "b")));
+    assert_eq!(
+        server(&[("TOKEN_SERVER_POLICY_FILE", few.path())])
+            .callers
+            .logins
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn metadata_too_long_for_a_url_is_warned_of() {
+    for (bytes, warned) in [(5120, false), (5121, true)] {
+        let file = Scratch::new(
+            "policy.toml",
+            &format!("[callers.a]\nmax_metadata_bytes = {bytes}"),
+        );
+        let (_, report) = valid(&[("TOKEN_SERVER_POLICY_FILE", file.path())]);
+        assert_eq!(
+            report.warnings().iter().any(|w| w.contains("metadata")),
+            warned
+        );
     }
 }
 
