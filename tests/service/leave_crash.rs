@@ -33,7 +33,7 @@ fn a_leave_goes_on_where_it_stood() {
     let (mut calls, settings) = kept();
     let (alice, bob) = (calls.caller(), calls.caller());
     for (caller, id) in [(&alice, "syd_a"), (&bob, "syd_b")] {
-        calls.joins(caller, id, 3_000);
+        calls.joins(caller, id, 6_000);
         calls.told("participant_joined", caller, "PA_1");
         calls
             .sfu()
