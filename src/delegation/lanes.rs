@@ -15,6 +15,10 @@ const RESTARTS: usize = 14;
 /// with the former.
 const FAILING: usize = 6;
 const UNKNOWN: usize = 8;
+/// For one call, and for one to a server that was never asked: many of those that hang would keep the others waiting. Whoever
+/// takes longer is tried again with all the time, among those that did not answer.
+const CALL: Duration = Duration::from_secs(10);
+const FIRST_CALL: Duration = Duration::from_secs(4);
 /// Calls under way to one server that answers, reached one by one with every answer.
 const PER_SERVER: usize = 10;
 /// Calls under way to one server if the oldest of them has been for longer than [`SLOW`].
@@ -189,6 +193,15 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    /// How long a call to this server may take.
+    pub(super) fn patience(&self, server: &ServerName) -> Duration {
+        let lane = self.lanes.get(server);
+        match lane.is_none_or(|lane| lane.repute == Repute::Unknown) {
+            true => FIRST_CALL,
+            false => CALL,
+        }
+    }
+
     /// Has a call wait for its turn; a restart is too late at `by`.
     pub(super) fn push(&mut self, server: &ServerName, job: Job, by: Time) {
         let lane = self.lanes.entry(server.clone()).or_default();

@@ -15,8 +15,6 @@ use crate::livekit::room_service::Presence;
 use crate::matrix::delayed_event::{Deed, DelayId, Outcome};
 use crate::matrix::id::ServerName;
 
-/// For one call in all.
-const CALL: Duration = Duration::from_secs(10);
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const UNSURE: Duration = Duration::from_secs(1);
 /// From one look at the journal for leaves without a keeper to the next.
@@ -33,6 +31,8 @@ pub(super) enum Task {
         key: Key,
         fence: Fence,
         deed: Deed,
+        /// How long it may take.
+        patience: Duration,
         server: ServerName,
         delay: DelayId,
         /// When this was asked for.
@@ -75,13 +75,14 @@ fn done(shared: &Shared, task: Task) -> News {
             key,
             fence,
             deed,
+            patience,
             server,
             delay,
             began,
         } => {
             let outcome = match shared.journal.hold(&key, fence) {
                 Ok(Hold::Ours) => {
-                    let deadline = Instant::now() + CALL;
+                    let deadline = Instant::now() + patience;
                     Some(shared.wires().events.call(deed, &server, &delay, deadline))
                 }
                 Ok(Hold::Lost) => None,

@@ -52,6 +52,7 @@ mod metrics;
 mod notify;
 mod readiness;
 mod readme;
+mod reload;
 mod resolution;
 mod reuse;
 mod room;

@@ -45,6 +45,7 @@ impl Keeper {
                 key: kept.leave.key().clone(),
                 fence: kept.fence,
                 deed,
+                patience: self.lanes.patience(&server),
                 server,
                 delay: kept.leave.order().delay.clone(),
                 began: now,

@@ -233,3 +233,21 @@ fn servers_without_calls_are_not_remembered_for_ever() {
         (0, 0, 0, 0)
     );
 }
+
+#[test]
+fn who_was_never_asked_has_less_time_to_keep_others_waiting() {
+    let mut lanes = Lanes::default();
+    assert_eq!(lanes.patience(&server(1)), FIRST_CALL);
+    lanes.push(&server(1), send(1), NOW);
+    let calls = begin(&mut lanes, NOW);
+    assert_eq!(lanes.patience(&server(1)), FIRST_CALL);
+    end(
+        &mut lanes,
+        &calls,
+        &Outcome::Failed("late".into()),
+        NOW,
+        NOW,
+    );
+    assert_eq!(lanes.patience(&server(1)), CALL);
+    assert_eq!(proven().patience(&server(0)), CALL);
+}
