@@ -53,7 +53,7 @@ impl fmt::Display for UnknownArgument {
 impl std::error::Error for UnknownArgument {}
 
 impl Command {
-    /// Reads the program's name, which is a command in itself if it is [`HEALTHCHECK_NAME`], and the arguments that follow it.
+    /// Reads the program's name, which is a command in itself if it is `lk-jwt-service-healthcheck`, and the arguments that follow it.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
         let mut args = args.into_iter();
         let name = args.next().unwrap_or_default();
