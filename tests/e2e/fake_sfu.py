@@ -11,7 +11,7 @@ import threading
 
 from livekit.api import TokenVerifier
 from livekit.protocol.models import ParticipantInfo, Room
-from livekit.protocol.room import CreateRoomRequest, RoomParticipantIdentity
+from livekit.protocol.room import CreateRoomRequest, ListRoomsRequest, ListRoomsResponse, RoomParticipantIdentity
 
 ROOM_SERVICE = "/twirp/livekit.RoomService/"
 
@@ -56,7 +56,11 @@ class FakeSfu:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def _answer(self, path, headers, body):
-        calls = {ROOM_SERVICE + "CreateRoom": self._create_room, ROOM_SERVICE + "GetParticipant": self._get_participant}
+        calls = {
+            ROOM_SERVICE + "CreateRoom": self._create_room,
+            ROOM_SERVICE + "ListRooms": self._list_rooms,
+            ROOM_SERVICE + "GetParticipant": self._get_participant,
+        }
         assert path in calls, path
         assert headers["Content-Type"] == "application/protobuf", headers["Content-Type"]
         scheme, _, token = headers["Authorization"].partition(" ")
@@ -70,6 +74,12 @@ class FakeSfu:
         request = CreateRoomRequest.FromString(body)
         self.rooms.append(request)
         return Room(sid="RM_e2e", name=request.name)
+
+    def _list_rooms(self, grants, body):
+        assert grants.room_list, grants
+        wanted = ListRoomsRequest.FromString(body).names
+        names = {room.name for room in self.rooms}
+        return ListRoomsResponse(rooms=[Room(name=name) for name in names if name in wanted or not wanted])
 
     def _get_participant(self, grants, body):
         request = RoomParticipantIdentity.FromString(body)
