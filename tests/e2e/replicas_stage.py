@@ -146,7 +146,11 @@ class Stage:
                 self.well.add(n)
             case "cut":
                 with self.cables[n].cut():
+                    # it refuses what it hears until whoever checks its health has found out
+                    time.sleep(2)
+                    self.well.discard(n)
                     time.sleep(seconds)
+                self.well.add(n)
             case "redis":
                 self.redis.kill()
                 time.sleep(seconds / 4)
