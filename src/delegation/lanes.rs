@@ -16,9 +16,10 @@ const RESTARTS: usize = 14;
 const FAILING: usize = 6;
 const UNKNOWN: usize = 8;
 /// For one call, and for one to a server that was never asked: many of those that hang would keep the others waiting. Whoever
-/// takes longer is tried again with all the time, among those that did not answer.
+/// takes longer is tried again with all the time, among those that did not answer. It is more than a connection may take, for who
+/// had less than that has not failed to answer.
 const CALL: Duration = Duration::from_secs(10);
-const FIRST_CALL: Duration = Duration::from_secs(4);
+const FIRST_CALL: Duration = Duration::from_secs(6);
 /// Calls under way to one server that answers, reached one by one with every answer.
 const PER_SERVER: usize = 10;
 /// Calls under way to one server if the oldest of them has been for longer than [`SLOW`].
