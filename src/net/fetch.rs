@@ -19,15 +19,10 @@ mod connection;
 mod outcome;
 mod pool;
 
-use connection::{Gone, TooMuch};
 pub use outcome::Error;
-use outcome::outcome;
+use outcome::{ANSWER, CONNECTING, EVERYTHING, failure, outcome};
 use pool::{Kept, Pool};
 
-/// What took too long.
-const CONNECTING: &str = "connecting";
-const ANSWER: &str = "waiting for the answer";
-const EVERYTHING: &str = "the whole call";
 /// Addresses of one host that are tried, in the resolver's order.
 const MAX_ADDRESSES: usize = 4;
 
@@ -316,38 +311,6 @@ fn exchange(
         },
         true,
     ))
-}
-
-/// Sorts ureq's errors by whose fault they are, and drops what might hold the request's target.
-fn failure(error: ureq::Error) -> Error {
-    match error {
-        ureq::Error::Other(other) if other.is::<Gone>() => {
-            Error::Connection(ErrorKind::NotConnected.into())
-        }
-        ureq::Error::Other(other) if other.is::<TooMuch>() => Error::NotHttp(other.to_string()),
-        ureq::Error::Other(other) => match other.downcast::<rustls::Error>() {
-            Ok(tls) => Error::Tls(*tls),
-            Err(_) => Error::NotHttp("unexpected error".into()),
-        },
-        ureq::Error::Io(error) => match error
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>())
-        {
-            Some(tls) => Error::Tls(tls.clone()),
-            None => Error::Connection(error),
-        },
-        ureq::Error::Timeout(part) => Error::Timeout(match part {
-            ureq::Timeout::Connect => CONNECTING,
-            ureq::Timeout::RecvResponse => ANSWER,
-            ureq::Timeout::RecvBody => "reading the answer",
-            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => "sending the request",
-            _ => EVERYTHING,
-        }),
-        ureq::Error::Protocol(error) => Error::NotHttp(error.to_string()),
-        ureq::Error::LargeResponseHeader(..) => Error::NotHttp("its head is too large".into()),
-        ureq::Error::ConnectionFailed => Error::Connection(ErrorKind::NotConnected.into()),
-        _ => Error::NotHttp("unexpected error".into()),
-    }
 }
 
 /// Whether the peer has closed the connection.

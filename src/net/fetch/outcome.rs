@@ -1,11 +1,18 @@
 //! What became of an exchange, for callers and for those who count.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use super::Answer;
+use super::connection::{Gone, TooMuch};
 use crate::net::address::{Host, Network};
 use crate::net::dns;
+
+/// What took too long.
+pub(super) const CONNECTING: &str = "connecting";
+pub(super) const ANSWER: &str = "waiting for the answer";
+pub(super) const EVERYTHING: &str = "the whole call";
 
 /// Why there was no answer.
 #[derive(Debug)]
@@ -77,5 +84,37 @@ pub(super) fn outcome(result: &Result<Answer, Error>) -> &'static str {
         Err(Error::Tls(_)) => "tls",
         Err(Error::Timeout(_)) => "timeout",
         Err(Error::TooLarge(_) | Error::NotHttp(_)) => "invalid",
+    }
+}
+
+/// Sorts ureq's errors by whose fault they are, and drops what might hold the request's target.
+pub(super) fn failure(error: ureq::Error) -> Error {
+    match error {
+        ureq::Error::Other(other) if other.is::<Gone>() => {
+            Error::Connection(ErrorKind::NotConnected.into())
+        }
+        ureq::Error::Other(other) if other.is::<TooMuch>() => Error::NotHttp(other.to_string()),
+        ureq::Error::Other(other) => match other.downcast::<rustls::Error>() {
+            Ok(tls) => Error::Tls(*tls),
+            Err(_) => Error::NotHttp("unexpected error".into()),
+        },
+        ureq::Error::Io(error) => match error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>())
+        {
+            Some(tls) => Error::Tls(tls.clone()),
+            None => Error::Connection(error),
+        },
+        ureq::Error::Timeout(part) => Error::Timeout(match part {
+            ureq::Timeout::Connect => CONNECTING,
+            ureq::Timeout::RecvResponse => ANSWER,
+            ureq::Timeout::RecvBody => "reading the answer",
+            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => "sending the request",
+            _ => EVERYTHING,
+        }),
+        ureq::Error::Protocol(error) => Error::NotHttp(error.to_string()),
+        ureq::Error::LargeResponseHeader(..) => Error::NotHttp("its head is too large".into()),
+        ureq::Error::ConnectionFailed => Error::Connection(ErrorKind::NotConnected.into()),
+        _ => Error::NotHttp("unexpected error".into()),
     }
 }
