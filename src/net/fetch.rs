@@ -14,16 +14,20 @@ use crate::net::address::{AddressPolicy, Host, Network, Trust};
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::PerKey;
 use crate::net::dns;
+use crate::net::proxy::Proxy;
 
 mod connection;
 mod outcome;
 mod pool;
+mod tunnel;
 
 pub use outcome::Error;
 use outcome::{ANSWER, CONNECTING, EVERYTHING, failure, outcome};
 use pool::{Kept, Pool};
+pub use tunnel::Trouble;
+use tunnel::Way;
 
-/// Addresses of one host that are tried, in the resolver's order.
+/// Addresses of one host that are tried, in the resolver's order; of the proxy too.
 const MAX_ADDRESSES: usize = 4;
 
 /// Where to connect, and as whom to know the peer.
@@ -110,6 +114,7 @@ pub struct Fetcher {
     policy: AddressPolicy,
     neighbourhoods: Arc<PerKey<Network>>,
     pool: Pool,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Fetcher {
@@ -120,6 +125,19 @@ impl Fetcher {
             policy,
             neighbourhoods: PerKey::new(),
             pool: Pool::new(most_idle),
+            proxy: None,
+        }
+    }
+
+    /// Has `proxy` asked for every TLS connection to an address of the public Internet; the others are dialled from here, as a
+    /// proxy for the outside has no business in here.
+    ///
+    /// Names are looked up and vetted here all the same, and CONNECT names the address: a name would be looked up once more by the
+    /// proxy, and whoever owns it could have it lead into the proxy's network then.
+    pub fn through(self, proxy: Option<Proxy>) -> Self {
+        Self {
+            proxy: proxy.map(Arc::new),
+            ..self
         }
     }
 
@@ -165,9 +183,15 @@ impl Fetcher {
             } else {
                 connect_left
             };
+            let way = Way::find(
+                self.proxy.as_ref(),
+                route,
+                *address,
+                deadline.min(started + share),
+            )?;
             let kept = Kept {
                 route: route.clone(),
-                agent: connection::agent(route, *address, &self.tls),
+                agent: connection::agent(route, way, &self.tls),
                 near: Network::neighbourhood(address.ip()),
                 since: started,
             };
@@ -177,7 +201,10 @@ impl Fetcher {
             };
             match self.exchange(kept, request, limits, deadline) {
                 Err(
-                    error @ (Error::Connection(_) | Error::Timeout(CONNECTING) | Error::Crowded(_)),
+                    error @ (Error::Connection(_)
+                    | Error::Proxy(..)
+                    | Error::Timeout(CONNECTING)
+                    | Error::Crowded(_)),
                 ) => {
                     connect_left = connect_left.saturating_sub(started.elapsed());
                     last = Some(error);

@@ -12,12 +12,13 @@ use ureq::config::Config;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::time::{Duration, Instant};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, TcpConnector,
-    Transport, TransportAdapter,
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
+    TransportAdapter,
 };
 use ureq::{Agent, Error};
 
-use super::Route;
+use super::tunnel::{Tunnel, Way};
+use super::{MAX_ADDRESSES, Route};
 
 /// Largest head of an answer, in bytes. Synapse's has some 400.
 const MAX_HEAD: usize = 16 * 1024;
@@ -28,10 +29,10 @@ const BUFFER: usize = 16 * 1024;
 /// is bounded by itself in ureq, but not how many there are.
 const MAX_INPUT: usize = 256 * 1024;
 
-/// An agent for one connection: as ureq sees it, a pool of one that dials `address` at most once.
-pub(super) fn agent(route: &Route, address: SocketAddr, tls: &Arc<ClientConfig>) -> Agent {
+/// An agent for one connection: as ureq sees it, a pool of one that goes this `way` at most once.
+pub(super) fn agent(route: &Route, way: Way, tls: &Arc<ClientConfig>) -> Agent {
     let config = Agent::config_builder()
-        // the default obeys ALL_PROXY and HTTPS_PROXY, which would bypass the vetting
+        // the default obeys ALL_PROXY and HTTPS_PROXY, which would bypass the vetting; a tunnel of ours does not
         .proxy(None)
         .http_status_as_error(false)
         // reading a redirect's body is unbounded in ureq, and every hop has to be vetted
@@ -57,9 +58,9 @@ pub(super) fn agent(route: &Route, address: SocketAddr, tls: &Arc<ClientConfig>)
     };
     let connector =
         ().chain(Once(AtomicBool::new(false)))
-            .chain(TcpConnector::default())
+            .chain(Tunnel::new(way.through))
             .chain(tls);
-    Agent::with_parts(config, connector, Vetted(address))
+    Agent::with_parts(config, connector, Vetted(way.dial))
 }
 
 /// The connection is gone, and its address is not to be used again without a new look-up.
@@ -101,14 +102,16 @@ impl<In: Transport> Connector<In> for Once {
     }
 }
 
-/// Gives the address that was vetted; looks nothing up.
+/// Gives the address that was vetted, or the proxy's; looks nothing up.
 #[derive(Debug)]
-struct Vetted(SocketAddr);
+struct Vetted(Vec<SocketAddr>);
 
 impl Resolver for Vetted {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let mut addresses = self.empty();
-        addresses.push(self.0);
+        for address in self.0.iter().take(MAX_ADDRESSES) {
+            addresses.push(*address);
+        }
         Ok(addresses)
     }
 }
@@ -156,8 +159,8 @@ impl<In: Transport> Connector<In> for Tls {
     }
 }
 
-/// What TCP has left of the time to connect.
-fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
+/// What TCP and the proxy have left of the time to connect.
+pub(super) fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
     let mut timeout = details.timeout;
     if let (Duration::Exact(budget), Instant::Exact(start)) = (timeout.after, details.now) {
         timeout.after = Duration::Exact(budget.saturating_sub(start.elapsed()));

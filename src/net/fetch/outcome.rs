@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use super::Answer;
 use super::connection::{Gone, TooMuch};
+use super::tunnel::{Failed, Trouble};
 use crate::net::address::{Host, Network};
+use crate::net::base_url::BaseUrl;
 use crate::net::dns;
 
 /// What took too long.
@@ -23,6 +25,8 @@ pub enum Error {
     LookUp(Host, dns::Error),
     /// Too many calls to the same /24 or /64 are under way.
     Crowded(Network),
+    /// The proxy at this URL is no way to the server.
+    Proxy(BaseUrl, Trouble),
     /// No connection, or it broke.
     Connection(std::io::Error),
     /// The TLS handshake failed.
@@ -45,6 +49,9 @@ impl fmt::Display for Error {
             ),
             Self::LookUp(host, error) => write!(f, "looking up {host}: {error}"),
             Self::Crowded(network) => write!(f, "too many calls to {network} under way"),
+            Self::Proxy(proxy, trouble) => {
+                write!(f, "the proxy {proxy} (LIVEKIT_HTTPS_PROXY) {trouble}")
+            }
             Self::Connection(error) => write!(f, "connection: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Timeout(part) => write!(f, "{part} took too long"),
@@ -59,7 +66,12 @@ impl std::error::Error for Error {}
 impl Error {
     /// Whether it is for want of a place of ours, and says nothing about the server.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Crowded(_) | Self::LookUp(_, dns::Error::Busy))
+        matches!(
+            self,
+            Self::Crowded(_)
+                | Self::LookUp(_, dns::Error::Busy)
+                | Self::Proxy(_, Trouble::LookUp(dns::Error::Busy))
+        )
     }
 
     /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
@@ -80,6 +92,7 @@ pub(super) fn outcome(result: &Result<Answer, Error>) -> &'static str {
         Err(Error::Denied(..)) => "denied_address",
         Err(Error::LookUp(..)) => "dns",
         Err(Error::Crowded(_)) => "crowded",
+        Err(Error::Proxy(..)) => "proxy",
         Err(Error::Connection(_)) => "connect",
         Err(Error::Tls(_)) => "tls",
         Err(Error::Timeout(_)) => "timeout",
@@ -94,9 +107,12 @@ pub(super) fn failure(error: ureq::Error) -> Error {
             Error::Connection(ErrorKind::NotConnected.into())
         }
         ureq::Error::Other(other) if other.is::<TooMuch>() => Error::NotHttp(other.to_string()),
-        ureq::Error::Other(other) => match other.downcast::<rustls::Error>() {
-            Ok(tls) => Error::Tls(*tls),
-            Err(_) => Error::NotHttp("unexpected error".into()),
+        ureq::Error::Other(other) => match other.downcast::<Failed>() {
+            Ok(failed) => Error::Proxy(failed.0, failed.1),
+            Err(other) => match other.downcast::<rustls::Error>() {
+                Ok(tls) => Error::Tls(*tls),
+                Err(_) => Error::NotHttp("unexpected error".into()),
+            },
         },
         ureq::Error::Io(error) => match error
             .get_ref()
