@@ -2,6 +2,7 @@
 
 mod bind;
 pub mod delegation;
+pub mod egress;
 mod environment;
 mod keys;
 pub(crate) mod known;
@@ -61,6 +62,8 @@ pub struct Config {
     pub allowed_networks: Vec<Network>,
     /// Networks where no homeserver may be, unless allowed.
     pub denied_networks: Vec<Network>,
+    /// The way to homeservers and logins.
+    pub egress: egress::Egress,
     /// Proxies, beside loopback, that are believed about whom a request is from.
     pub trusted_proxies: Vec<Network>,
     /// Connections of clients in all.
@@ -247,6 +250,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
     let allowed_networks = networks("LIVEKIT_ALLOWED_NETWORKS");
     let denied_networks = networks("LIVEKIT_DENIED_NETWORKS");
     let trusted_proxies = networks("LIVEKIT_TRUSTED_PROXIES");
+    let egress = egress::read(reader);
     let max_connections = reader.parsed(
         "LIVEKIT_MAX_CONNECTIONS",
         "16384",
@@ -317,6 +321,7 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         federation_overrides: federation_overrides?,
         allowed_networks: allowed_networks?,
         denied_networks: denied_networks?,
+        egress: egress?,
         trusted_proxies: trusted_proxies?,
         max_connections: max_connections?,
         max_connections_per_address: max_connections_per_address?,

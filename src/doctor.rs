@@ -56,6 +56,7 @@ pub(crate) fn examine(
     };
     chart.well("settings", "understood")?;
     sfu(&config, &mut chart)?;
+    proxy(&config, &mut chart)?;
     homeservers(&config, &mut chart)?;
     match url {
         Some(url) => public(&to_the_named(&config, 1), &url, &mut chart)?,
@@ -125,6 +126,23 @@ fn sfu(config: &Config, chart: &mut Chart<'_, impl Write>) -> io::Result<()> {
 fn date(answer: &Answer) -> Option<SystemTime> {
     let field = answer.headers.get("date")?.to_str().ok()?;
     httpdate::parse_http_date(field).ok()
+}
+
+/// Whether an HTTP server is where the proxy should be. What it lets through is seen when the homeservers are asked.
+fn proxy(config: &Config, chart: &mut Chart<'_, impl Write>) -> io::Result<()> {
+    let Some(proxy) = &config.egress.proxy else {
+        return Ok(());
+    };
+    match get(&to_the_named(config, 1), proxy.url(), "/") {
+        Ok(_) => chart.well(
+            "proxy",
+            &format!("{proxy} answers; through it goes what is on public addresses, the SFU apart"),
+        ),
+        Err(error) => chart.fail(
+            "proxy",
+            &format!("{proxy}: {error}; LIVEKIT_HTTPS_PROXY has to be where this host reaches it"),
+        ),
+    }
 }
 
 fn homeservers(config: &Config, chart: &mut Chart<'_, impl Write>) -> io::Result<()> {

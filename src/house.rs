@@ -97,7 +97,8 @@ fn token(
 ) -> io::Result<(TokenDoor, Arc<TokenSource>)> {
     let tls = client_config(&config.roots, Verification::On);
     let policy = policy(config);
-    let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0);
+    let proxy = config.egress.proxy.clone();
+    let fetcher = move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0).through(proxy.clone());
     // a configuration without a key was refused
     let key = config.keys[0].clone();
     let book = reload::book(&settings.callers, &Book::default(), &fetcher)?;
@@ -155,7 +156,7 @@ fn furniture(config: &Config, workers: usize, delegation: Delegation) -> Furnitu
     }
 }
 
-/// Fetchers for whoever users name.
+/// Fetchers for whoever users name, through the proxy if there is one.
 pub(crate) fn to_homeservers(config: &Config, most_idle: usize) -> impl Fn() -> Fetcher + use<> {
     let homeservers = match config.insecure_skip_verify_tls {
         true => Verification::Off,
@@ -163,10 +164,11 @@ pub(crate) fn to_homeservers(config: &Config, most_idle: usize) -> impl Fn() -> 
     };
     let tls = client_config(&config.roots, homeservers);
     let policy = policy(config);
-    move || Fetcher::new(Arc::clone(&tls), policy.clone(), most_idle)
+    let proxy = config.egress.proxy.clone();
+    move || Fetcher::new(Arc::clone(&tls), policy.clone(), most_idle).through(proxy.clone())
 }
 
-/// A fetcher for what the administrator has named.
+/// A fetcher for what the administrator has named, and so for what this host reaches by itself: the SFU.
 pub(crate) fn to_the_named(config: &Config, most_idle: usize) -> Fetcher {
     let tls = client_config(&config.roots, Verification::On);
     Fetcher::new(tls, AddressPolicy::default(), most_idle)

@@ -184,6 +184,9 @@ fn opening(
     if let Some(token_server) = &config.token_server {
         doors += &format!(" token=open callers={}", token_server.callers.summary());
     }
+    if let Some(proxy) = &config.egress.proxy {
+        doors += &format!(" https_proxy={proxy}");
+    }
     let places: Vec<_> = listeners.iter().map(Listener::to_string).collect();
     let metrics = metrics.map(|listener| format!("metrics at {listener}"));
     let mut lines: Vec<_> = metrics.into_iter().collect();

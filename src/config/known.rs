@@ -60,6 +60,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_FEDERATION_URL_OVERRIDES", Kind::Value, "where to ask homeservers: SERVER=URL, comma separated; http or https; default: discovery"),
     known("LIVEKIT_ALLOWED_NETWORKS", Kind::Value, "networks where any homeserver may be, such as 10.0.0.0/8; default: the public Internet"),
     known("LIVEKIT_DENIED_NETWORKS", Kind::Value, "networks where no homeserver may be, unless allowed; default: none"),
+    known("LIVEKIT_HTTPS_PROXY", Kind::Value, "proxy to homeservers and a login's JWKS on public addresses: http://[USER:PASSWORD@]HOST:PORT; default: none"),
     known("LIVEKIT_CA_FILE", Kind::Path, "PEM file with more certificate authorities to trust"),
     known("SSL_CERT_FILE", Kind::Path, "the same"),
     known("SSL_CERT_DIR", Kind::Path, "directories of such files, colon separated"),
@@ -104,7 +105,6 @@ pub(crate) const KNOWN: &[Known] = &[
     later("LIVEKIT_AS_TOKEN"),
     later("LIVEKIT_HS_TOKEN"),
     later("LIVEKIT_HS_SERVER_NAME"),
-    later("LIVEKIT_HTTPS_PROXY"),
 ];
 
 /// The setting of that name.
@@ -248,10 +248,10 @@ mod tests {
     #[test]
     fn names_of_later_versions_have_no_effect_yet() {
         assert_eq!(
-            warnings(&[("LIVEKIT_HTTPS_PROXY", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
+            warnings(&[("LIVEKIT_HS_TOKEN", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
             [
                 "LIVEKIT_AS_TOKEN has no effect yet",
-                "LIVEKIT_HTTPS_PROXY has no effect yet"
+                "LIVEKIT_HS_TOKEN has no effect yet"
             ]
         );
     }

@@ -1,0 +1,88 @@
+//! How requests leave for the public Internet: `LIVEKIT_HTTPS_PROXY`.
+
+use super::reader::{Reader, characters};
+use crate::net::proxy::{InvalidProxy, Proxy};
+
+const PROXY: &str = "LIVEKIT_HTTPS_PROXY";
+
+/// How other servers are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Egress {
+    /// The proxy to what is on public addresses, the SFU and Redis apart; none is dialling.
+    pub proxy: Option<Proxy>,
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<Egress> {
+    let before = reader.errors.len();
+    let value = reader.value(PROXY);
+    if reader.errors.len() > before {
+        return None;
+    }
+    let Some(value) = value else {
+        return Some(Egress::default());
+    };
+    match Proxy::parse(&value.text) {
+        Ok(proxy) => {
+            let shown = match value.text.contains('@') {
+                true => format!("{proxy} (login set)"),
+                false => proxy.to_string(),
+            };
+            reader.report.set(value.name, shown, value.origin);
+            Some(Egress { proxy: Some(proxy) })
+        }
+        Err(InvalidProxy) => {
+            // there may be a password in it, wherever it went wrong
+            let found = characters(&value.text);
+            reader.wrong(value.name, InvalidProxy::EXPECTED, found);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::super::tests::{environment, errors, row};
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_shown_without_its_login() {
+        for (value, shown) in [
+            ("http://proxy:3128", "http://proxy:3128 | environment"),
+            (
+                "http://somebody:hunter2@proxy:3128/",
+                "http://proxy:3128 (login set) | environment",
+            ),
+            ("", "(no row)"),
+        ] {
+            let (config, report) = Config::read(&environment(&[(PROXY, value)]));
+            let config = config.unwrap();
+            assert_eq!(config.egress.proxy.is_some(), !value.is_empty());
+            assert_eq!(row(&report, PROXY), shown);
+            let said = format!("{config:?} {report:?}");
+            assert!(
+                !said.contains("hunter2") && !said.contains("somebody"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_proxy_stops_the_start_and_is_not_repeated() {
+        for value in [
+            "hunter2",
+            "proxy:3128",
+            "https://somebody:hunter2@proxy:3128",
+            "socks5://proxy:1080",
+            "http://somebody:hunter2",
+            "http://somebody:hunter2@proxy",
+            "http://proxy:3128/hunter2",
+        ] {
+            let errors = errors(&environment(&[(PROXY, value)]));
+            let start = format!("{PROXY}: expected http://[user:password@]host:port");
+            assert_eq!(errors.len(), 1);
+            assert!(errors[0].starts_with(&start), "{errors:?}");
+            assert!(errors[0].ends_with(" characters") && !errors[0].contains("hunter2"));
+        }
+    }
+}
