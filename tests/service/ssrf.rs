@@ -11,7 +11,7 @@ use crate::stage::{LOOPBACK, Stage, User};
 use crate::trap::Trap;
 
 /// Names that lead to loopback, or would if something on the way read them kindly. `PORT` is the trap's.
-const INWARD: [&str; 48] = [
+pub(crate) const INWARD: [&str; 48] = [
     // plainly
     "127.0.0.1:PORT",
     "127.0.0.1",
@@ -67,7 +67,7 @@ const INWARD: [&str; 48] = [
 ];
 
 /// Private and special addresses where nobody listens here: they must not even be tried.
-const ELSEWHERE: [&str; 14] = [
+pub(crate) const ELSEWHERE: [&str; 14] = [
     "10.0.0.1",
     "10.0.0.1:80",
     "172.16.0.1",
