@@ -47,7 +47,7 @@ impl fmt::Display for Trouble {
                 f.write_str(match status {
                     407 => ": it wants a user and a password, or others",
                     403 | 405 => ": it has to allow that, or does not allow addresses",
-                    502..=504 => ": it does not get there itself",
+                    500..=504 => ": it does not get there itself",
                     _ => "",
                 })
             }
