@@ -45,7 +45,7 @@ impl fmt::Display for Trouble {
             Self::Refused(to, status) => {
                 write!(f, "answered to CONNECT {to} with status {status}")?;
                 f.write_str(match status {
-                    407 => ": it wants a user and a password, or others",
+                    401 | 407 => ": it wants a user and a password, or others",
                     403 | 405 => ": it has to allow that, or does not allow addresses",
                     500..=504 => ": it does not get there itself",
                     _ => "",
