@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }
         Ok(Command::Keygen(name)) => cli::keygen(&name, &mut out, &mut err).map(|()| 0),
+        Ok(Command::GenerateRegistration(server, url)) => {
+            cli::generate_registration(&server, &url, &mut out, &mut err).map(|()| 0)
+        }
         Ok(Command::Serve) => serve(false),
         Ok(Command::Dev) => serve(true),
         Err(usage) => writeln!(err, "{usage}").map(|()| cli::EXIT_USAGE),

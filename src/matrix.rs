@@ -7,4 +7,5 @@ pub mod discovery;
 pub mod federation;
 pub mod id;
 pub mod openid;
+pub mod registration;
 mod well_known;

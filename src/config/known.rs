@@ -75,6 +75,12 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_REDIS_URL", Kind::Value, "Redis in which several services share delegated leaves: redis://, rediss:// or unix://; default: none"),
     known("LIVEKIT_REDIS_PASSWORD", Kind::Value, "its password"),
     known("LIVEKIT_REDIS_PASSWORD_FILE", Kind::Path, "file with its password"),
+    known("LIVEKIT_AS_REGISTRATION_FILE", Kind::Path, "registration of this service with its homeserver, as generate-registration prints it: opens application-service mode"),
+    known("LIVEKIT_AS_TOKEN", Kind::Value, "as_token of that registration, if it is not read from the file"),
+    known("LIVEKIT_HS_TOKEN", Kind::Value, "hs_token of that registration, likewise"),
+    known("LIVEKIT_HS_SERVER_NAME", Kind::Value, "server name of that homeserver, whose users are local"),
+    known("LIVEKIT_HS_URL", Kind::Value, "where this service reaches it: http or https; default: its LIVEKIT_CS_API_URL_OVERRIDES"),
+    known("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", Kind::Value, "seconds from one question to it whether somebody in a call is still in the room to the next, 1 to 3600; default 30"),
     known("LIVEKIT_TRUSTED_PROXIES", Kind::Value, "proxies whose X-Forwarded-For is believed, addresses or networks; default: loopback"),
     known("LIVEKIT_MAX_CONNECTIONS", Kind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
     known("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", Kind::Value, "connections of one public address, 1 to 1000000; default 256"),
@@ -100,10 +106,6 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LK_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("TOKEN_SERVER_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("LIVEKIT_LOCAL_HOMESERVERS", Kind::Older, "LIVEKIT_FULL_ACCESS_HOMESERVERS"),
-    later("LIVEKIT_AS_REGISTRATION_FILE"),
-    later("LIVEKIT_AS_TOKEN"),
-    later("LIVEKIT_HS_TOKEN"),
-    later("LIVEKIT_HS_SERVER_NAME"),
     later("LIVEKIT_HTTPS_PROXY"),
 ];
 
@@ -248,11 +250,8 @@ mod tests {
     #[test]
     fn names_of_later_versions_have_no_effect_yet() {
         assert_eq!(
-            warnings(&[("LIVEKIT_HTTPS_PROXY", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
-            [
-                "LIVEKIT_AS_TOKEN has no effect yet",
-                "LIVEKIT_HTTPS_PROXY has no effect yet"
-            ]
+            warnings(&[("LIVEKIT_HTTPS_PROXY", "x")]),
+            ["LIVEKIT_HTTPS_PROXY has no effect yet"]
         );
     }
 

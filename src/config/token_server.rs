@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::reader::{Reader, Value, quoted};
 use super::report::Origin;
-use super::{Defaults, Environment, Error, values};
+use super::{Defaults, Environment, Error, appservice, values};
 use crate::caller::Name;
 use crate::caller::api_key::{ApiKeys, KeyHash, MAX_KEYS};
 use crate::caller::jwks::{Keys, Url};
@@ -15,32 +15,31 @@ use crate::policy::file::{ANYONE, JwtEntry, PolicyFile};
 use crate::policy::pattern::Pattern;
 use crate::policy::{Policy, file};
 
-/// Settings that are for Matrix alone: any of them opens its door.
-const MATRIX: [&str; 20] = [
-    "LIVEKIT_KEY",
-    "LIVEKIT_KEY_FROM_FILE",
-    "LIVEKIT_KEY_FILE",
-    "LIVEKIT_KEYS",
+/// Settings that are for standalone Matrix alone: any of them opens its door.
+const MATRIX: [&str; 7] = [
     "LIVEKIT_FULL_ACCESS_HOMESERVERS",
     "LIVEKIT_LOCAL_HOMESERVERS",
     "LIVEKIT_FEDERATION_URL_OVERRIDES",
     "LIVEKIT_INSECURE_SKIP_VERIFY_TLS",
-    "LIVEKIT_TOKEN_LIFETIME_SECONDS",
     "LIVEKIT_CAN_UPDATE_OWN_METADATA",
     "LIVEKIT_REMOTE_USERS_MAY_PUBLISH",
     "LIVEKIT_OPENID_CACHE_SECONDS",
+];
+/// Settings that both ways of serving Matrix have: any of them opens that door, unless they are there for the homeserver that has
+/// this service for an application service.
+const ANY_MATRIX: [&str; 9] = [
+    "LIVEKIT_KEY",
+    "LIVEKIT_KEY_FROM_FILE",
+    "LIVEKIT_KEY_FILE",
+    "LIVEKIT_KEYS",
+    "LIVEKIT_TOKEN_LIFETIME_SECONDS",
     "LIVEKIT_CS_API_URL_OVERRIDES",
     "LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS",
     "LIVEKIT_REDIS_URL",
     "LIVEKIT_REDIS_PASSWORD",
-    "LIVEKIT_AS_REGISTRATION_FILE",
-    "LIVEKIT_AS_TOKEN",
-    "LIVEKIT_HS_TOKEN",
-    "LIVEKIT_HS_SERVER_NAME",
 ];
 /// Settings that are for the general endpoint: any of them opens its door.
-const GENERAL: [&str; 14] = [
-    "LIVEKIT_API_KEY",
+const GENERAL: [&str; 13] = [
     AUTH,
     API_KEYS,
     API_KEYS_FILE,
@@ -55,6 +54,8 @@ const GENERAL: [&str; 14] = [
     "TOKEN_SERVER_RATE_PER_CALLER",
     "TOKEN_SERVER_PORT",
 ];
+/// LiveKit's own name of the key opens it as well, where an application service does not need the key itself.
+const API_KEY: &str = "LIVEKIT_API_KEY";
 const AUTH: &str = "TOKEN_SERVER_AUTH";
 const API_KEYS: &str = "TOKEN_SERVER_API_KEYS";
 const API_KEYS_FILE: &str = "TOKEN_SERVER_API_KEYS_FILE";
@@ -78,6 +79,8 @@ pub struct Doors {
     pub matrix: bool,
     /// `/token`.
     pub general: bool,
+    /// What our homeserver passes on to us.
+    pub appservice: bool,
 }
 
 /// The general endpoint.
@@ -159,10 +162,13 @@ impl Callers {
 /// Which doors the settings open. Without any that says so, it is Matrix's.
 pub(super) fn doors(reader: &Reader<'_>, defaults: &Defaults) -> Doors {
     let any = |names: &[&'static str]| names.iter().any(|name| reader.is_set(name));
-    let general = defaults.dev || any(&GENERAL);
+    let appservice = any(&appservice::OPENING);
+    let general = defaults.dev || any(&GENERAL) || !appservice && any(&[API_KEY]);
+    let either = || any(&ANY_MATRIX) || !general;
     Doors {
-        matrix: defaults.dev || any(&MATRIX) || !general,
+        matrix: defaults.dev || any(&MATRIX) || !appservice && either(),
         general,
+        appservice,
     }
 }
 
