@@ -1,5 +1,6 @@
 //! The vocabulary of Matrix.
 
+pub mod appservice;
 mod cache;
 pub mod client_api;
 pub mod delayed_event;

@@ -132,8 +132,8 @@ pub struct Homeserver {
     url: BaseUrl,
     route: Route,
     as_token: SharedToken,
-    /// Whether it knows stable names, which is found out by asking.
-    stable: AtomicBool,
+    /// Which of [`IS_JOINED`], [`FED_PROXY`] and [`DELAYED_EVENTS`] it knows by their stable names, as was found out by asking.
+    stable: [AtomicBool; 3],
     memberships: Memo<Membership, bool>,
     under_way: Flights<Membership, Result<bool, Error>>,
     destinations: Arc<PerKey<ServerName>>,
@@ -149,7 +149,7 @@ impl Homeserver {
             url,
             route,
             as_token,
-            stable: AtomicBool::new(false),
+            stable: Default::default(),
             memberships: Memo::new(MAX_REMEMBERED),
             under_way: Flights::new(),
             destinations: PerKey::new(),
@@ -183,13 +183,13 @@ impl Homeserver {
         let _place = place.ok_or(Error::Busy)?;
         let body = json!({ "destination": to.as_str(), "method": "POST", "path": path, "body": body });
         let answer = self.call(
-            ["unstable/io.element.msc4512", "v1"],
+            &FED_PROXY,
             "appservice/fed_proxy",
             Some(body.to_string().as_bytes()),
             RELAY_LIMITS,
             RELAY_BUDGET,
         )?;
-        answer::relayed(&answer.ok_or(Error::Unsupported("fed_proxy (MSC4512)"))?)
+        answer::relayed(&answer)
     }
 
     /// A delayed event of one of its users, if they have such a one (MSC4140).
@@ -203,9 +203,8 @@ impl Homeserver {
             escaped(id.as_str()),
             escaped(user.as_str())
         );
-        let versions = ["unstable/org.matrix.msc4140", "v1"];
-        let answer = self.call(versions, &target, None, LIMITS, BUDGET)?;
-        answer::scheduled(&answer.ok_or(Error::Unsupported("delayed events (MSC4140)"))?)
+        let answer = self.call(&DELAYED_EVENTS, &target, None, LIMITS, BUDGET)?;
+        answer::scheduled(&answer)
     }
 
     fn recall_or_ask(&self, room: &RoomId, who: Who) -> Result<bool, Error> {
@@ -229,9 +228,8 @@ impl Homeserver {
             Who::Server(server) => format!("server_name={}", escaped(server.as_str())),
         };
         let target = format!("rooms/{}/is_joined?{query}", escaped(room.as_str()));
-        let versions = ["unstable/io.element.msc4502", "v3"];
-        let answer = self.call(versions, &target, None, LIMITS, BUDGET)?;
-        let joined = answer::joined(&answer.ok_or(Error::Unsupported("is_joined (MSC4502)"))?)?;
+        let answer = self.call(&IS_JOINED, &target, None, LIMITS, BUDGET)?;
+        let joined = answer::joined(&answer)?;
         let now = Instant::now();
         let lasting = if joined { JOINED } else { NOT_JOINED };
         self.memberships
@@ -239,20 +237,21 @@ impl Homeserver {
         Ok(joined)
     }
 
-    /// Asks by the name of the MSC, then by the stable one; the one that it knew last comes first. None if it knows neither.
+    /// Asks by the name of the MSC and by the stable one, of which the one that it knew last comes first.
     fn call(
         &self,
-        [unstable, stable]: [&str; 2],
+        api: &Api,
         target: &str,
         post: Option<&[u8]>,
         limits: Limits,
         budget: Duration,
-    ) -> Result<Option<Answer>, Error> {
+    ) -> Result<Answer, Error> {
         let deadline = Instant::now() + budget;
         let authorization = self.as_token.bearer();
-        let first = self.stable.load(Ordering::Relaxed);
+        let known = &self.stable[api.index];
+        let first = known.load(Ordering::Relaxed);
         for by_stable_name in [first, !first] {
-            let version = if by_stable_name { stable } else { unstable };
+            let version = if by_stable_name { api.stable } else { api.unstable };
             let target = format!("{}/_matrix/client/{version}/{target}", self.url.path());
             let request = Request {
                 target: &target,
@@ -265,13 +264,40 @@ impl Homeserver {
                 false => Error::Unreachable(format!("{}: {error}", self.url)),
             })?;
             if !answer::is_unknown_path(&answer) {
-                self.stable.store(by_stable_name, Ordering::Relaxed);
-                return Ok(Some(answer));
+                known.store(by_stable_name, Ordering::Relaxed);
+                return Ok(answer);
             }
         }
-        Ok(None)
+        Err(Error::Unsupported(api.name))
     }
 }
+
+/// What it can be asked for, and the versions of the client-server API that have it.
+struct Api {
+    index: usize,
+    name: &'static str,
+    unstable: &'static str,
+    stable: &'static str,
+}
+
+const IS_JOINED: Api = Api {
+    index: 0,
+    name: "is_joined (MSC4502)",
+    unstable: "unstable/io.element.msc4502",
+    stable: "v3",
+};
+const FED_PROXY: Api = Api {
+    index: 1,
+    name: "fed_proxy (MSC4512)",
+    unstable: "unstable/io.element.msc4512",
+    stable: "v1",
+};
+const DELAYED_EVENTS: Api = Api {
+    index: 2,
+    name: "delayed events (MSC4140)",
+    unstable: "unstable/org.matrix.msc4140",
+    stable: "v1",
+};
 
 fn escaped(text: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(text, ESCAPED)
