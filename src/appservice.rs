@@ -210,7 +210,9 @@ impl AppService {
     /// Whether it is the homeserver that asks.
     pub fn authenticate(&self, authorization: Option<&str>) -> Result<(), Error> {
         let shown = authorization.ok_or(Error::NotAuthenticated)?;
-        let bearer = shown.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let bearer = shown
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let (_, token) = bearer.ok_or(Error::NotAuthenticated)?;
         if self.hs_token.is(token.trim()) {
             Ok(())
@@ -264,7 +266,10 @@ impl AppService {
         place: &Place,
         path: &str,
     ) -> Result<Granted, Error> {
-        let _place = self.under_way.enter((), self.terms.places).ok_or(Error::Busy)?;
+        let _place = self
+            .under_way
+            .enter((), self.terms.places)
+            .ok_or(Error::Busy)?;
         match server.filter(|server| *server != self.homeserver.name()) {
             None => {
                 self.is_ours(&place.url)?;
@@ -290,8 +295,14 @@ impl AppService {
         }
         self.is_ours(&place.url)?;
         let at_once = PER_ORIGIN.min(self.terms.places);
-        let _one = self.origins.enter(origin.name().clone(), at_once).ok_or(Error::Busy)?;
-        let _place = self.under_way.enter((), self.terms.places).ok_or(Error::Busy)?;
+        let _one = self
+            .origins
+            .enter(origin.name().clone(), at_once)
+            .ok_or(Error::Busy)?;
+        let _place = self
+            .under_way
+            .enter((), self.terms.places)
+            .ok_or(Error::Busy)?;
         let joined = self.joined(user, place)?;
         self.grant(&joined, place, false)
     }
@@ -299,7 +310,10 @@ impl AppService {
     /// Takes on the leave of one of our users, whose delayed event is looked up rather than believed. Gives its name in the log.
     pub fn delegate(&self, user: &LocalUser, place: &Place, delay: &DelayId) -> Result<u32, Error> {
         self.is_ours(&place.url)?;
-        let _place = self.under_way.enter((), self.terms.places).ok_or(Error::Busy)?;
+        let _place = self
+            .under_way
+            .enter((), self.terms.places)
+            .ok_or(Error::Busy)?;
         let joined = self.joined(user.id(), place)?;
         let event = self.homeserver.delayed_event(user.id(), delay)?;
         let event = event.filter(|event| event.room == place.room.as_str());
@@ -339,8 +353,12 @@ impl AppService {
             room: place.room.clone(),
             user: user.id().clone(),
         };
-        self.guests.admit(key.clone(), guest).map_err(Error::TooMany)?;
-        self.rooms.create(&key.room).map_err(Error::RoomNotCreated)?;
+        self.guests
+            .admit(key.clone(), guest)
+            .map_err(Error::TooMany)?;
+        self.rooms
+            .create(&key.room)
+            .map_err(Error::RoomNotCreated)?;
         let may = Participation {
             can_publish: local,
             can_subscribe: true,

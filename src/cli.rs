@@ -88,7 +88,9 @@ impl Command {
             }
             Some("generate-registration") => {
                 let server = args.next().unwrap_or_default();
-                let parsed = server.to_str().and_then(|name| ServerName::parse(name).ok());
+                let parsed = server
+                    .to_str()
+                    .and_then(|name| ServerName::parse(name).ok());
                 let parsed = parsed.ok_or_else(|| unknown(server))?;
                 let url = args.next().unwrap_or_else(|| DEFAULT_URL.into());
                 let at = url.to_str().and_then(http);

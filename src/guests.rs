@@ -145,7 +145,10 @@ impl Shared {
         if !task.ask_sfu {
             return stays(out);
         }
-        match self.rooms.get_participant(&task.key.room, &task.key.identity) {
+        match self
+            .rooms
+            .get_participant(&task.key.room, &task.key.identity)
+        {
             Ok(Presence::Here(_)) => stays(out),
             Ok(Presence::NotFound) => Verdict::Gone,
             Err(error) => {

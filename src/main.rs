@@ -182,6 +182,9 @@ fn opening(
         };
         doors += &format!(" matrix=open full_access={full_access}");
     }
+    if let Some(own) = &config.appservice {
+        doors += &format!(" appservice=open homeserver={} at={}", own.server, own.url);
+    }
     if let Some(token_server) = &config.token_server {
         doors += &format!(" token=open callers={}", token_server.callers.summary());
     }

@@ -21,7 +21,8 @@ pub(super) const OPENING: [&str; 5] = [FILE, AS_TOKEN, HS_TOKEN, SERVER_NAME, UR
 const SHORT: usize = 32;
 /// For how long a token lets in, unless somebody says otherwise: membership is checked when it is made out, so not for long.
 const LIFETIME: Duration = Duration::from_secs(600);
-const URL_EXPECTED: &str = "an http or https URL like http://synapse:8008 without user, query or fragment";
+const URL_EXPECTED: &str =
+    "an http or https URL like http://synapse:8008 without user, query or fragment";
 
 /// The homeserver that passes its users' wishes on to us.
 #[derive(Debug, Clone)]
@@ -45,10 +46,16 @@ pub(super) fn read(
     overrides: Option<&BTreeMap<ServerName, BaseUrl>>,
 ) -> Option<AppService> {
     let registration = registration(reader);
-    let server = required(reader, SERVER_NAME, "the server name of the homeserver, like example.com");
+    let server = required(
+        reader,
+        SERVER_NAME,
+        "the server name of the homeserver, like example.com",
+    );
     let server = server.and_then(|value| {
         let expected = "a server name like example.com or example.com:8448";
-        reader.understood(value, expected, |text| ServerName::parse(text).map_err(|_| text))
+        reader.understood(value, expected, |text| {
+            ServerName::parse(text).map_err(|_| text)
+        })
     });
     let url = url(reader, server.as_ref(), overrides);
     let check = reader.parsed(CHECK, "30", "1 to 3600 seconds", |text| {
@@ -78,7 +85,11 @@ fn registration(reader: &mut Reader<'_>) -> Option<Registration> {
             Some(registration)
         }
         Err(expected) => {
-            reader.wrong(FILE, expected.to_string(), format!("{} without", file.origin));
+            reader.wrong(
+                FILE,
+                expected.to_string(),
+                format!("{} without", file.origin),
+            );
             None
         }
     });
@@ -88,13 +99,27 @@ fn registration(reader: &mut Reader<'_>) -> Option<Registration> {
     let given = match tokens {
         (None, None) if read.is_some() => return warned(reader, read),
         (as_token, hs_token) => {
-            let as_token = token(reader, AS_TOKEN, as_token, read.as_ref().map(|r| &r.as_token));
-            let hs_token = token(reader, HS_TOKEN, hs_token, read.as_ref().map(|r| &r.hs_token));
+            let as_token = token(
+                reader,
+                AS_TOKEN,
+                as_token,
+                read.as_ref().map(|r| &r.as_token),
+            );
+            let hs_token = token(
+                reader,
+                HS_TOKEN,
+                hs_token,
+                read.as_ref().map(|r| &r.hs_token),
+            );
             Registration::new(as_token?, hs_token?)
         }
     };
     if given.is_none() {
-        reader.wrong(HS_TOKEN, format!("another token than {AS_TOKEN}"), "the same");
+        reader.wrong(
+            HS_TOKEN,
+            format!("another token than {AS_TOKEN}"),
+            "the same",
+        );
     }
     warned(reader, given)
 }
@@ -162,7 +187,9 @@ fn url(
 
 fn http(text: &str) -> Result<BaseUrl, &str> {
     let scheme = text.split("://").next().unwrap_or_default();
-    let http = ["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
+    let http = ["http", "https"]
+        .iter()
+        .any(|s| scheme.eq_ignore_ascii_case(s));
     BaseUrl::parse(text).ok().filter(|_| http).ok_or(text)
 }
 
@@ -191,7 +218,10 @@ mod tests {
         let needed = [
             ("LIVEKIT_URL", "wss://sfu.example.com"),
             ("LIVEKIT_KEY", "APIkey"),
-            ("LIVEKIT_SECRET", "a-secret-of-at-least-thirty-two-characters"),
+            (
+                "LIVEKIT_SECRET",
+                "a-secret-of-at-least-thirty-two-characters",
+            ),
         ];
         let env: Environment = needed.iter().chain(more).copied().collect();
         let (config, report) = Config::read(&env);
@@ -226,15 +256,29 @@ mod tests {
 
     #[test]
     fn an_override_says_where_the_homeserver_is_as_well() {
-        let place = [(SERVER_NAME, "example.com"), ("LIVEKIT_CS_API_URL_OVERRIDES", "example.com=https://hs.internal")];
+        let place = [
+            (SERVER_NAME, "example.com"),
+            (
+                "LIVEKIT_CS_API_URL_OVERRIDES",
+                "example.com=https://hs.internal",
+            ),
+        ];
         let config = read(&[TOKENS, place].concat()).0.unwrap();
-        assert_eq!(config.appservice.unwrap().url.to_string(), "https://hs.internal");
+        assert_eq!(
+            config.appservice.unwrap().url.to_string(),
+            "https://hs.internal"
+        );
     }
 
     #[test]
     fn what_is_wrong_stops_the_start_by_its_name_and_shows_no_token() {
         let all = [TOKENS, WHERE].concat();
-        let without = |name| all.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>();
+        let without = |name| {
+            all.iter()
+                .copied()
+                .filter(|(n, _)| *n != name)
+                .collect::<Vec<_>>()
+        };
         for name in [AS_TOKEN, HS_TOKEN, SERVER_NAME, URL] {
             let error = read(&without(name)).0.unwrap_err();
             assert!(error.starts_with(&format!("{name}: ")), "{name}: {error}");

@@ -531,7 +531,7 @@ impl Keeper {
                 let kept = kept.get(&job.serial);
                 kept.is_some_and(|kept| kept.leave.wants(job.deed, now))
             };
-            let Some((server, Job { serial, deed })) = self.lanes.next(now, wanted) else {
+            let Some((_, Job { serial, deed })) = self.lanes.next(now, wanted) else {
                 return;
             };
             let Some(kept) = self.kept.get(&serial) else {
@@ -542,7 +542,7 @@ impl Keeper {
                 key: kept.leave.key().clone(),
                 fence: kept.fence,
                 deed,
-                server,
+                user: kept.leave.order().user.clone(),
                 delay: kept.leave.order().delay.clone(),
                 began: now,
             };

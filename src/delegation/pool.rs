@@ -13,7 +13,7 @@ use crate::journal::{Fence, Hold};
 use crate::leave::{Event, Key, Time};
 use crate::livekit::room_service::Presence;
 use crate::matrix::delayed_event::{Deed, DelayId, Outcome};
-use crate::matrix::id::ServerName;
+use crate::matrix::id::UserId;
 
 /// For one call in all.
 const CALL: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(super) enum Task {
         key: Key,
         fence: Fence,
         deed: Deed,
-        server: ServerName,
+        user: UserId,
         delay: DelayId,
         /// When this was asked for.
         began: Time,
@@ -66,21 +66,21 @@ fn done(shared: &Shared, task: Task) -> News {
             key,
             fence,
             deed,
-            server,
+            user,
             delay,
             began,
         } => {
             let outcome = match shared.journal.hold(&key, fence) {
                 Ok(Hold::Ours) => {
                     let deadline = Instant::now() + CALL;
-                    Some(shared.events.call(deed, &server, &delay, deadline))
+                    Some(shared.events.call(deed, &user, &delay, deadline))
                 }
                 Ok(Hold::Lost) => None,
                 Err(_) => Some(Outcome::NotNow(UNSURE)),
             };
             News::Called(Called {
                 serial,
-                server,
+                server: user.server().clone(),
                 deed,
                 outcome,
                 began,

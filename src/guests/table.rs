@@ -271,7 +271,10 @@ mod tests {
         assert!(task(&mut table, now).is_none());
         table.came(&key("a"), now);
         let first = task(&mut table, now).unwrap();
-        assert!(!first.ask_sfu && task(&mut table, now).is_none(), "one look at a time");
+        assert!(
+            !first.ask_sfu && task(&mut table, now).is_none(),
+            "one look at a time"
+        );
         table.done(first, STAYS, now);
         assert!(task(&mut table, now + EVERY / 2).is_none());
         let second = task(&mut table, now + EVERY).unwrap();
@@ -308,7 +311,9 @@ mod tests {
             if comes {
                 table.came(&key("a"), now + STAY);
             } else {
-                table.admit(key("a"), guest("@a:hs"), true, now + STAY).unwrap();
+                table
+                    .admit(key("a"), guest("@a:hs"), true, now + STAY)
+                    .unwrap();
             }
             table.done(last, Verdict::Gone, now + STAY);
             assert_eq!(table.len(), 1);
@@ -341,7 +346,10 @@ mod tests {
                 .count()
         };
         assert_eq!(many(&|_| "@one:hs".into(), true, 100, "one"), PER_USER);
-        assert_eq!(many(&|n| format!("@{n}:evil"), false, 3000, "evil"), PER_STRANGER);
+        assert_eq!(
+            many(&|n| format!("@{n}:evil"), false, 3000, "evil"),
+            PER_STRANGER
+        );
         let rest = TOTAL - PER_USER - PER_STRANGER;
         assert_eq!(many(&|n| format!("@{n}:hs"), true, TOTAL, "all"), rest);
     }

@@ -1,18 +1,15 @@
 //! The door for Matrix: what is asked, what is answered, and what the log says of it.
 
-mod webhook;
-
 use std::fmt;
 use std::time::Instant;
 
-use log::{debug, info, log, warn};
+use log::{info, log, warn};
 
 use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply, Wish};
 use crate::http::request;
 use crate::http::route::Call;
 use crate::http::tally::Tally;
-use crate::livekit::webhook::Receiver;
 use crate::metrics;
 use crate::random;
 
@@ -20,21 +17,17 @@ use crate::random;
 #[derive(Debug)]
 pub struct MatrixDoor {
     exchange: Exchange,
-    receiver: Receiver,
     url: String,
     busy: Tally,
-    forged: Tally,
 }
 
 impl MatrixDoor {
-    /// `url` is where clients find the SFU, and `receiver` knows its webhooks.
-    pub fn new(exchange: Exchange, receiver: Receiver, url: String) -> Self {
+    /// `url` is where clients find the SFU.
+    pub fn new(exchange: Exchange, url: String) -> Self {
         Self {
             exchange,
-            receiver,
             url,
             busy: Tally::default(),
-            forged: Tally::default(),
         }
     }
 
@@ -118,21 +111,10 @@ impl MatrixDoor {
         }
         reply
     }
-
-    /// Whether what clients are promised will be kept; the log has what is amiss.
-    pub(super) fn ready(&self) -> Reply {
-        match self.exchange.delegation().trouble() {
-            None => Reply::empty(),
-            Some(cause) => {
-                debug!("not ready cause={cause:?}");
-                Reply::not_ready()
-            }
-        }
-    }
 }
 
 /// A request in the log.
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     id: u32,
     client: &'a str,
     endpoint: &'static str,
@@ -140,7 +122,7 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn now(endpoint: &'static str, client: &'a str) -> Self {
+    pub(super) fn now(endpoint: &'static str, client: &'a str) -> Self {
         Self {
             id: u32::from_ne_bytes(random::bytes()),
             client,
@@ -149,11 +131,11 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn ms(&self) -> u128 {
+    pub(super) fn ms(&self) -> u128 {
         self.at.elapsed().as_millis()
     }
 
-    fn unreadable(&self, error: &request::Error) -> Reply {
+    pub(super) fn unreadable(&self, error: &request::Error) -> Reply {
         let reply = Reply::from(error);
         metrics::denied("bad_request");
         let (status, cause) = (reply.status, error.to_string());

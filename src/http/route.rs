@@ -5,11 +5,13 @@ use std::time::Instant;
 use log::{debug, info};
 use serde_json::json;
 
+use crate::http::appservice::AppServiceDoor;
 use crate::http::cors::Fields;
 use crate::http::limit::Turnstile;
 use crate::http::matrix::MatrixDoor;
 use crate::http::reply::Reply;
 use crate::http::request;
+use crate::http::sfu::SfuDoor;
 use crate::http::token::TokenDoor;
 use crate::metrics;
 use crate::token_source::Shown;
@@ -35,6 +37,10 @@ pub struct Call<'a> {
     pub content_type: Option<&'a str>,
     /// The web page that asks, if one does.
     pub origin: Option<&'a str>,
+    /// The user for whom a homeserver asks.
+    pub matrix_user: Option<&'a str>,
+    /// The other homeserver for which it asks.
+    pub matrix_origin: Option<&'a str>,
     /// Method and fields that a browser announces.
     pub preflight: Option<(&'a str, Option<&'a str>)>,
 }
@@ -51,6 +57,10 @@ enum Endpoint {
     Token,
     Health,
     Root,
+    UserToken,
+    UserLeave,
+    ServerToken,
+    Ping,
     Unknown,
 }
 
@@ -66,6 +76,10 @@ impl Endpoint {
             Self::Token => "token",
             Self::Health => "health",
             Self::Root => "root",
+            Self::UserToken => "client/get_token",
+            Self::UserLeave => "client/delegate_delayed_leave",
+            Self::ServerToken => "federation/get_token",
+            Self::Ping => "ping",
             Self::Unknown => "unknown",
         }
     }
@@ -88,6 +102,31 @@ fn endpoint(target: &str) -> Endpoint {
     }
 }
 
+/// Reads a path of the homeserver's whose application service we are; none if it is not one of its own. As it passes them on they
+/// are whole (MSC4512), but there may be a prefix of ours before them.
+fn proxied(target: &str) -> Option<Endpoint> {
+    let parts: Vec<_> = path(target)
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .collect();
+    let start = parts.iter().rposition(|part| *part == "_matrix")?;
+    let api = *parts.get(start + 1)?;
+    if !matches!(api, "client" | "federation" | "app") {
+        return None;
+    }
+    let rest = match &parts[start + 2..] {
+        ["v1", rest @ ..] | ["unstable", "io.element.msc4195", rest @ ..] => rest,
+        _ => return Some(Endpoint::Unknown),
+    };
+    Some(match (api, rest) {
+        ("client", ["rtc", "livekit", "get_token"]) => Endpoint::UserToken,
+        ("client", ["rtc", "livekit", "delegate_delayed_leave"]) => Endpoint::UserLeave,
+        ("federation", ["rtc", "livekit", "get_token"]) => Endpoint::ServerToken,
+        ("app", ["ping"]) if parts[start + 2] == "v1" => Endpoint::Ping,
+        _ => Endpoint::Unknown,
+    })
+}
+
 fn path(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
@@ -101,27 +140,58 @@ fn shown(text: &str) -> String {
 #[derive(Debug)]
 pub struct Routes {
     matrix: Option<MatrixDoor>,
+    appservice: Option<AppServiceDoor>,
+    sfu: Option<SfuDoor>,
     token: Option<TokenDoor>,
     turnstile: Turnstile,
 }
 
 impl Routes {
-    /// Opens these doors; what is behind a closed one is not found.
-    pub fn new(matrix: Option<MatrixDoor>, token: Option<TokenDoor>, turnstile: Turnstile) -> Self {
+    /// Counts requests by `turnstile`. All doors are closed, and what is behind a closed one is not found.
+    pub fn new(turnstile: Turnstile) -> Self {
         Self {
-            matrix,
-            token,
+            matrix: None,
+            appservice: None,
+            sfu: None,
+            token: None,
             turnstile,
         }
+    }
+
+    /// Opens the door for users of any homeserver.
+    pub fn matrix(self, matrix: Option<MatrixDoor>) -> Self {
+        Self { matrix, ..self }
+    }
+
+    /// Opens the door for our homeserver.
+    pub fn appservice(self, appservice: Option<AppServiceDoor>) -> Self {
+        Self { appservice, ..self }
+    }
+
+    /// Opens the door for the SFU.
+    pub fn sfu(self, sfu: Option<SfuDoor>) -> Self {
+        Self { sfu, ..self }
+    }
+
+    /// Opens the door for other applications.
+    pub fn token(self, token: Option<TokenDoor>) -> Self {
+        Self { token, ..self }
+    }
+
+    /// What a path means: for our homeserver, if we have one, or for everybody.
+    fn endpoint(&self, target: &str) -> Endpoint {
+        let proxied = self.appservice.as_ref().and_then(|_| proxied(target));
+        proxied.unwrap_or_else(|| endpoint(target))
     }
 
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
         method == "POST"
-            && match (endpoint(target), &self.token) {
+            && match (self.endpoint(target), &self.token) {
                 (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, _) => {
                     self.matrix.is_some()
                 }
+                (Endpoint::UserToken | Endpoint::UserLeave | Endpoint::ServerToken, _) => true,
                 (Endpoint::Token, Some(token)) => token.would_wait(shown),
                 _ => false,
             }
@@ -129,7 +199,7 @@ impl Routes {
 
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
-        let (started, endpoint) = (Instant::now(), endpoint(call.target));
+        let (started, endpoint) = (Instant::now(), self.endpoint(call.target));
         let reply = self.answer_at(endpoint, call);
         metrics::request(endpoint.as_str(), reply.status, started.elapsed());
         if reply.status == 429 {
@@ -142,17 +212,30 @@ impl Routes {
         if endpoint == Endpoint::Alive {
             return alive(call, Reply::empty);
         }
+        match (endpoint, &self.sfu, &self.appservice) {
+            (Endpoint::Ready, sfu, _) => {
+                return alive(call, || {
+                    sfu.as_ref().map_or_else(Reply::empty, SfuDoor::ready)
+                });
+            }
+            (Endpoint::Webhook, Some(sfu), _) => {
+                return match call.method {
+                    "POST" => sfu.webhook(call),
+                    "OPTIONS" => Reply::empty(),
+                    _ => Reply::not_allowed("POST, OPTIONS"),
+                };
+            }
+            (Endpoint::UserToken, _, Some(door)) => {
+                return door.user_token(call, path(call.target));
+            }
+            (Endpoint::UserLeave, _, Some(door)) => return door.user_leave(call),
+            (Endpoint::ServerToken, _, Some(door)) => return door.server_token(call),
+            (Endpoint::Ping, _, Some(door)) => return door.ping(call),
+            _ => {}
+        }
         match (endpoint, &self.matrix, &self.token) {
-            (Endpoint::Ready, matrix, _) => alive(call, || {
-                matrix.as_ref().map_or_else(Reply::empty, MatrixDoor::ready)
-            }),
-            (Endpoint::Webhook, Some(matrix), _) => match call.method {
-                "POST" => matrix.webhook(call),
-                "OPTIONS" => Reply::empty(),
-                _ => Reply::not_allowed("POST, OPTIONS"),
-            },
             (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, Some(matrix), _) => {
-                self.matrix(endpoint, matrix, call)
+                self.answer_matrix(endpoint, matrix, call)
             }
             (Endpoint::Token, _, Some(token)) => token.answer(call, &self.turnstile),
             (Endpoint::Health, _, Some(token)) => token.health(call),
@@ -166,7 +249,7 @@ impl Routes {
         }
     }
 
-    fn matrix(&self, endpoint: Endpoint, matrix: &MatrixDoor, call: &Call<'_>) -> Reply {
+    fn answer_matrix(&self, endpoint: Endpoint, matrix: &MatrixDoor, call: &Call<'_>) -> Reply {
         match call.method {
             "OPTIONS" => Reply::empty(),
             "POST" => match self.turnstile.pass(call.client) {
@@ -197,9 +280,9 @@ impl Routes {
             "refused status=404 client={} method={method:?} path={path:?}",
             call.client
         );
-        match &self.matrix {
-            Some(_) => Reply::not_found(),
-            None => Reply {
+        match (&self.matrix, &self.token) {
+            (Some(_), _) | (None, None) => Reply::not_found(),
+            (None, Some(_)) => Reply {
                 fields: self.page(call),
                 ..Reply::json(404, &json!({ "detail": "Not Found" }))
             },
@@ -221,6 +304,68 @@ fn alive(call: &Call<'_>, well: impl Fn() -> Reply) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_homeserver_s_paths_are_for_users_or_for_servers() {
+        for (target, expected) in [
+            (
+                "/_matrix/client/v1/rtc/livekit/get_token",
+                Some(Endpoint::UserToken),
+            ),
+            (
+                "/_matrix/client/unstable/io.element.msc4195/rtc/livekit/get_token?x",
+                Some(Endpoint::UserToken),
+            ),
+            (
+                "/a//_matrix/client/v1//rtc/livekit/get_token/",
+                Some(Endpoint::UserToken),
+            ),
+            (
+                "/_matrix/client/v1/rtc/livekit/delegate_delayed_leave",
+                Some(Endpoint::UserLeave),
+            ),
+            (
+                "/_matrix/federation/v1/rtc/livekit/get_token",
+                Some(Endpoint::ServerToken),
+            ),
+            (
+                "/_matrix/federation/unstable/io.element.msc4195/rtc/livekit/get_token",
+                Some(Endpoint::ServerToken),
+            ),
+            ("/_matrix/app/v1/ping", Some(Endpoint::Ping)),
+            (
+                "/_matrix/federation/v1/rtc/livekit/delegate_delayed_leave",
+                Some(Endpoint::Unknown),
+            ),
+            (
+                "/_matrix/client/v2/rtc/livekit/get_token",
+                Some(Endpoint::Unknown),
+            ),
+            (
+                "/_matrix/client/unstable/other/rtc/livekit/get_token",
+                Some(Endpoint::Unknown),
+            ),
+            ("/_matrix/client/v1/rtc/get_token", Some(Endpoint::Unknown)),
+            (
+                "/_matrix/client/v1/rtc%2Flivekit/get_token",
+                Some(Endpoint::Unknown),
+            ),
+            (
+                "/_matrix/client/v1/rtc/livekit/get_token/x",
+                Some(Endpoint::Unknown),
+            ),
+            ("/_matrix/client/get_token", Some(Endpoint::Unknown)),
+            (
+                "/_matrix/app/unstable/io.element.msc4195/ping",
+                Some(Endpoint::Unknown),
+            ),
+            ("/_matrix/livekit/jwt/get_token", None),
+            ("/get_token?/_matrix/client/v1/rtc/livekit/get_token", None),
+            ("/_matrix", None),
+        ] {
+            assert_eq!(proxied(target), expected, "{target}");
+        }
+    }
 
     #[test]
     fn the_end_of_a_path_decides() {

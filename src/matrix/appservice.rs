@@ -90,7 +90,10 @@ impl fmt::Display for Error {
                 "the homeserver does not know {msc} (of Synapse: 1.163 or newer, with it among its experimental_features)"
             ),
             Self::NotUnderstood(status) => {
-                write!(f, "the homeserver's answer of status {status} makes no sense")
+                write!(
+                    f,
+                    "the homeserver's answer of status {status} makes no sense"
+                )
             }
             Self::Busy => f.write_str("too many questions to the homeserver under way"),
         }
@@ -181,7 +184,8 @@ impl Homeserver {
     pub fn relay(&self, to: &ServerName, path: &str, body: &Value) -> Result<Relayed, Error> {
         let place = self.destinations.enter(to.clone(), PER_DESTINATION);
         let _place = place.ok_or(Error::Busy)?;
-        let body = json!({ "destination": to.as_str(), "method": "POST", "path": path, "body": body });
+        let body =
+            json!({ "destination": to.as_str(), "method": "POST", "path": path, "body": body });
         let answer = self.call(
             &FED_PROXY,
             "appservice/fed_proxy",
@@ -193,11 +197,7 @@ impl Homeserver {
     }
 
     /// A delayed event of one of its users, if they have such a one (MSC4140).
-    pub fn delayed_event(
-        &self,
-        user: &UserId,
-        id: &DelayId,
-    ) -> Result<Option<Scheduled>, Error> {
+    pub fn delayed_event(&self, user: &UserId, id: &DelayId) -> Result<Option<Scheduled>, Error> {
         let target = format!(
             "delayed_events/{}?user_id={}",
             escaped(id.as_str()),
@@ -251,7 +251,11 @@ impl Homeserver {
         let known = &self.stable[api.index];
         let first = known.load(Ordering::Relaxed);
         for by_stable_name in [first, !first] {
-            let version = if by_stable_name { api.stable } else { api.unstable };
+            let version = if by_stable_name {
+                api.stable
+            } else {
+                api.unstable
+            };
             let target = format!("{}/_matrix/client/{version}/{target}", self.url.path());
             let request = Request {
                 target: &target,

@@ -115,12 +115,18 @@ impl Registration {
             .ok_or_else(|| wanted("hs_token of 1 to 512 visible ASCII characters"))?;
         let mut prefixes = PREFIX_KEYS.iter().filter_map(|key| text(key)).peekable();
         if prefixes.peek().is_none() || prefixes.any(|prefix| prefix.trim_matches('/') != PREFIX) {
-            let expected = format!("{}: {PREFIX} or {}: {PREFIX}", PREFIX_KEYS[0], PREFIX_KEYS[1]);
+            let expected = format!(
+                "{}: {PREFIX} or {}: {PREFIX}",
+                PREFIX_KEYS[0], PREFIX_KEYS[1]
+            );
             return Err(Invalid(expected));
         }
         let mut urls = URL_KEYS.iter().filter_map(|key| text(key)).peekable();
         if urls.peek().is_none() || urls.any(|url| BaseUrl::parse(url).is_err()) {
-            let expected = format!("{} or {} with the URL of this service", URL_KEYS[0], URL_KEYS[1]);
+            let expected = format!(
+                "{} or {} with the URL of this service",
+                URL_KEYS[0], URL_KEYS[1]
+            );
             return Err(Invalid(expected));
         }
         let granted = |(name, scope): &(&str, &str)| {
@@ -143,7 +149,11 @@ impl Registration {
 pub fn generate(server: &ServerName, url: &BaseUrl) -> String {
     let tokens = [SharedToken::fresh(), SharedToken::fresh()];
     let [as_token, hs_token] = tokens.map(|token| token.0);
-    let users = server.as_str().replace('.', "\\.").replace('[', "\\[").replace(']', "\\]");
+    let users = server
+        .as_str()
+        .replace('.', "\\.")
+        .replace('[', "\\[")
+        .replace(']', "\\]");
     let [(scopes, unstable), (_, stable)] = SCOPES;
     format!(
         "\
@@ -232,7 +242,9 @@ impl<'a> Events<'a> {
             Some(Err(error)) => {
                 // its own words may repeat a token
                 let (line, column) = (error.marker().line(), error.marker().col() + 1);
-                Err(Invalid(format!("YAML, also in line {line}, column {column}")))
+                Err(Invalid(format!(
+                    "YAML, also in line {line}, column {column}"
+                )))
             }
             None => Err(Invalid("a whole YAML file".to_owned())),
         }
@@ -277,7 +289,10 @@ mod tests {
 
     fn generated() -> String {
         let server = ServerName::parse("[2001:db8::1]:8448").unwrap();
-        generate(&server, &BaseUrl::parse("http://rtc.internal:8080/").unwrap())
+        generate(
+            &server,
+            &BaseUrl::parse("http://rtc.internal:8080/").unwrap(),
+        )
     }
 
     #[test]
@@ -307,7 +322,11 @@ mod tests {
             ("as_token:", "as_tokem:", "as_token"),
             ("hs_token:", "hs_tokem:", "hs_token"),
             ("hs_token: ", "hs_token: ü", "hs_token"),
-            ("proxy_prefix: rtc/livekit", "proxy_prefix: rtc", "proxy_prefix"),
+            (
+                "proxy_prefix: rtc/livekit",
+                "proxy_prefix: rtc",
+                "proxy_prefix",
+            ),
             ("proxy_prefix", "prefix", "proxy_prefix"),
             ("proxy_url", "url2", "proxy_url"),
             ("http://rtc", "rtc", "proxy_url"),
@@ -324,11 +343,21 @@ mod tests {
         }
         let token = "t".repeat(MAX_TOKEN + 1);
         let long = good.replace("as_token: ", &format!("as_token: {token}"));
-        assert!(Registration::read(&long).unwrap_err().0.contains("as_token"));
+        assert!(
+            Registration::read(&long)
+                .unwrap_err()
+                .0
+                .contains("as_token")
+        );
         let many: String = (0..300).map(|n| format!("k{n}: v\n")).collect();
         assert!(Registration::read(&many).unwrap_err().0.contains("256"));
         let scopes = "- s\n".repeat(300);
-        assert!(Registration::read(&format!("scopes:\n{scopes}")).unwrap_err().0.contains("256"));
+        assert!(
+            Registration::read(&format!("scopes:\n{scopes}"))
+                .unwrap_err()
+                .0
+                .contains("256")
+        );
         for text in ["", "a", "[]", "a: b\n---\nc: d\n"] {
             assert!(Registration::read(text).is_err(), "{text:?}");
         }

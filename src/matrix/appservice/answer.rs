@@ -110,10 +110,17 @@ pub(super) fn relayed(answer: &Answer) -> Result<Relayed, Error> {
     }
     let Proxied { status, content } =
         json::object(&answer.body).ok_or(Error::NotUnderstood(200))?;
-    let text = |name| content.get(name).and_then(Value::as_str).unwrap_or_default();
+    let text = |name| {
+        content
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let token = text("jwt");
     let is_token = (1..=MAX_TOKEN).contains(&token.len())
-        && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        && token
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     Ok(match (status, text("errcode")) {
         (200, _) if is_token => Relayed::Token(token.into()),
         (403, "M_FORBIDDEN") => Relayed::Forbidden,
@@ -132,7 +139,9 @@ fn refusal(answer: &Answer) -> Error {
 
 fn errcode(body: &[u8]) -> String {
     let refusal = json::object::<Refusal>(body);
-    refusal.map(|refusal| shown(&refusal.errcode)).unwrap_or_default()
+    refusal
+        .map(|refusal| shown(&refusal.errcode))
+        .unwrap_or_default()
 }
 
 fn shown(errcode: &str) -> String {
@@ -188,8 +197,19 @@ mod tests {
         ] {
             assert_eq!(joined(&answer(status, body)), Ok(false));
         }
-        for body in ["", "true", "{}", r#"{"joined":"true"}"#, r#"{"joined":1}"#, "[true]"] {
-            assert_eq!(joined(&answer(200, body)), Err(Error::NotUnderstood(200)), "{body}");
+        for body in [
+            "",
+            "true",
+            "{}",
+            r#"{"joined":"true"}"#,
+            r#"{"joined":1}"#,
+            "[true]",
+        ] {
+            assert_eq!(
+                joined(&answer(200, body)),
+                Err(Error::NotUnderstood(200)),
+                "{body}"
+            );
         }
         for status in [201, 301, 400, 404, 500, 502] {
             let error = joined(&answer(status, r#"{"joined":true}"#));
@@ -224,18 +244,36 @@ mod tests {
             (500, r#"{"errcode":"M_FORBIDDEN"}"#),
             (500, r#""M_FORBIDDEN""#),
         ] {
-            assert!(matches!(said(status, content), Relayed::Else(s, _) if s == status), "{content}");
+            assert!(
+                matches!(said(status, content), Relayed::Else(s, _) if s == status),
+                "{content}"
+            );
         }
-        for body in ["", "{}", r#"{"status":"200"}"#, r#"{"status":70000}"#, "[200]"] {
-            assert!(relayed(&answer(200, body)) == Err(Error::NotUnderstood(200)), "{body}");
+        for body in [
+            "",
+            "{}",
+            r#"{"status":"200"}"#,
+            r#"{"status":70000}"#,
+            "[200]",
+        ] {
+            assert!(
+                relayed(&answer(200, body)) == Err(Error::NotUnderstood(200)),
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn our_homeserver_s_own_refusal_is_told_from_the_other_s() {
         let denied = r#"{"errcode":"IO.ELEMENT.MSC4512.M_FEDPROXY_DESTINATION_DENIED"}"#;
-        assert!(matches!(relayed(&answer(403, denied)), Ok(Relayed::Else(403, _))));
-        assert!(matches!(relayed(&answer(502, "{}")), Ok(Relayed::Else(502, _))));
+        assert!(matches!(
+            relayed(&answer(403, denied)),
+            Ok(Relayed::Else(403, _))
+        ));
+        assert!(matches!(
+            relayed(&answer(502, "{}")),
+            Ok(Relayed::Else(502, _))
+        ));
         for status in [401, 403] {
             let refused = relayed(&answer(status, r#"{"errcode":"M_FORBIDDEN"}"#));
             assert!(matches!(refused, Err(Error::Refused(..))));
@@ -251,8 +289,16 @@ mod tests {
             let event = scheduled(&answer(200, body)).unwrap().unwrap();
             assert_eq!((&*event.room, event.delay.as_secs()), ("!r", 5));
         }
-        assert_eq!(scheduled(&answer(404, r#"{"errcode":"M_NOT_FOUND"}"#)), Ok(None));
-        for body in ["{}", r#"{"room_id":"!r"}"#, r#"{"room_id":"!r","delay":0}"#, r#"{"room_id":1,"delay":1}"#] {
+        assert_eq!(
+            scheduled(&answer(404, r#"{"errcode":"M_NOT_FOUND"}"#)),
+            Ok(None)
+        );
+        for body in [
+            "{}",
+            r#"{"room_id":"!r"}"#,
+            r#"{"room_id":"!r","delay":0}"#,
+            r#"{"room_id":1,"delay":1}"#,
+        ] {
             assert!(scheduled(&answer(200, body)).is_err(), "{body}");
         }
     }

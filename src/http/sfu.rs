@@ -1,22 +1,53 @@
-//! What the SFU tells us: taken in at once, worked later.
+//! The door for the SFU: what it tells us is taken in at once, and worked later.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
-use super::MatrixDoor;
-use crate::delegation::one;
+use crate::delegation::{Delegation, one};
+use crate::guests::Guests;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
-use crate::livekit::webhook::Received;
+use crate::http::tally::Tally;
+use crate::livekit::webhook::{Received, Receiver};
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl MatrixDoor {
+/// Those who want to know who comes and goes.
+#[derive(Debug)]
+pub struct SfuDoor {
+    receiver: Receiver,
+    delegation: Delegation,
+    guests: Option<Guests>,
+    forged: Tally,
+}
+
+impl SfuDoor {
+    /// `receiver` knows the SFU's webhooks.
+    pub fn new(receiver: Receiver, delegation: Delegation, guests: Option<Guests>) -> Self {
+        Self {
+            receiver,
+            delegation,
+            guests,
+            forged: Tally::default(),
+        }
+    }
+
+    /// Whether what clients are promised will be kept; the log has what is amiss.
+    pub(super) fn ready(&self) -> Reply {
+        match self.delegation.trouble() {
+            None => Reply::empty(),
+            Some(cause) => {
+                debug!("not ready cause={cause:?}");
+                Reply::not_ready()
+            }
+        }
+    }
+
     /// Takes in a webhook.
-    pub(in crate::http) fn webhook(&self, call: &Call<'_>) -> Reply {
-        let delegation = self.exchange.delegation();
+    pub(super) fn webhook(&self, call: &Call<'_>) -> Reply {
+        let delegation = &self.delegation;
         let counts = delegation.counts();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -33,6 +64,9 @@ impl MatrixDoor {
                     self.receiver.forget(&webhook);
                     one(&counts.webhooks_busy);
                     return Reply::busy(AGAIN);
+                }
+                if let Some(guests) = &self.guests {
+                    guests.heard(&webhook);
                 }
                 one(&counts.webhooks_new);
                 Reply::empty()
