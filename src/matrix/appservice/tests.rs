@@ -71,7 +71,8 @@ fn a_server_that_knows_the_stable_name_only_is_asked_by_that_from_then_on() {
 
 #[test]
 fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
-    let refusals: [(Option<(&'static str, Vec<u8>)>, &str); 5] = [
+    type Said = Option<(&'static str, Vec<u8>)>;
+    let refusals: [(Said, &str); 5] = [
         (Some((NOT_FOUND, UNRECOGNIZED.to_vec())), "MSC4502"),
         (
             Some(("403 No", br#"{"errcode":"M_FORBIDDEN"}"#.to_vec())),
