@@ -1,5 +1,6 @@
 """Two real Synapses that federate, each with a service of its own for an application service and an SFU of its own."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -57,12 +58,25 @@ class Site:
             "LIVEKIT_HS_URL": self.synapse.client_url,
             "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS": CHECK,
         } | settings
-        self.service = Service(self.settings)
+        self.service, self._past = Service(self.settings), ""
         self.webhooks = Webhooks(self.sfu, lambda: [f"127.0.0.1:{self.port}"])
+
+    @property
+    def text(self):
+        """The log of all services that there were."""
+        return self._past + self.service.text
+
+    @contextlib.contextmanager
+    def without_service(self):
+        """Nobody is there for the homeserver to pass requests on to, for a while."""
+        self.service.stop()
+        self._past = self.text
+        yield
+        self.service = Service(self.settings)
 
     def stop(self):
         self.service.stop()
-        print(self.service.text)
+        print(self.text)
         self.synapse.stop()
         self.sfu.stop()
 

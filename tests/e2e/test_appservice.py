@@ -116,12 +116,9 @@ def test_a_server_that_is_gone_is_a_502(home, away, alice):
     room = bob.create_room()
     alice.join(room, away.name)
     eventually_joined(home, alice, room)
-    away.service.stop()
-    try:
+    with away.without_service():
         reply = alice.get_token(room, away.sfu_url, server_name=away.name)
         expect_error(reply, 502, "M_UNKNOWN")
-    finally:
-        away.service = type(away.service)(away.settings)
 
 
 def test_a_leave_is_looked_up_restarted_and_sent(home, alice, room):
@@ -194,5 +191,5 @@ def test_the_door_of_any_homeserver_is_open_only_where_somebody_opened_it(home, 
 
 def test_no_token_of_the_registration_reaches_the_log(home, away):
     for site in (home, away):
-        assert "granted" in site.service.text
-        assert site.hs_token not in site.service.text and site.as_token not in site.service.text
+        assert "granted" in site.text
+        assert site.hs_token not in site.text and site.as_token not in site.text
