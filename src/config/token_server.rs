@@ -16,22 +16,22 @@ use crate::policy::pattern::Pattern;
 use crate::policy::{Policy, file};
 
 /// Settings that are for standalone Matrix alone: any of them opens its door.
-const MATRIX: [&str; 7] = [
+const MATRIX: [&str; 6] = [
     "LIVEKIT_FULL_ACCESS_HOMESERVERS",
     "LIVEKIT_LOCAL_HOMESERVERS",
     "LIVEKIT_FEDERATION_URL_OVERRIDES",
-    "LIVEKIT_INSECURE_SKIP_VERIFY_TLS",
     "LIVEKIT_CAN_UPDATE_OWN_METADATA",
     "LIVEKIT_REMOTE_USERS_MAY_PUBLISH",
     "LIVEKIT_OPENID_CACHE_SECONDS",
 ];
 /// Settings that both ways of serving Matrix have: any of them opens that door, unless they are there for the homeserver that has
 /// this service for an application service.
-const ANY_MATRIX: [&str; 9] = [
+const ANY_MATRIX: [&str; 10] = [
     "LIVEKIT_KEY",
     "LIVEKIT_KEY_FROM_FILE",
     "LIVEKIT_KEY_FILE",
     "LIVEKIT_KEYS",
+    "LIVEKIT_INSECURE_SKIP_VERIFY_TLS",
     "LIVEKIT_TOKEN_LIFETIME_SECONDS",
     "LIVEKIT_CS_API_URL_OVERRIDES",
     "LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS",
