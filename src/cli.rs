@@ -29,7 +29,7 @@ const MAX_SHOWN: usize = 80;
 /// The name under which images of the forerunner have a program of its own, with the same settings as the service.
 const HEALTHCHECK_NAME: &str = "lk-jwt-service-healthcheck";
 
-const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | keygen [NAME] | generate-registration SERVER_NAME [URL] | --dev | --help | --version]";
+const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | doctor [URL] | keygen [NAME] | generate-registration SERVER_NAME [URL] | --dev | --help | --version]";
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Command {
     Healthcheck,
     /// Run the service beside an SFU in its own `--dev` mode.
     Dev,
+    /// Find out why calls fail: ask everyone whom the service would ask, and the service itself at this public URL.
+    Doctor(Option<BaseUrl>),
     /// Make an API key for a caller of the token endpoint.
     Keygen(Name),
     /// Make a registration for this homeserver, which reaches this service at this URL.
@@ -65,7 +67,7 @@ impl fmt::Display for UnknownArgument {
 impl std::error::Error for UnknownArgument {}
 
 impl Command {
-    /// Reads the program's name, which is a command in itself if it is [`HEALTHCHECK_NAME`], and the arguments that follow it.
+    /// Reads the program's name, which is a command in itself if it is `lk-jwt-service-healthcheck`, and the arguments that follow it.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
         let mut args = args.into_iter();
         let name = args.next().unwrap_or_default();
@@ -81,6 +83,13 @@ impl Command {
             Some("check-config") => Self::CheckConfig,
             Some("healthcheck") => Self::Healthcheck,
             Some("--dev") => Self::Dev,
+            Some("doctor") => Self::Doctor(match args.next() {
+                None => None,
+                Some(url) => {
+                    let parsed = url.to_str().map(BaseUrl::parse);
+                    Some(parsed.and_then(Result::ok).ok_or_else(|| unknown(url))?)
+                }
+            }),
             Some("keygen") => {
                 let name = args.next().unwrap_or_else(|| DEFAULT_CALLER.into());
                 let parsed = name.to_str().and_then(Name::parse);
@@ -137,6 +146,7 @@ pub fn help(out: &mut impl Write) -> io::Result<()> {
   serve         run the service (the default)
   check-config  print every setting as it is understood, and where it comes from
   healthcheck   ask the service that runs with the same settings; exit code 0 if it is well
+  doctor        ask the SFU, the homeservers and, at its public URL, the service itself; say what is amiss and what to do
   keygen        make an API key for a caller of /token, and the line that the service needs to know it
   generate-registration
                 make the file that lets the homeserver SERVER_NAME have this service, at URL, for an application service

@@ -4,31 +4,28 @@
 //! done by a small pool (`pool`), so that nobody who does not answer holds up the others.
 
 mod book;
-mod counts;
 mod keeper;
 mod lanes;
 mod pool;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::info;
 
 use self::book::Book;
-pub use self::counts::Counts;
-pub(crate) use self::counts::one;
 use self::keeper::{Keeper, News};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Hold, Journal};
 use crate::leave::{Key, Leave, Order, Time};
 use crate::livekit::room_service::RoomService;
 use crate::livekit::webhook::Webhook;
 use crate::matrix::client_api::{self, Support};
 use crate::matrix::delayed_event::DelayedEvents;
 use crate::matrix::id::ServerName;
+use crate::metrics;
 use crate::random;
 
 /// Events that wait for the thread; a burst of webhooks for a few thousand participants. It takes some 10,000 a second.
@@ -106,15 +103,30 @@ impl Clock {
 #[derive(Debug)]
 struct Shared {
     journal: Arc<dyn Journal>,
-    events: DelayedEvents,
-    rooms: Arc<RoomService>,
-    /// Homeservers that the administrator answers for.
-    listed: BTreeSet<ServerName>,
+    wires: RwLock<Arc<Wires>>,
     book: Book,
-    counts: Counts,
     clock: Clock,
     /// How often the SFU is asked about those who are connected.
     check: Option<Duration>,
+}
+
+impl Shared {
+    /// As they are now; calls that are under way end on those that they began with.
+    fn wires(&self) -> Arc<Wires> {
+        let wires = self.wires.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&wires)
+    }
+}
+
+/// The ways to others, which settings can change.
+#[derive(Debug)]
+pub struct Wires {
+    /// To homeservers.
+    pub events: DelayedEvents,
+    /// To the SFU.
+    pub rooms: Arc<RoomService>,
+    /// Homeservers that the administrator answers for: they may have all the room that there is.
+    pub listed: BTreeSet<ServerName>,
 }
 
 /// All leaves that are kept here.
@@ -125,22 +137,17 @@ pub struct Delegation {
 }
 
 impl Delegation {
-    /// Takes up the leaves in the journal, and starts to keep them. Those of homeservers that are `listed` have room before others. The SFU is asked about those who are connected every `check`, or only
-    /// in doubt.
+    /// Takes up the leaves in the journal, and starts to keep them. The SFU is asked about those who are connected every `check`,
+    /// or only in doubt.
     pub fn start(
         journal: Arc<dyn Journal>,
-        events: DelayedEvents,
-        rooms: Arc<RoomService>,
-        listed: BTreeSet<ServerName>,
+        wires: Wires,
         check: Option<Duration>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             journal,
-            events,
-            rooms,
-            listed,
+            wires: RwLock::new(Arc::new(wires)),
             book: Book::default(),
-            counts: Counts::default(),
             clock: Clock::start(),
             check,
         });
@@ -150,9 +157,25 @@ impl Delegation {
         Ok(Self { shared, news })
     }
 
+    /// Calls others in these ways from now on.
+    pub fn rewire(&self, wires: Wires) {
+        let mut current = self
+            .shared
+            .wires
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(wires);
+    }
+
     /// Whether leaves can be delegated for users of this homeserver; waits for its answer when it is not known.
     pub fn check(&self, server: &ServerName) -> Result<(), Error> {
-        match self.shared.events.client_api().delayed_events(server) {
+        match self
+            .shared
+            .wires()
+            .events
+            .client_api()
+            .delayed_events(server)
+        {
             Ok(Support::Yes(_)) => Ok(()),
             Ok(Support::No) => Err(Error::NotSupported),
             Err(error) => Err(Error::NoClientApi(error)),
@@ -163,7 +186,7 @@ impl Delegation {
     pub fn delegate(&self, key: Key, order: Order) -> Result<u32, Error> {
         let shared = &*self.shared;
         let id = u32::from_ne_bytes(random::bytes());
-        let listed = shared.listed.contains(order.user.server());
+        let listed = shared.wires().listed.contains(order.user.server());
         let place = shared.book.reserve(&key, &order.user, listed)?;
         let leave = Leave::new(key, order, id, shared.check, shared.clock.now());
         let record = leave.record().unwrap_or_default();
@@ -176,37 +199,43 @@ impl Delegation {
         };
         let order = leave.order();
         info!(
-            "delegated leave={id:08x} user={:?} room={} identity={:?} delay_ms={}",
+            "delegated leave={id:08x} user={:?} room={:?} identity={:?} delay_ms={}",
             order.user.as_str(),
-            leave.key().room,
+            leave.key().room.as_str(),
             leave.key().identity.as_str(),
             order.timeout.as_millis()
         );
         let sent = self.news.send(News::Delegated(Box::new(leave), fence));
         sent.map_err(|_| Error::Stopping)?;
-        shared.counts.delegations.fetch_add(1, Ordering::Relaxed);
+        metrics::leave("delegated");
         Ok(id)
     }
 
-    /// Takes in what the SFU tells. What is about a leave that others like us may have is to be told again while the journal fails.
-    pub fn heard(&self, webhook: Webhook) -> Result<(), Busy> {
-        let key = webhook.participant.as_ref().map(|(identity, _)| Key {
-            room: webhook.room.clone(),
-            identity: identity.clone(),
-        });
-        let foreign = key.is_some_and(|key| !self.shared.book.has(&key));
-        if foreign && self.shared.journal.trouble().is_some() {
-            return Err(Busy);
+    /// Takes in what the SFU tells. It is in the journal when this returns, for the SFU does not tell it again.
+    pub fn heard(&self, webhook: &Webhook) -> Result<(), Busy> {
+        let journal = &self.shared.journal;
+        for _ in 0..HEAR_AGAIN {
+            let (done, taken_in) = sync_channel(1);
+            let news = News::Heard(Box::new(webhook.clone()), done);
+            self.news.try_send(news).map_err(|_| Busy)?;
+            // no answer if the journal gave none
+            let about = taken_in.recv_timeout(HEARD).map_err(|_| Busy)?;
+            journal.sync().map_err(|_| Busy)?;
+            let held = match about {
+                Some((key, fence)) if journal.is_shared() => journal.hold(&key, fence),
+                _ => Ok(Hold::Ours),
+            };
+            // or else another one of us took the leave in this very moment, and does not know yet
+            if held.map_err(|_| Busy)? == Hold::Ours {
+                return Ok(());
+            }
         }
-        match self.news.try_send(News::Heard(Box::new(webhook))) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
-        }
+        Err(Busy)
     }
 
-    /// What has been done so far.
-    pub fn counts(&self) -> &Counts {
-        &self.shared.counts
+    /// How many leaves are kept here, those that are about to be included.
+    pub fn kept(&self) -> u64 {
+        self.shared.book.count()
     }
 
     /// What keeps leaves from being stored; none if nothing does.
@@ -225,5 +254,9 @@ impl Delegation {
     }
 }
 
+/// For an event to be taken in, with a question to the journal; less than the SFU's own patience.
+const HEARD: Duration = Duration::from_secs(4);
+/// How often an event is taken in at most, as others take the leave that it is about.
+const HEAR_AGAIN: usize = 3;
 /// For the thread to come to its end: it is never far from it.
 const STOP: Duration = Duration::from_secs(2);

@@ -16,6 +16,7 @@ use log::{debug, info, warn};
 
 pub use self::table::{Guest, TooMany};
 use self::table::{Next, Table, Task, Verdict};
+use crate::current::Current;
 use crate::journal::Key;
 use crate::livekit::room_service::{Presence, RoomService};
 use crate::livekit::webhook::{Kind, Webhook};
@@ -35,9 +36,17 @@ const UNSURE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Guests(Arc<Shared>);
 
+/// The ways to others, which settings can change.
+#[derive(Debug, Clone)]
+pub struct Wires {
+    /// To whoever knows who is in a Matrix room.
+    pub homeserver: Arc<Homeserver>,
+    /// To the SFU.
+    pub rooms: Arc<RoomService>,
+}
+
 struct Shared {
-    homeserver: Arc<Homeserver>,
-    rooms: Arc<RoomService>,
+    wires: Current<Wires>,
     table: Mutex<Table>,
     news: Condvar,
     /// Whether the last question went wrong, so that the log has it once.
@@ -47,15 +56,9 @@ struct Shared {
 
 impl Guests {
     /// Starts to look: at each of them every `every`. Tokens can be used for `lifetime`.
-    pub fn start(
-        homeserver: Arc<Homeserver>,
-        rooms: Arc<RoomService>,
-        every: Duration,
-        lifetime: Duration,
-    ) -> io::Result<Self> {
+    pub fn start(wires: Wires, every: Duration, lifetime: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            homeserver,
-            rooms,
+            wires: Current::new(wires),
             table: Mutex::new(Table::new(every, lifetime + AFTERGLOW)),
             news: Condvar::new(),
             ails: AtomicBool::new(false),
@@ -69,9 +72,14 @@ impl Guests {
         Ok(Self(shared))
     }
 
+    /// Calls others in these ways from now on.
+    pub fn rewire(&self, wires: Wires) {
+        self.0.wires.replace(wires);
+    }
+
     /// Remembers somebody who gets a token. Without a place for them they may not get one.
     pub fn admit(&self, key: Key, guest: Guest) -> Result<(), TooMany> {
-        let local = *guest.user.server() == *self.0.homeserver.name();
+        let local = *guest.user.server() == *self.0.wires.get().homeserver.name();
         let mut table = self.0.table();
         table.admit(key, guest, local, Instant::now())?;
         self.0.news.notify_one();
@@ -131,7 +139,8 @@ impl Shared {
 
     fn look(&self, task: &Task) -> Verdict {
         let Guest { room, user } = &task.guest;
-        let joined = self.homeserver.is_still_joined(room, user);
+        let wires = self.wires.get();
+        let joined = wires.homeserver.is_still_joined(room, user);
         self.tell(joined.as_ref().err().map(ToString::to_string));
         let out = match joined {
             Ok(joined) => !joined,
@@ -139,13 +148,13 @@ impl Shared {
             Err(_) => task.out,
         };
         if out {
-            self.remove(task);
+            self.remove(&wires.rooms, task);
         }
         let stays = |out| Verdict::Stays { out, sure: true };
         if !task.ask_sfu {
             return stays(out);
         }
-        match self
+        match wires
             .rooms
             .get_participant(&task.key.room, &task.key.identity)
         {
@@ -158,10 +167,10 @@ impl Shared {
         }
     }
 
-    fn remove(&self, task: &Task) {
+    fn remove(&self, rooms: &RoomService, task: &Task) {
         let (user, matrix_room) = (task.guest.user.as_str(), task.guest.room.as_str());
         let (room, identity) = (&task.key.room, task.key.identity.as_str());
-        match self.rooms.remove_participant(room, &task.key.identity) {
+        match rooms.remove_participant(room, &task.key.identity) {
             // again only in case that they came back and nobody told us
             Ok(()) if task.out => debug!("removed again user={user:?} room={room}"),
             Ok(()) => {

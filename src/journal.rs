@@ -93,8 +93,13 @@ pub trait Journal: Send + Sync + fmt::Debug {
 
     /// Asked right before each call to a homeserver. Quick: no local store has to look, and Redis is given a second.
     ///
-    /// An error means that the leave may not be worked now, but perhaps in a second; it is not lost yet.
+    /// An error means that nobody knows, and the leave may not be worked now, but perhaps in a second; it is not lost yet.
     fn hold(&self, key: &Key, fence: Fence) -> Result<Hold, Error>;
+
+    /// Whether others like us have this journal as well, and may take what is ours at any time.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Takes over a leave that another replica keeps, or that was not adopted yet, as an event for it has reached us. None if there
     /// is none.

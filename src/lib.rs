@@ -10,6 +10,7 @@
 //! - [`appservice`]: the same for users whom our own homeserver has authenticated, and who are in the Matrix room; [`guests`] sees to
 //!   it that whoever leaves that room leaves the call as well.
 //! - [`delegation`]: the thread that keeps the leaves which clients have handed to us, and carries out what they call for.
+//!   [`readiness`]: whether clients had better come.
 //! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary,
 //!   [`policy`] says what the caller of the token source may ask for, [`leave`] is one delegated leave.
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
@@ -17,7 +18,7 @@
 //!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
 //!   [`matrix::appservice`] is the homeserver beside us. Logins of applications: [`caller::jwt`] and [`caller::jwks`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
-//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`] and [`metrics`].
+//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`] and [`metrics`].
 
 pub mod access;
 pub mod alias;
@@ -26,6 +27,7 @@ pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod current;
 pub mod delegation;
 pub mod exchange;
 pub mod flights;
@@ -43,6 +45,7 @@ pub mod net;
 pub mod notify;
 pub mod policy;
 pub mod random;
+pub mod readiness;
 pub mod reload;
 pub mod token_source;
 

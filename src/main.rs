@@ -1,5 +1,6 @@
 //! From arguments and settings to a service that runs.
 
+mod doctor;
 mod house;
 
 use std::io::{self, Write};
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Ok(Command::CheckConfig) => {
             cli::check_config(&Environment::of_process(), &mut out, &mut err)
         }
+        Ok(Command::Doctor(url)) => doctor::examine(&Environment::of_process(), url, &mut out),
         Ok(Command::Healthcheck) => {
             cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }
@@ -106,7 +108,9 @@ fn serve(dev: bool) -> io::Result<u8> {
     };
     let limits = limits(&config);
     let opening = opening(&config, &clients, metrics.as_ref(), dev);
-    let house = match House::furnish(config, env, workers, &limits) {
+    let pid = std::process::id();
+    let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
+    let house = match House::furnish(config, env, workers, &limits, supervisor.clone()) {
         Ok(house) => house,
         Err(reason) => {
             error!("a thread or signal cannot be had: {reason}");
@@ -114,8 +118,6 @@ fn serve(dev: bool) -> io::Result<u8> {
         }
     };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    let pid = std::process::id();
-    let supervisor = Supervisor::find(|name| std::env::var_os(name), pid, Instant::now());
     let doors = Doors { clients, metrics };
     let served = listener::serve(doors, workers, limits, house.routes, supervisor, opened);
     if let Some(delegation) = house.delegation {

@@ -84,6 +84,11 @@ pub fn webhook(outcome: &'static str) {
         .inc();
 }
 
+/// What `/readyz` was answered.
+pub fn ready(ready: bool) {
+    METRICS.ready.get_or_create(&[]).set(ready.into());
+}
+
 /// Numbers that others keep, as they are now.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Now {
@@ -101,8 +106,6 @@ pub struct Now {
     pub malformed: u64,
     /// Delegated leaves that are kept.
     pub leaves: u64,
-    /// Whether [`crate::http`] calls itself ready.
-    pub ready: bool,
 }
 
 /// All of it in Prometheus' text format (OpenMetrics).
@@ -183,6 +186,8 @@ struct Metrics {
     look_ups: Family<CacheLabels, Counter>,
     leaves: Family<EventLabels, Counter>,
     webhooks: Family<OutcomeLabels, Counter>,
+    /// Of no labels, and absent until somebody has asked.
+    ready: Family<[(&'static str, &'static str); 0], Gauge>,
 }
 
 impl Default for Metrics {
@@ -197,6 +202,7 @@ impl Default for Metrics {
             look_ups: Family::default(),
             leaves: Family::default(),
             webhooks: Family::default(),
+            ready: Family::default(),
         }
     }
 }
@@ -231,6 +237,11 @@ impl Metrics {
             "What became of delegated leaves",
             self.leaves.clone(),
         );
+        to.register(
+            "ready",
+            "What the last /readyz was answered: 1 is ready",
+            self.ready.clone(),
+        );
         to.register("webhooks", "Webhooks of the SFU", self.webhooks.clone());
     }
 }
@@ -253,7 +264,6 @@ fn register_now(now: &Now, to: &mut Registry) {
         now.connections_limit,
     );
     gauge("leaves_kept", "Delegated leaves that are kept", now.leaves);
-    gauge("ready", "1 if /readyz says so", now.ready.into());
     let mut counter = |name: &str, help: &str, value: u64| {
         let counter = Counter::<u64, AtomicU64>::default();
         counter.inc_by(value);
@@ -331,6 +341,7 @@ mod tests {
         look_up("other", true);
         leave("sent");
         webhook("new");
+        ready(true);
         let text = text(&Now::default());
         let known: Vec<&str> = text
             .lines()

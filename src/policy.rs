@@ -2,15 +2,16 @@
 
 pub mod file;
 pub mod pattern;
+mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use crate::caller::Caller;
 use crate::livekit::token::{
     Agent, Grant, Identity, MAX_ATTRIBUTES, MAX_METADATA, MAX_NAME, Profile, RoomName, Source,
 };
 use crate::policy::pattern::{Known, Pattern};
+pub use crate::policy::refusal::Refusal;
 
 /// Seconds: longest lifetime of a token, a year. Who wants more wants no end.
 pub const MAX_LIFETIME: u64 = 365 * 86_400;
@@ -120,65 +121,6 @@ pub struct Terms {
     /// Seconds.
     pub lifetime: u64,
 }
-
-/// Why something was not allowed. Names the field.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// Fields without which it cannot be done.
-    Missing(Vec<&'static str>),
-    /// A value that nobody could have.
-    Invalid {
-        /// The field.
-        field: String,
-        /// What it takes.
-        expected: String,
-    },
-    /// A value that this caller may not have.
-    Forbidden {
-        /// The field.
-        field: String,
-        /// Why not, for the caller.
-        reason: String,
-    },
-}
-
-impl Refusal {
-    /// A value that nobody could have.
-    pub fn invalid(field: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self::Invalid {
-            field: field.into(),
-            expected: expected.into(),
-        }
-    }
-
-    /// A value that this caller may not have.
-    pub fn forbidden(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Forbidden {
-            field: field.into(),
-            reason: reason.into(),
-        }
-    }
-
-    /// The field that is amiss, or the first of them.
-    pub fn field(&self) -> &str {
-        match self {
-            Self::Missing(fields) => fields.first().copied().unwrap_or_default(),
-            Self::Invalid { field, .. } | Self::Forbidden { field, .. } => field,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing(fields) => write!(f, "{}: required", fields.join(", ")),
-            Self::Invalid { field, expected } => write!(f, "{field}: expected {expected}"),
-            Self::Forbidden { field, reason } => write!(f, "{field}: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 impl Policy {
     /// Decides what of what a caller asks for they get: all of it, or nothing. `random` names those that nobody named.

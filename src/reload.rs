@@ -13,6 +13,7 @@ use crate::caller::jwks::Jwks;
 use crate::caller::jwt::{Issuer, Issuers, KeySource};
 use crate::config::{Callers, Login, LoginKeys};
 use crate::net::fetch::Fetcher;
+use crate::notify::{State, Supervisor};
 use crate::token_source::Book;
 
 /// Reads something again: what it is now, or why it stays as it was.
@@ -40,18 +41,21 @@ impl Reloads {
         self.0.push((name, Box::new(read)));
     }
 
-    /// Catches SIGHUP from here on, even if there is nothing to read: unheard, it would end the service.
+    /// Catches SIGHUP from here on, even if there is nothing to read: unheard, it would end the service. `supervisor` hears of
+    /// the beginning and the end.
     ///
     /// # Errors
     /// Signals cannot be caught, or no thread started.
-    pub fn start(mut self) -> io::Result<()> {
+    pub fn start(mut self, supervisor: Supervisor) -> io::Result<()> {
         let (mut heard, sender) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(SIGHUP, sender)?;
         let hear = move || {
             // several signals that have come meanwhile are one
             let mut signals = [0; 64];
             while heard.read(&mut signals).is_ok_and(|count| count > 0) {
+                supervisor.tell(State::Reloading);
                 self.run();
+                supervisor.tell(State::Ready);
             }
         };
         thread::Builder::new().name("reload".into()).spawn(hear)?;
@@ -81,7 +85,8 @@ pub fn reasons(errors: Vec<impl fmt::Display>) -> String {
 pub fn book(callers: &Callers, old: &Book, fetcher: &dyn Fn() -> Fetcher) -> io::Result<Book> {
     let mut issuers = Vec::new();
     for login in &callers.logins {
-        issuers.push(issuer(login, old, fetcher)?);
+        let made = issuer(login, old.issuers.iter().chain(&issuers), fetcher)?;
+        issuers.push(made);
     }
     let policies = &callers.policies;
     let entry = |(name, entry): (&_, &crate::policy::file::Entry)| {
@@ -97,11 +102,15 @@ pub fn book(callers: &Callers, old: &Book, fetcher: &dyn Fn() -> Fetcher) -> io:
     })
 }
 
-fn issuer(login: &Login, old: &Book, fetcher: &dyn Fn() -> Fetcher) -> io::Result<Issuer> {
+fn issuer<'a>(
+    login: &Login,
+    mut known: impl Iterator<Item = &'a Issuer>,
+    fetcher: &dyn Fn() -> Fetcher,
+) -> io::Result<Issuer> {
     let keys = match &login.keys {
         LoginKeys::Fixed(keys) => KeySource::Fixed(keys.clone()),
         LoginKeys::Url(url) => {
-            let known = old.issuers.iter().find_map(|issuer| match issuer.keys() {
+            let known = known.find_map(|issuer| match issuer.keys() {
                 KeySource::Url(jwks) if jwks.url() == url => Some(Jwks::clone(jwks)),
                 _ => None,
             });

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use crate::caller::api_key::{ApiKeys, PREFIX};
@@ -130,7 +130,7 @@ enum Payer {
 /// Everything that is needed to sign for callers.
 #[derive(Debug)]
 pub struct TokenSource {
-    key: ApiKey,
+    key: RwLock<ApiKey>,
     book: RwLock<Arc<Book>>,
     paces: Rate<Payer>,
 }
@@ -139,7 +139,7 @@ impl TokenSource {
     /// Signs with `key` for those in `book`.
     pub fn new(key: ApiKey, book: Book) -> Self {
         Self {
-            key,
+            key: RwLock::new(key),
             book: RwLock::new(Arc::new(book)),
             // each caller has a pace of their own
             paces: Rate::new(Duration::ZERO, 0, MAX_PACES),
@@ -154,6 +154,15 @@ impl TokenSource {
     /// The book as it is now.
     pub fn book(&self) -> Arc<Book> {
         Arc::clone(&self.book.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs with this key from now on.
+    pub fn sign_with(&self, key: ApiKey) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+
+    fn signing_key(&self) -> RwLockReadGuard<'_, ApiKey> {
+        self.key.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether [`Self::admit`] would wait for the server that has a login's keys.
@@ -193,8 +202,9 @@ impl TokenSource {
     /// Signs what an admitted caller asks for, at `now` (seconds since 1970), if they may have it.
     pub fn token(&self, admitted: &Admitted, asked: Asked, now: u64) -> Result<Granted, Refusal> {
         let terms = admitted.policy.allow(&admitted.caller, asked, || {
-            let bytes: [u8; 8] = random::bytes();
-            format!("{:016x}", u64::from_ne_bytes(bytes))
+            // who is not told such a name cannot guess it
+            let bytes: [u8; 16] = random::bytes();
+            format!("{:032x}", u128::from_ne_bytes(bytes))
         })?;
         let claims = Claims::participant(
             terms.identity.clone(),
@@ -203,7 +213,11 @@ impl TokenSource {
             &terms.sources,
             terms.profile.clone(),
         );
-        let token = claims.sign(&self.key, now, Duration::from_secs(terms.lifetime));
+        let token = claims.sign(
+            &self.signing_key(),
+            now,
+            Duration::from_secs(terms.lifetime),
+        );
         Ok(Granted {
             token,
             expires: now.saturating_add(terms.lifetime),

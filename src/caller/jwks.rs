@@ -17,7 +17,8 @@ mod remote;
 pub use key::{Algorithm, Key};
 pub use remote::{InvalidUrl, Jwks, Url};
 
-/// Largest key file or answer of a key server, in bytes: 64 keys of 4096 bits with their certificates have some 200 KiB.
+/// Largest key file or answer of a key server, in bytes: 64 keys of 4096 bits with their certificates have some 200 KiB. An answer's
+/// head is counted with it.
 pub const MAX_DOCUMENT: usize = 256 * 1024;
 /// Keys of one set: login servers publish two to ten.
 pub const MAX_KEYS: usize = 64;

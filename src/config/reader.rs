@@ -58,11 +58,11 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Whether somebody has set it, rightly or wrongly.
+    /// Whether somebody has set it, rightly or wrongly; what Kubernetes puts into the environment nobody has.
     pub(super) fn is_set(&self, name: &'static str) -> bool {
-        let given = self.env.get(name).unwrap_or_default();
-        if !given.to_string_lossy().trim().is_empty() {
-            return true;
+        let given = self.env.get(name).unwrap_or_default().to_string_lossy();
+        if !given.trim().is_empty() {
+            return !known::is_service_link(given.trim());
         }
         let Some(directory) = self.env.get("CREDENTIALS_DIRECTORY").map(Path::new) else {
             return false;

@@ -1,87 +1,33 @@
 //! The general token endpoint: whether it is open, who may call it, and what they may ask for.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod doors;
+mod login;
 
-use super::reader::{Reader, Value, quoted};
+use std::collections::BTreeMap;
+
+pub use self::doors::Doors;
+pub(super) use self::doors::doors;
+pub use self::login::{Login, LoginKeys};
+use super::reader::{Reader, quoted};
 use super::report::Origin;
-use super::{Defaults, Environment, Error, appservice, values};
+use super::{Environment, Error, values};
 use crate::caller::Name;
 use crate::caller::api_key::{ApiKeys, KeyHash, MAX_KEYS};
-use crate::caller::jwks::{Keys, Url};
 use crate::http::cors::Origins;
 use crate::net::address::AddressPolicy;
-use crate::policy::file::{ANYONE, JwtEntry, PolicyFile};
+use crate::policy::file::{ANYONE, PolicyFile};
 use crate::policy::pattern::Pattern;
 use crate::policy::{Policy, file};
 
-/// Settings that are for standalone Matrix alone: any of them opens its door.
-const MATRIX: [&str; 6] = [
-    "LIVEKIT_FULL_ACCESS_HOMESERVERS",
-    "LIVEKIT_LOCAL_HOMESERVERS",
-    "LIVEKIT_FEDERATION_URL_OVERRIDES",
-    "LIVEKIT_CAN_UPDATE_OWN_METADATA",
-    "LIVEKIT_REMOTE_USERS_MAY_PUBLISH",
-    "LIVEKIT_OPENID_CACHE_SECONDS",
-];
-/// Settings that both ways of serving Matrix have: any of them opens that door, unless they are there for the homeserver that has
-/// this service for an application service.
-const ANY_MATRIX: [&str; 10] = [
-    "LIVEKIT_KEY",
-    "LIVEKIT_KEY_FROM_FILE",
-    "LIVEKIT_KEY_FILE",
-    "LIVEKIT_KEYS",
-    "LIVEKIT_INSECURE_SKIP_VERIFY_TLS",
-    "LIVEKIT_TOKEN_LIFETIME_SECONDS",
-    "LIVEKIT_CS_API_URL_OVERRIDES",
-    "LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS",
-    "LIVEKIT_REDIS_URL",
-    "LIVEKIT_REDIS_PASSWORD",
-];
-/// Settings that are for the general endpoint: any of them opens its door.
-const GENERAL: [&str; 13] = [
-    AUTH,
-    API_KEYS,
-    API_KEYS_FILE,
-    POLICY_FILE,
-    ISSUER,
-    AUDIENCE,
-    JWT_KEYS,
-    JWT_SECRET,
-    JWT_SECRET_FILE,
-    IDENTITY_CLAIM,
-    "TOKEN_SERVER_MIN_NAME_LENGTH",
-    "TOKEN_SERVER_RATE_PER_CALLER",
-    "TOKEN_SERVER_PORT",
-];
-/// LiveKit's own name of the key opens it as well, where an application service does not need the key itself.
-const API_KEY: &str = "LIVEKIT_API_KEY";
 const AUTH: &str = "TOKEN_SERVER_AUTH";
 const API_KEYS: &str = "TOKEN_SERVER_API_KEYS";
 const API_KEYS_FILE: &str = "TOKEN_SERVER_API_KEYS_FILE";
 const POLICY_FILE: &str = "TOKEN_SERVER_POLICY_FILE";
-const ISSUER: &str = "TOKEN_SERVER_JWT_ISSUER";
-const AUDIENCE: &str = "TOKEN_SERVER_JWT_AUDIENCE";
-const JWT_KEYS: &str = "TOKEN_SERVER_JWT_KEYS";
-const JWT_SECRET: &str = "TOKEN_SERVER_JWT_SECRET";
-const JWT_SECRET_FILE: &str = "TOKEN_SERVER_JWT_SECRET_FILE";
-const IDENTITY_CLAIM: &str = "TOKEN_SERVER_JWT_IDENTITY_CLAIM";
-/// What the issuer of the variables is called, in the policy file and in the log.
-const JWT_CALLER: &str = "jwt";
+/// Bytes of metadata beyond which tokens may be too long for a URL.
+const LARGE_METADATA: usize = 5 * 1024;
 const KEYS_EXPECTED: &str = "NAME:SHA256 as keygen prints it, comma or newline separated";
 /// Where pages are that may ask, if nobody says: the example's.
 const ORIGINS: &str = "http://localhost:3000";
-
-/// Which doors are open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doors {
-    /// `/get_token` and `/sfu/get`.
-    pub matrix: bool,
-    /// `/token`.
-    pub general: bool,
-    /// What our homeserver passes on to us.
-    pub appservice: bool,
-}
 
 /// The general endpoint.
 #[derive(Debug, Clone)]
@@ -118,30 +64,6 @@ pub struct Callers {
     pub policies: PolicyFile,
 }
 
-/// An issuer of JWTs.
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// What the administrator calls it.
-    pub name: Name,
-    /// `iss`.
-    pub issuer: String,
-    /// One of `aud`.
-    pub audience: String,
-    /// The claim that says who somebody is.
-    pub identity_claim: Option<String>,
-    /// Where its keys are.
-    pub keys: LoginKeys,
-}
-
-/// Where keys are.
-#[derive(Debug, Clone)]
-pub enum LoginKeys {
-    /// Here.
-    Fixed(Keys),
-    /// At the issuer's.
-    Url(Url),
-}
-
 impl Callers {
     /// Who they are, in a few words.
     pub fn summary(&self) -> String {
@@ -156,19 +78,6 @@ impl Callers {
             (None, true) => "nobody".into(),
             (None, false) => names.join(","),
         }
-    }
-}
-
-/// Which doors the settings open. Without any that says so, it is Matrix's.
-pub(super) fn doors(reader: &Reader<'_>, defaults: &Defaults) -> Doors {
-    let any = |names: &[&'static str]| names.iter().any(|name| reader.is_set(name));
-    let appservice = any(&appservice::OPENING);
-    let general = defaults.dev || any(&GENERAL) || !appservice && any(&[API_KEY]);
-    let either = || any(&ANY_MATRIX) || !general;
-    Doors {
-        matrix: defaults.dev || any(&MATRIX) || !appservice && either(),
-        general,
-        appservice,
     }
 }
 
@@ -200,7 +109,7 @@ fn callers(reader: &mut Reader<'_>, dev_local: bool, networks: &AddressPolicy) -
         })
     });
     let mut keys = api_keys(reader);
-    let own = login(reader, networks);
+    let own = login::read(reader, networks);
     let mut policies = policies(reader, &ground?);
     let mut logins = Vec::new();
     if let Some(login) = own {
@@ -226,12 +135,22 @@ fn callers(reader: &mut Reader<'_>, dev_local: bool, networks: &AddressPolicy) -
     for (name, entry) in &policies.callers {
         keys.extend(entry.keys.iter().map(|hash| (*hash, name.clone())));
         if let Some(jwt) = &entry.jwt {
-            logins.extend(listed_login(reader, name, jwt, networks));
+            logins.extend(login::listed(reader, name, jwt, networks));
         }
     }
+    login::check_all(reader, &logins);
     if keys.len() > MAX_KEYS {
         let found = keys.len().to_string();
         reader.wrong(API_KEYS, format!("at most {MAX_KEYS} keys in all"), found);
+    }
+    let rules = policies.callers.values().map(|entry| &entry.policy);
+    if rules
+        .chain([&policies.default])
+        .any(|rules| rules.max_metadata > LARGE_METADATA)
+    {
+        reader.report.warn(format!(
+            "{POLICY_FILE} allows more than {LARGE_METADATA} bytes of metadata: browsers put tokens into a URL, and many proxies refuse one of 8 KiB"
+        ));
     }
     let open = none.is_some() || dev_local && keys.is_empty() && logins.is_empty();
     if none.is_some() {
@@ -336,116 +255,6 @@ fn api_keys(reader: &mut Reader<'_>) -> Vec<(KeyHash, Name)> {
         reader.report.set(value.name, names.join(","), value.origin);
     }
     keys
-}
-
-/// The login of the variables.
-fn login(reader: &mut Reader<'_>, networks: &AddressPolicy) -> Option<Login> {
-    let before = reader.errors.len();
-    let issuer = reader.value(ISSUER);
-    let audience = reader.value(AUDIENCE);
-    let keys = reader.value(JWT_KEYS);
-    let secrets = [reader.value(JWT_SECRET), reader.file(JWT_SECRET_FILE)];
-    let mut secrets = secrets.into_iter().flatten();
-    let (secret, more) = (secrets.next(), secrets.next());
-    let claim = reader.value(IDENTITY_CLAIM);
-    let any = [&issuer, &audience, &keys, &secret, &claim];
-    if any.iter().all(|value| value.is_none()) || reader.errors.len() > before {
-        return None;
-    }
-    let mut missing = |name: &'static str, expected: &str, value: &Option<Value>| {
-        if value.is_none() {
-            let expected = expected.into();
-            reader.errors.push(Error::Missing { name, expected });
-        }
-    };
-    missing(ISSUER, "the iss of the login's JWTs", &issuer);
-    missing(
-        AUDIENCE,
-        "the aud of those that are for this service",
-        &audience,
-    );
-    let found = match (&keys, secret, more) {
-        (Some(keys), None, None) => source(reader, JWT_KEYS, &keys.text, networks),
-        (None, Some(secret), None) => shared(reader, secret.name, secret.text.trim()),
-        (None, None, _) => {
-            let expected = "a JWKS or PEM file or the https URL of a JWKS; or a secret for HS256 in TOKEN_SERVER_JWT_SECRET";
-            missing(JWT_KEYS, expected, &keys);
-            None
-        }
-        _ => {
-            let expected = "one of TOKEN_SERVER_JWT_KEYS, TOKEN_SERVER_JWT_SECRET and TOKEN_SERVER_JWT_SECRET_FILE";
-            reader.wrong(JWT_KEYS, expected, "more than one");
-            None
-        }
-    };
-    let (issuer, audience) = (issuer?, audience?);
-    for value in [&issuer, &audience].into_iter().chain(&keys).chain(&claim) {
-        reader
-            .report
-            .set(value.name, &*value.text, value.origin.clone());
-    }
-    Some(Login {
-        name: Name::parse(JWT_CALLER)?,
-        issuer: issuer.text,
-        audience: audience.text,
-        identity_claim: claim.map(|claim| claim.text),
-        keys: found?,
-    })
-}
-
-/// A login of the policy file.
-fn listed_login(
-    reader: &mut Reader<'_>,
-    name: &Name,
-    jwt: &JwtEntry,
-    networks: &AddressPolicy,
-) -> Option<Login> {
-    let keys = match (&jwt.keys, &jwt.secret_file) {
-        (Some(keys), _) => source(reader, POLICY_FILE, keys, networks),
-        (None, Some(path)) => {
-            let text = reader.content(POLICY_FILE, Path::new(path))?;
-            shared(reader, POLICY_FILE, text.trim())
-        }
-        (None, None) => None,
-    };
-    Some(Login {
-        name: name.clone(),
-        issuer: jwt.issuer.clone(),
-        audience: jwt.audience.clone(),
-        identity_claim: jwt.identity_claim.clone(),
-        keys: keys?,
-    })
-}
-
-/// A file, or a URL.
-fn source(
-    reader: &mut Reader<'_>,
-    name: &'static str,
-    text: &str,
-    networks: &AddressPolicy,
-) -> Option<LoginKeys> {
-    let found = if text.contains("://") {
-        let url = Url::parse(text, networks).map(LoginKeys::Url);
-        url.map_err(|invalid| invalid.to_string())
-    } else {
-        let keys = Keys::read_file(Path::new(text)).map(LoginKeys::Fixed);
-        keys.map_err(|error| error.to_string())
-    };
-    found
-        .map_err(|reason| {
-            let expected = "a file of JWT keys (JWKS or PEM), or the https URL of a JWKS";
-            reader.wrong(name, expected, format!("{}: {reason}", quoted(text)));
-        })
-        .ok()
-}
-
-fn shared(reader: &mut Reader<'_>, name: &'static str, secret: &str) -> Option<LoginKeys> {
-    let keys = Keys::secret(secret).map(LoginKeys::Fixed);
-    keys.map_err(|error| {
-        let length = super::reader::characters(secret);
-        reader.wrong(name, "a secret for HS256", format!("{length}: {error}"));
-    })
-    .ok()
 }
 
 #[cfg(test)]

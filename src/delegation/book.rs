@@ -85,9 +85,9 @@ impl Book {
         Ok(Taken(pages.enter(key, user)))
     }
 
-    /// Whether there is such a leave.
-    pub(super) fn has(&self, key: &Key) -> bool {
-        self.lock().users.contains_key(key)
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.lock().users.len()).unwrap_or(u64::MAX)
     }
 
     /// What was reserved is not needed.

@@ -15,6 +15,11 @@ const RESTARTS: usize = 14;
 /// with the former.
 const FAILING: usize = 6;
 const UNKNOWN: usize = 8;
+/// For one call, and for one to a server that was never asked: many of those that hang would keep the others waiting. Whoever
+/// takes longer is tried again with all the time, among those that did not answer. It is more than a connection may take, for who
+/// had less than that has not failed to answer.
+const CALL: Duration = Duration::from_secs(10);
+const FIRST_CALL: Duration = Duration::from_secs(6);
 /// Calls under way to one server that answers, reached one by one with every answer.
 const PER_SERVER: usize = 10;
 /// Calls under way to one server if the oldest of them has been for longer than [`SLOW`].
@@ -146,7 +151,7 @@ impl Lane {
         let until = (began + wait).max(now) + MIN_GAP;
         self.not_before = self.not_before.max(Some(until));
         // those that were under way together are refused together, which says no more than one of them would
-        if self.slowed.is_some_and(|(at, _)| began < at) {
+        if self.slowed.is_some_and(|(at, _)| began <= at) {
             return;
         }
         let said = wait.clamp(MIN_GAP, MAX_GAP);
@@ -189,6 +194,15 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    /// How long a call to this server may take.
+    pub(super) fn patience(&self, server: &ServerName) -> Duration {
+        let lane = self.lanes.get(server);
+        match lane.is_none_or(|lane| lane.repute == Repute::Unknown) {
+            true => FIRST_CALL,
+            false => CALL,
+        }
+    }
+
     /// Has a call wait for its turn; a restart is too late at `by`.
     pub(super) fn push(&mut self, server: &ServerName, job: Job, by: Time) {
         let lane = self.lanes.entry(server.clone()).or_default();

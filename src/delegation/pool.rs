@@ -3,9 +3,9 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, panic, process, thread};
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::Shared;
 use super::keeper::{Called, News};
@@ -15,12 +15,8 @@ use crate::livekit::room_service::Presence;
 use crate::matrix::delayed_event::{Deed, DelayId, Outcome};
 use crate::matrix::id::UserId;
 
-/// For one call in all.
-const CALL: Duration = Duration::from_secs(10);
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const UNSURE: Duration = Duration::from_secs(1);
-/// How often the journal is asked again, a second later each time, for a leave that something has happened to.
-const TAKE_AGAIN: usize = 2;
 /// From one look at the journal for leaves without a keeper to the next.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 /// Leaves that are taken up at once.
@@ -36,14 +32,21 @@ pub(super) enum Task {
         fence: Fence,
         deed: Deed,
         user: UserId,
+        /// How long it may take.
+        patience: Duration,
         delay: DelayId,
         /// When this was asked for.
         began: Time,
     },
     /// The SFU, about a participant.
     LookUp { serial: u64, key: Key },
-    /// The journal, about a leave that something has happened to and that is not known here.
-    Take { key: Key, event: Event },
+    /// The journal, about a leave that something has happened to and that another one of us may keep.
+    Take {
+        key: Key,
+        /// Under which it is ours, by all that we know.
+        fence: Option<Fence>,
+        told: Told,
+    },
 }
 
 /// Does one task after the other until there are no more.
@@ -53,7 +56,13 @@ pub(super) fn work(shared: &Shared, tasks: &Mutex<Receiver<Task>>, news: &SyncSe
         let Ok(task) = task else {
             return;
         };
-        if news.send(done(shared, task)).is_err() {
+        let done = panic::catch_unwind(panic::AssertUnwindSafe(|| done(shared, task)));
+        let Ok(done) = done else {
+            // the keeper would wait for ever for what has become of it
+            error!("a call for a leave has failed");
+            process::exit(1);
+        };
+        if news.send(done).is_err() {
             return;
         }
     }
@@ -67,13 +76,14 @@ fn done(shared: &Shared, task: Task) -> News {
             fence,
             deed,
             user,
+            patience,
             delay,
             began,
         } => {
             let outcome = match shared.journal.hold(&key, fence) {
                 Ok(Hold::Ours) => {
-                    let deadline = Instant::now() + CALL;
-                    Some(shared.events.call(deed, &user, &delay, deadline))
+                    let deadline = Instant::now() + patience;
+                    Some(shared.wires().events.call(deed, &user, &delay, deadline))
                 }
                 Ok(Hold::Lost) => None,
                 Err(_) => Some(Outcome::NotNow(UNSURE)),
@@ -87,26 +97,48 @@ fn done(shared: &Shared, task: Task) -> News {
             })
         }
         Task::LookUp { serial, key } => {
-            let answer = shared.rooms.get_participant(&key.room, &key.identity);
+            let answer = shared
+                .wires()
+                .rooms
+                .get_participant(&key.room, &key.identity);
             let presence = answer.map_err(|error| error.to_string());
             News::LookedUp(serial, presence)
         }
-        Task::Take { key, event } => {
-            let mut taken = shared.journal.take(&key);
-            for _ in 0..TAKE_AGAIN {
-                if taken.is_ok() {
-                    break;
-                }
-                thread::sleep(UNSURE);
-                taken = shared.journal.take(&key);
-            }
-            let taken = taken.unwrap_or_else(|error| {
-                warn!("journal cause={:?}", error.to_string());
-                None
+        Task::Take { key, fence, told } => {
+            let held = match fence {
+                Some(fence) => shared.journal.hold(&key, fence),
+                None => Ok(Hold::Lost),
+            };
+            let taken = held.and_then(|held| match held {
+                Hold::Ours => Ok(Taken::Kept),
+                Hold::Lost => shared.journal.take(&key).map(|taken| match taken {
+                    Some((fence, record)) => Taken::Over(fence, record),
+                    None => Taken::Nothing,
+                }),
             });
-            News::Took(key, taken, event)
+            News::Took(key, fence, taken, told)
         }
     }
+}
+
+/// Something that has happened to a leave.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) event: Event,
+    pub(super) reason: String,
+    /// For the leave that it was about, if any, once it is taken in; gone without a word if it could not be.
+    pub(super) done: SyncSender<Option<(Key, Fence)>>,
+}
+
+/// Whose a leave is that something has happened to.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Ours, as before.
+    Kept,
+    /// Ours, from now on.
+    Over(Fence, String),
+    /// Nobody's.
+    Nothing,
 }
 
 /// What the SFU said, or why it said nothing.

@@ -6,6 +6,7 @@ use log::{Level, info, log, warn};
 use serde_json::json;
 
 use crate::appservice::{AppService, Error, Granted, Shown};
+use crate::current::Current;
 use crate::delegation;
 use crate::http::matrix::Asked;
 use crate::http::reply::{LEAVE_RETRY, Reply, Wish};
@@ -21,23 +22,29 @@ const UNSTABLE: &str = "/_matrix/federation/unstable/io.element.msc4195/rtc/live
 /// Application-service mode behind its door.
 #[derive(Debug)]
 pub struct AppServiceDoor {
-    appservice: AppService,
+    inside: Current<AppService>,
     unproven: Tally,
 }
 
 impl AppServiceDoor {
     /// Opens it.
-    pub fn new(appservice: AppService) -> Self {
+    pub fn new(inside: AppService) -> Self {
         Self {
-            appservice,
+            inside: Current::new(inside),
             unproven: Tally::default(),
         }
+    }
+
+    /// Serves with this from now on; what is under way ends with what it began with.
+    pub fn refurnish(&self, inside: AppService) {
+        self.inside.replace(inside);
     }
 
     /// Answers a user who wants a token; `path` is the one they have asked by.
     pub(super) fn user_token(&self, call: &Call<'_>, path: &str) -> Reply {
         self.post(call, "client/get_token", |asked| {
-            let user = self.appservice.user(shown(call))?;
+            let inside = self.inside.get();
+            let user = inside.user(shown(call))?;
             let request = proxied::user_token(call.body).map_err(Refused::Unreadable)?;
             let path = if path.contains("/unstable/") {
                 UNSTABLE
@@ -46,7 +53,7 @@ impl AppServiceDoor {
             };
             let place = &request.place;
             let server = request.server.as_ref();
-            let granted = self.appservice.token(&user, server, place, path)?;
+            let granted = inside.token(&user, server, place, path)?;
             let (name, room) = (user.id().as_str(), place.room.as_str());
             Ok(granted_to(
                 asked,
@@ -60,11 +67,10 @@ impl AppServiceDoor {
     /// Answers another homeserver that wants a token for its user.
     pub(super) fn server_token(&self, call: &Call<'_>) -> Reply {
         self.post(call, "federation/get_token", |asked| {
-            let origin = self.appservice.origin(shown(call))?;
+            let inside = self.inside.get();
+            let origin = inside.origin(shown(call))?;
             let request = proxied::server_token(call.body).map_err(Refused::Unreadable)?;
-            let granted = self
-                .appservice
-                .token_for(&origin, &request.user, &request.place)?;
+            let granted = inside.token_for(&origin, &request.user, &request.place)?;
             let (name, room) = (request.user.as_str(), request.place.room.as_str());
             Ok(granted_to(
                 asked,
@@ -78,11 +84,10 @@ impl AppServiceDoor {
     /// Takes the leave of a user.
     pub(super) fn user_leave(&self, call: &Call<'_>) -> Reply {
         self.post(call, "client/delegate_delayed_leave", |asked| {
-            let user = self.appservice.user(shown(call))?;
+            let inside = self.inside.get();
+            let user = inside.user(shown(call))?;
             let request = proxied::user_leave(call.body).map_err(Refused::Unreadable)?;
-            let leave = self
-                .appservice
-                .delegate(&user, &request.place, &request.delay)?;
+            let leave = inside.delegate(&user, &request.place, &request.delay)?;
             let (user, ms) = (user.id().as_str(), asked.ms());
             info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
             Ok(Reply::delegated())
@@ -92,7 +97,7 @@ impl AppServiceDoor {
     /// Tells the homeserver that we are there (Matrix spec v1.16, application service API, "Pinging").
     pub(super) fn ping(&self, call: &Call<'_>) -> Reply {
         self.post(call, "ping", |_| {
-            self.appservice.authenticate(call.authorization)?;
+            self.inside.get().authenticate(call.authorization)?;
             Ok(Reply::delegated())
         })
     }

@@ -134,7 +134,7 @@ pub fn serve(
             if door.is_some_and(|door: usize| door < clients) {
                 return response(answer(request, &routes));
             }
-            scrape::answer(request, seen.get())
+            scrape::answer(request, seen.get(), routes.leaves())
         },
         || response(Reply::broken()),
         move |counted| {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use log::{info, log, warn};
 
+use crate::current::Current;
 use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply, Wish};
 use crate::http::request;
@@ -13,22 +14,34 @@ use crate::http::tally::Tally;
 use crate::metrics;
 use crate::random;
 
+/// What is behind the door; a reload of the settings replaces it as a whole.
+#[derive(Debug)]
+pub struct Furniture {
+    /// Makes tokens.
+    pub exchange: Exchange,
+    /// Where clients find the SFU.
+    pub url: String,
+}
+
 /// The exchange behind its door.
 #[derive(Debug)]
 pub struct MatrixDoor {
-    exchange: Exchange,
-    url: String,
+    inside: Current<Furniture>,
     busy: Tally,
 }
 
 impl MatrixDoor {
-    /// `url` is where clients find the SFU.
-    pub fn new(exchange: Exchange, url: String) -> Self {
+    /// Opens it.
+    pub fn new(inside: Furniture) -> Self {
         Self {
-            exchange,
-            url,
+            inside: Current::new(inside),
             busy: Tally::default(),
         }
+    }
+
+    /// Serves with this from now on; what is under way ends with what it began with.
+    pub fn refurnish(&self, inside: Furniture) {
+        self.inside.replace(inside);
     }
 
     /// Answers a request for a token.
@@ -43,7 +56,8 @@ impl MatrixDoor {
             Ok(request) => request,
             Err(error) => return asked.unreadable(&error),
         };
-        match self.exchange.token(&request, call.client.parse().ok()) {
+        let inside = self.inside.get();
+        match inside.exchange.token(&request, call.client.parse().ok()) {
             Ok(granted) => {
                 let Granted {
                     user,
@@ -62,7 +76,7 @@ impl MatrixDoor {
                     asked.ms()
                 );
                 metrics::token("matrix", access);
-                Reply::granted(&self.url, &granted)
+                Reply::granted(&inside.url, &granted)
             }
             Err(error) => self.refused(&asked, &request.server, &error, Wish::Token),
         }
@@ -80,7 +94,12 @@ impl MatrixDoor {
             Err(error) => return asked.unreadable(&error),
         };
         let client = call.client.parse().ok();
-        match self.exchange.delegate(&request, &delay, client) {
+        match self
+            .inside
+            .get()
+            .exchange
+            .delegate(&request, &delay, client)
+        {
             Ok(Delegated { user, leave }) => {
                 let (user, ms) = (user.id().as_str(), asked.ms());
                 info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
@@ -101,7 +120,7 @@ impl MatrixDoor {
         metrics::denied(reason(error));
         let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
         log!(
-            reply::level(error, self.exchange.vouches_for(server)),
+            reply::level(error, self.inside.get().exchange.vouches_for(server)),
             "refused {asked} status={status} server={server:?} ms={ms} cause={cause:?}"
         );
         if let exchange::Error::Busy(..) = error

@@ -12,6 +12,7 @@ use crate::http::request;
 use crate::matrix::client_api;
 use crate::matrix::openid;
 use crate::net::bulkhead::Full;
+use crate::readiness::Ailment;
 
 /// Without these on every reply, errors included, a browser shows its user nothing but a network error.
 pub const CORS: [(&str, &str); 4] = [
@@ -96,9 +97,13 @@ impl Reply {
         Self::error(401, "M_UNAUTHORIZED", "The webhook could not be verified")
     }
 
-    /// 503: nobody should come here for now.
-    pub fn not_ready() -> Self {
-        Self::error(503, "M_UNKNOWN", "The service is not ready")
+    /// 200 if nothing is amiss, else 503 with what is.
+    pub fn ready(ailments: &[Ailment]) -> Self {
+        if ailments.is_empty() {
+            return Self::json(200, &json!({ "status": "ready" }));
+        }
+        let reasons: Vec<_> = ailments.iter().map(ToString::to_string).collect();
+        Self::json(503, &json!({ "status": "not ready", "reasons": reasons }))
     }
 
     /// 404: there is nothing here, or not yet.

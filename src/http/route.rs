@@ -1,5 +1,6 @@
 //! Method and path to work.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, info};
@@ -139,9 +140,9 @@ fn shown(text: &str) -> String {
 /// The work behind the door.
 #[derive(Debug)]
 pub struct Routes {
-    matrix: Option<MatrixDoor>,
-    appservice: Option<AppServiceDoor>,
-    sfu: Option<SfuDoor>,
+    matrix: Option<Arc<MatrixDoor>>,
+    appservice: Option<Arc<AppServiceDoor>>,
+    sfu: Option<Arc<SfuDoor>>,
     token: Option<TokenDoor>,
     turnstile: Turnstile,
 }
@@ -159,22 +160,24 @@ impl Routes {
     }
 
     /// Opens the door for users of any homeserver.
-    pub fn matrix(self, matrix: Option<MatrixDoor>) -> Self {
+    pub fn matrix(self, matrix: Option<Arc<MatrixDoor>>) -> Self {
         Self { matrix, ..self }
     }
 
     /// Opens the door for our homeserver.
-    pub fn appservice(self, appservice: Option<AppServiceDoor>) -> Self {
+    pub fn appservice(self, appservice: Option<Arc<AppServiceDoor>>) -> Self {
         Self { appservice, ..self }
     }
 
     /// Opens the door for the SFU.
-    pub fn sfu(self, sfu: Option<SfuDoor>) -> Self {
+    pub fn sfu(self, sfu: Arc<SfuDoor>) -> Self {
+        let sfu = Some(sfu);
         Self { sfu, ..self }
     }
 
     /// Opens the door for other applications.
-    pub fn token(self, token: Option<TokenDoor>) -> Self {
+    pub fn token(self, token: TokenDoor) -> Self {
+        let token = Some(token);
         Self { token, ..self }
     }
 
@@ -184,17 +187,27 @@ impl Routes {
         proxied.unwrap_or_else(|| endpoint(target))
     }
 
+    /// Delegated leaves that are kept.
+    pub fn leaves(&self) -> u64 {
+        self.sfu.as_ref().map_or(0, |sfu| sfu.leaves())
+    }
+
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
-        method == "POST"
-            && match (self.endpoint(target), &self.token) {
-                (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, _) => {
-                    self.matrix.is_some()
+        let endpoint = self.endpoint(target);
+        // the first to ask waits for the SFU
+        endpoint == Endpoint::Ready
+            || method == "POST"
+                && match (endpoint, &self.token) {
+                    (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, _) => {
+                        self.matrix.is_some()
+                    }
+                    // it waits for the journal, which may be a Redis far away
+                    (Endpoint::Webhook, _) => self.sfu.is_some(),
+                    (Endpoint::UserToken | Endpoint::UserLeave | Endpoint::ServerToken, _) => true,
+                    (Endpoint::Token, Some(token)) => token.would_wait(shown),
+                    _ => false,
                 }
-                (Endpoint::UserToken | Endpoint::UserLeave | Endpoint::ServerToken, _) => true,
-                (Endpoint::Token, Some(token)) => token.would_wait(shown),
-                _ => false,
-            }
     }
 
     /// Answers a request, however long that takes.
@@ -215,7 +228,8 @@ impl Routes {
         match (endpoint, &self.sfu, &self.appservice) {
             (Endpoint::Ready, sfu, _) => {
                 return alive(call, || {
-                    sfu.as_ref().map_or_else(Reply::empty, SfuDoor::ready)
+                    sfu.as_ref()
+                        .map_or_else(|| Reply::ready(&[]), |sfu| sfu.ready())
                 });
             }
             (Endpoint::Webhook, Some(sfu), _) => {

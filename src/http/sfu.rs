@@ -1,58 +1,75 @@
-//! The door for the SFU: what it tells us is taken in at once, and worked later.
+//! The door for the SFU: what it tells us is written down at once, and worked later.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
-use crate::delegation::{Delegation, one};
+use crate::current::Current;
+use crate::delegation::Delegation;
 use crate::guests::Guests;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
 use crate::http::tally::Tally;
 use crate::livekit::webhook::{Received, Receiver};
+use crate::metrics;
+use crate::readiness::Readiness;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// What is behind the door; a reload of the settings replaces it as a whole.
+#[derive(Debug)]
+pub struct Furniture {
+    /// Knows the SFU's webhooks.
+    pub receiver: Receiver,
+    /// Knows whether clients had better come.
+    pub readiness: Arc<Readiness>,
+}
+
 /// Those who want to know who comes and goes.
 #[derive(Debug)]
 pub struct SfuDoor {
-    receiver: Receiver,
+    inside: Current<Furniture>,
     delegation: Delegation,
     guests: Option<Guests>,
     forged: Tally,
 }
 
 impl SfuDoor {
-    /// `receiver` knows the SFU's webhooks.
-    pub fn new(receiver: Receiver, delegation: Delegation, guests: Option<Guests>) -> Self {
+    /// Opens it. What the SFU tells is for `delegation`, and for `guests` if there are such.
+    pub fn new(inside: Furniture, delegation: Delegation, guests: Option<Guests>) -> Self {
         Self {
-            receiver,
+            inside: Current::new(inside),
             delegation,
             guests,
             forged: Tally::default(),
         }
     }
 
-    /// Whether what clients are promised will be kept; the log has what is amiss.
+    /// Serves with this from now on; what is under way ends with what it began with.
+    pub fn refurnish(&self, inside: Furniture) {
+        self.inside.replace(inside);
+    }
+
+    /// Leaves that are kept.
+    pub(super) fn leaves(&self) -> u64 {
+        self.delegation.kept()
+    }
+
+    /// Whether clients had better come; the log has what is amiss.
     pub(super) fn ready(&self) -> Reply {
-        match self.delegation.trouble() {
-            None => Reply::empty(),
-            Some(cause) => {
-                debug!("not ready cause={cause:?}");
-                Reply::not_ready()
-            }
-        }
+        Reply::ready(&self.inside.get().readiness.ailments())
     }
 
     /// Takes in a webhook.
     pub(super) fn webhook(&self, call: &Call<'_>) -> Reply {
-        let delegation = &self.delegation;
-        let counts = delegation.counts();
+        let inside = self.inside.get();
+        let receiver = &inside.receiver;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        match self.receiver.receive(call.authorization, call.body, now) {
+        match receiver.receive(call.authorization, call.body, now) {
             Ok(Received::New(webhook)) => {
                 debug!(
                     "webhook id={:?} event={:?} room={:?}",
@@ -60,27 +77,32 @@ impl SfuDoor {
                     webhook.kind,
                     webhook.room.as_str()
                 );
-                if delegation.heard(webhook.clone()).is_err() {
-                    self.receiver.forget(&webhook);
-                    one(&counts.webhooks_busy);
+                if self.delegation.heard(&webhook).is_err() {
+                    receiver.forget(&webhook);
+                    metrics::webhook("busy");
                     return Reply::busy(AGAIN);
                 }
                 if let Some(guests) = &self.guests {
                     guests.heard(&webhook);
                 }
-                one(&counts.webhooks_new);
+                receiver.done(&webhook);
+                metrics::webhook("new");
                 Reply::empty()
             }
+            Ok(Received::UnderWay) => {
+                metrics::webhook("busy");
+                Reply::busy(AGAIN)
+            }
             Ok(Received::Repeat) => {
-                one(&counts.webhooks_repeated);
+                metrics::webhook("repeated");
                 Reply::empty()
             }
             Ok(Received::Ignored) => {
-                one(&counts.webhooks_ignored);
+                metrics::webhook("ignored");
                 Reply::empty()
             }
             Err(error) => {
-                one(&counts.webhooks_refused);
+                metrics::webhook("refused");
                 if let Some(count) = self.forged.count(Instant::now()) {
                     let client = call.client;
                     let cause = error.to_string();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Time, pause, salted};
+use super::Time;
+use super::step::{pause, salted};
 
 /// The first time to ask about somebody who is waited for: most have connected by then.
 const FIRST: Duration = Duration::from_secs(1);

@@ -31,6 +31,8 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 const EMPTY_TIMEOUT: u32 = 300;
 /// Seconds that a room lasts after the last one left.
 const DEPARTURE_TIMEOUT: u32 = 20;
+/// No alias of a Matrix room: those are 43 characters long.
+const NOBODYS_ROOM: &str = "livekit-token-service asks whether you are well";
 /// Characters of the SFU's own words that reach the log.
 const MAX_REASON: usize = 200;
 
@@ -125,6 +127,14 @@ impl RoomService {
             return Ok(());
         }
         accepted(&answer)
+    }
+
+    /// Whether the SFU answers and takes our key: asks for a room that nobody has.
+    pub fn check(&self) -> Result<(), Error> {
+        // a name of that length is a valid one
+        let nobodys = RoomName::new(NOBODYS_ROOM.into()).unwrap_or_else(|_| unreachable!());
+        let message = message::list_rooms(&[nobodys]);
+        accepted(&self.call("ListRooms", &Claims::list_rooms(), &message)?)
     }
 
     /// Which of `names` are rooms that exist. No names mean all rooms: an SFU with more than some hundred of them says too much.

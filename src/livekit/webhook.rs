@@ -13,7 +13,7 @@ mod body;
 mod seen;
 
 use body::Content;
-use seen::Seen;
+use seen::{Seen, Sight};
 
 /// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,10 @@ pub struct Webhook {
 /// What came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// Something new.
+    /// Something new: to be worked on, and then either [`Receiver::done`] or [`Receiver::forget`].
     New(Webhook),
+    /// The SFU was too impatient: somebody is at it already, and may fail. It is to come again.
+    UnderWay,
     /// The SFU did not hear that we have it already.
     Repeat,
     /// Signed well, and of no interest here.
@@ -76,6 +78,10 @@ impl fmt::Display for Error {
             Self::Token(VerifyError::UnknownKey) => f.write_str(
                 "the webhook's token names an unknown API key (the key in the SFU's webhook settings has to be among LIVEKIT_KEYS)",
             ),
+            Self::Token(error @ (VerifyError::Expired | VerifyError::NotYetValid)) => write!(
+                f,
+                "the webhook's {error} (the clocks of the SFU and of this host have to agree)"
+            ),
             Self::Token(error) => write!(f, "the webhook's {error}"),
             Self::NoHash => f.write_str("the webhook's token vouches for no body"),
             Self::OtherBody => f.write_str("the webhook's token vouches for another body"),
@@ -103,7 +109,7 @@ impl Receiver {
     }
 
     /// Reads a webhook that came at `now` (seconds since 1970): its Authorization header, with or without `Bearer`, and its body, as
-    /// they came. The next one of the same id is a repeat for at least 10 min.
+    /// they came. When it is done, the next one of the same id is a repeat for at least 10 min.
     pub fn receive(
         &self,
         authorization: Option<&str>,
@@ -113,11 +119,17 @@ impl Receiver {
         self.check(authorization, body, now)?;
         Ok(match body::read(body).ok_or(Error::NotAnEvent)? {
             Content::Other => Received::Ignored,
-            Content::Matters(webhook) if self.seen.before(&webhook.id, Instant::now()) => {
-                Received::Repeat
-            }
-            Content::Matters(webhook) => Received::New(webhook),
+            Content::Matters(webhook) => match self.seen.look(&webhook.id, Instant::now()) {
+                Sight::New => Received::New(webhook),
+                Sight::UnderWay => Received::UnderWay,
+                Sight::Done => Received::Repeat,
+            },
         })
+    }
+
+    /// A webhook was worked on, and needs no repeat.
+    pub fn done(&self, webhook: &Webhook) {
+        self.seen.done(&webhook.id);
     }
 
     /// Takes a webhook back that could not be worked on, so that its repeat is new again.

@@ -29,7 +29,7 @@ const LIMITS: Limits = Limits {
     max_body: 64 * 1024,
     neighbours: PER_NEIGHBOURHOOD,
 };
-/// Calls that may be under way to one server, whatever those who call think of it: some of the 16 are left for the others.
+/// Calls that may be under way to one server, whatever those who call think of it: half of the 24 that there are at most.
 const PER_SERVER: usize = 12;
 /// How long a server that does not answer is left alone: short, for a leave with a short delay has to be restarted as soon as it is
 /// back.

@@ -46,8 +46,9 @@ impl BaseUrl {
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => None,
             Some(port) => {
-                // parse alone would take a sign as well
-                let digits = port.strip_prefix(':').filter(|p| !p.starts_with('+'));
+                // parse alone would take a sign as well, and any number of zeros
+                let few = |p: &&str| p.len() <= 5 && !p.starts_with('+');
+                let digits = port.strip_prefix(':').filter(few);
                 let port = digits.and_then(|p| p.parse().ok());
                 Some(port.filter(|p| *p != 0).ok_or(InvalidUrl)?)
             }
@@ -163,6 +164,7 @@ mod tests {
             "https://h/#f",
             "https://h:0",
             "https://h:+443",
+            "https://h:000443",
             "https://h:99999",
             "https://h:",
             "https://a b",

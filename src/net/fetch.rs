@@ -1,8 +1,7 @@
 //! One HTTP exchange with another server: vetted addresses, a chosen certificate name, bounds on everything that comes back.
 
-use std::fmt;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,12 @@ use crate::net::bulkhead::PerKey;
 use crate::net::dns;
 
 mod connection;
+mod outcome;
 mod pool;
 
 use connection::{Gone, TooMuch};
+pub use outcome::Error;
+use outcome::outcome;
 use pool::{Kept, Pool};
 
 /// What took too long.
@@ -104,60 +106,6 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body; empty for a redirect, whose body nobody needs.
     pub body: Vec<u8>,
-}
-
-/// Why there was no answer.
-#[derive(Debug)]
-pub enum Error {
-    /// The host resolves to addresses that may not be dialled; one of them.
-    Denied(Host, IpAddr),
-    /// The host was not found.
-    LookUp(Host, dns::Error),
-    /// Too many calls to the same /24 or /64 are under way.
-    Crowded(Network),
-    /// No connection, or it broke.
-    Connection(std::io::Error),
-    /// The TLS handshake failed.
-    Tls(rustls::Error),
-    /// A part of the exchange took too long.
-    Timeout(&'static str),
-    /// The answer's body is larger than this many bytes.
-    TooLarge(usize),
-    /// Not an HTTP answer, or one whose head is too large.
-    NotHttp(String),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Denied(host, address) => write!(
-                f,
-                "{host} has the address {address}, which may not be dialled (LIVEKIT_ALLOWED_NETWORKS={address} would allow it, \
-                 or its server name in LIVEKIT_FULL_ACCESS_HOMESERVERS if the address is private)"
-            ),
-            Self::LookUp(host, error) => write!(f, "looking up {host}: {error}"),
-            Self::Crowded(network) => write!(f, "too many calls to {network} under way"),
-            Self::Connection(error) => write!(f, "connection: {error}"),
-            Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::Timeout(part) => write!(f, "{part} took too long"),
-            Self::TooLarge(most) => write!(f, "the answer is larger than {most} bytes"),
-            Self::NotHttp(error) => write!(f, "no valid HTTP answer: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl Error {
-    /// Whether it is for want of a place of ours, and says nothing about the server.
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Crowded(_) | Self::LookUp(_, dns::Error::Busy))
-    }
-
-    /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
-    pub fn is_silence(&self) -> bool {
-        !matches!(self, Self::Denied(..)) && !self.is_ours()
-    }
 }
 
 /// Carries out exchanges, and keeps connections for the next ones.
@@ -409,22 +357,4 @@ fn is_closed(kind: ErrorKind) -> bool {
         kind,
         BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
     )
-}
-/// The words that an operator counts by.
-fn outcome(result: &Result<Answer, Error>) -> &'static str {
-    match result {
-        Ok(answer) => match answer.status {
-            401 | 403 => "denied",
-            400..500 => "http_4xx",
-            500.. => "http_5xx",
-            _ => "ok",
-        },
-        Err(Error::Denied(..)) => "denied_address",
-        Err(Error::LookUp(..)) => "dns",
-        Err(Error::Crowded(_)) => "crowded",
-        Err(Error::Connection(_)) => "connect",
-        Err(Error::Tls(_)) => "tls",
-        Err(Error::Timeout(_)) => "timeout",
-        Err(Error::TooLarge(_) | Error::NotHttp(_)) => "invalid",
-    }
 }

@@ -1,5 +1,7 @@
 //! The policy file: TOML, read strictly. `contrib/policy.toml` explains every key.
 
+mod wire;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -11,6 +13,7 @@ use crate::caller::Name;
 use crate::caller::api_key::KeyHash;
 use crate::livekit::token::{Grant, MAX_ATTRIBUTES, MAX_METADATA, Source};
 use crate::policy::pattern::Pattern;
+use wire::{Wire, WireEntry};
 
 /// Grants that no participant is ever given, as they rule over rooms and not within one.
 pub const NEVER_GRANTED: [&str; 5] = [
@@ -94,35 +97,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    default: Option<Spanned<WireEntry>>,
-    #[serde(default)]
-    callers: BTreeMap<Spanned<String>, Spanned<WireEntry>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireEntry {
-    keys: Option<Vec<Spanned<String>>>,
-    jwt: Option<Spanned<JwtEntry>>,
-    rooms: Option<Spanned<Vec<Spanned<String>>>>,
-    identities: Option<Spanned<Vec<Spanned<String>>>>,
-    grants: Option<Vec<Spanned<String>>>,
-    grants_on_request: Option<Vec<Spanned<String>>>,
-    sources: Option<Spanned<Vec<Spanned<String>>>>,
-    agents: Option<Vec<Spanned<String>>>,
-    max_metadata_bytes: Option<Spanned<u64>>,
-    max_attributes_bytes: Option<Spanned<u64>>,
-    lifetime_seconds: Option<Spanned<u64>>,
-    max_lifetime_seconds: Option<Spanned<u64>>,
-    random_room: Option<bool>,
-    random_identity: Option<bool>,
-    min_name_length: Option<Spanned<u64>>,
-    requests_per_minute: Option<Spanned<u64>>,
-}
 
 /// What is wrong, and the byte where it is.
 struct Fault(usize, String);

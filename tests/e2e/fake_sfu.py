@@ -11,7 +11,13 @@ import threading
 
 from livekit.api import TokenVerifier
 from livekit.protocol.models import ParticipantInfo, Room
-from livekit.protocol.room import CreateRoomRequest, RemoveParticipantResponse, RoomParticipantIdentity
+from livekit.protocol.room import (
+    CreateRoomRequest,
+    ListRoomsRequest,
+    ListRoomsResponse,
+    RemoveParticipantResponse,
+    RoomParticipantIdentity,
+)
 
 ROOM_SERVICE = "/twirp/livekit.RoomService/"
 
@@ -58,6 +64,7 @@ class FakeSfu:
     def _answer(self, path, headers, body):
         calls = {
             ROOM_SERVICE + "CreateRoom": self._create_room,
+            ROOM_SERVICE + "ListRooms": self._list_rooms,
             ROOM_SERVICE + "GetParticipant": self._get_participant,
             ROOM_SERVICE + "RemoveParticipant": self._remove_participant,
         }
@@ -74,6 +81,12 @@ class FakeSfu:
         request = CreateRoomRequest.FromString(body)
         self.rooms.append(request)
         return Room(sid="RM_e2e", name=request.name)
+
+    def _list_rooms(self, grants, body):
+        assert grants.room_list, grants
+        wanted = ListRoomsRequest.FromString(body).names
+        names = {room.name for room in self.rooms}
+        return ListRoomsResponse(rooms=[Room(name=name) for name in names if name in wanted or not wanted])
 
     def _get_participant(self, grants, body):
         request = RoomParticipantIdentity.FromString(body)

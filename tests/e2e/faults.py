@@ -31,9 +31,15 @@ class HomeserverProxy:
         self._upstream = upstream.removeprefix("http://")
         self._fault, self._healed, self._server = None, threading.Event(), None
         self._healed.set()
-        self._port = 0
+        self._bind(0)
         self._listen()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def _bind(self, port):
+        """A port without `_listen` is one that refuses, and that nobody else can take."""
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
 
     def _listen(self):
         proxy = self
@@ -50,8 +56,10 @@ class HomeserverProxy:
             def log_message(self, *_):
                 pass
 
-        self._server = _Server(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_port
+        self._server = _Server(self._socket.getsockname(), Handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = self._socket
+        self._server.server_activate()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @contextlib.contextmanager
@@ -60,7 +68,9 @@ class HomeserverProxy:
         self._fault = fault
         self._healed.clear()
         if fault == "refused":
+            port = self._socket.getsockname()[1]
             self.stop()
+            self._bind(port)
         try:
             yield
         finally:
@@ -114,12 +124,12 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 class Cable:
-    """TCP connections that can be cut: bytes and new connections wait in it, nobody is told, and all arrive late in the end."""
+    """From a TCP port to a Unix socket. When it is cut, bytes and new connections wait in it; all of them arrive, but late."""
 
-    def __init__(self, port):
+    def __init__(self, path):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self._target, self._whole = port, threading.Event()
+        self._target, self._whole = str(path), threading.Event()
         self._whole.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -140,7 +150,8 @@ class Cable:
     def _carry(self, client):
         with client, contextlib.suppress(OSError):
             self._whole.wait()
-            with socket.create_connection(("127.0.0.1", self._target), timeout=30) as server:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.connect(self._target)
                 ends = {client: server, server: client}
                 while True:
                     readable, _, _ = select.select(list(ends), [], [])

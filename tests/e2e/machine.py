@@ -39,6 +39,8 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -sf /dev/null etc/systemd/system/console-getty.service
 pivot_root . host
 umount -l host
+# credentials are mounted by a helper in a namespace of its own, and have to get here
+mount --make-rshared /
 exec env -i container=lts PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=multi-user.target
 """
 
@@ -91,7 +93,7 @@ class Machine:
         """What a command in the machine prints."""
         done = subprocess.run(self.command(*command), capture_output=True, text=True, stdin=subprocess.DEVNULL)
         said = done.stdout + done.stderr
-        assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {said}\n{self.journal()}"
+        assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {said}\n{self.journal('--lines=40')}"
         return said
 
     def journal(self, *arguments):

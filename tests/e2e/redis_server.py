@@ -2,7 +2,6 @@
 
 import pathlib
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -11,21 +10,17 @@ START_SECONDS = 30
 
 
 class Redis:
-    """On a free port of loopback from the constructor on."""
+    """On a Unix socket from the constructor on: a port could be taken by others while it is down."""
 
     def __init__(self, password=None):
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="redis-"))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.path = self._folder / "socket"
+        self.url = f"unix://{self.path}"
         self._password = password
         self.start()
 
-    @property
-    def url(self):
-        return f"redis://127.0.0.1:{self.port}"
-
     def start(self):
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
+        command = ["redis-server", "--port", "0", "--unixsocket", str(self.path), "--dir", str(self._folder)]
         # an administrator whose leaves survive a restart of Redis has asked it for that
         command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         if self._password:
@@ -33,7 +28,7 @@ class Redis:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         until = time.monotonic() + START_SECONDS
         for line in self.process.stdout:
-            if "Ready to accept connections" in line:
+            if "eady to accept connections" in line:
                 break
             assert time.monotonic() < until, line
         assert self.process.poll() is None, "redis-server did not start"
@@ -47,7 +42,7 @@ class Redis:
     def cli(self, *command):
         password = ["-a", self._password, "--no-auth-warning"] if self._password else []
         done = subprocess.run(
-            ["redis-cli", "-p", str(self.port), *password, *command], capture_output=True, text=True, timeout=30
+            ["redis-cli", "-s", str(self.path), *password, *command], capture_output=True, text=True, timeout=30
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

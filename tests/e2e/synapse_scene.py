@@ -26,7 +26,7 @@ class Scene:
         self.service = Service(self.settings)
         self.webhooks = Webhooks(self.sfu, lambda: [f"127.0.0.1:{self.service.port}"])
         self.room, self.identity = name_of(self.caller.room, SLOT), name_of(self.caller.user, DEVICE, MEMBER)
-        self.delay_id, self.delay = None, None
+        self.delay_id = None
 
     def __enter__(self):
         return self
@@ -41,14 +41,15 @@ class Scene:
     def delegate(self, delay, path="/get_token", told=None, caller=None):
         """Schedules the leave and hands it to the service, with `told` as the delay if it is not the true one."""
         caller = caller or self.caller
-        self.delay_id, self.delay = caller.schedule(delay), delay
+        delay_id = caller.schedule(delay)
         token, server = caller.openid_token, self.synapse.server_name
         body = sfu_get_body(server, token) if path == "/sfu/get" else get_token_body(caller.user, server, token)
         body |= {"room" if path == "/sfu/get" else "room_id": self.caller.room}
-        body |= {"delay_id": self.delay_id, "delay_timeout": int((told or delay) * 1000)}
+        body |= {"delay_id": delay_id, "delay_timeout": int((told or delay) * 1000)}
         reply = self.service.call("POST", path, body)
         assert reply.status == 200, reply.body
-        return self.delay_id
+        self.delay_id = delay_id
+        return delay_id
 
     def join(self):
         return self.webhooks.joined(self.room, self.identity)

@@ -1,142 +1,14 @@
 """Several of us share one real Redis: every leave is worked by exactly one, whatever becomes of the others."""
 
 import random
-import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from delayed_homeserver import SERVER, DelayedHomeserver
-from fake_sfu import FakeSfu
-from faults import Cable
-from livekit_sdks import name_of
-from redis_server import Redis
+from replicas_stage import DELAY, TAKEN_OVER, Callers, Stage
 from scenes import SOON, all_at_once, each, until
-from service import DEVICE, KEY, SECRET, SLOT, Service, call, get_token_body
-from webhooks import Webhooks
-
-# seconds; what is left of a delay after four fifths must be enough to miss a dead replica
-DELAY = 40
-# seconds after which another replica has taken over what a dead one kept
-TAKEN_OVER = 15
-
-
-class Callers:
-    """Leaves that have been acknowledged, and the people they are about."""
-
-    def __init__(self, stage, count, prefix="caller"):
-        self.stage, self.left = stage, False
-        self.people = [f"{prefix}-{n}" for n in range(count)]
-        self.room = name_of("!room:example.org", SLOT)
-        self.leaves, self.sids = {}, {}
-        for person in self.people:
-            self.delegate(person)
-
-    def identity(self, person):
-        return name_of(f"@{person}:{SERVER}", DEVICE, "member-1")
-
-    def delegate(self, person, replica=None):
-        """Tries one replica after the other until one has acknowledged the leave, as a client behind a proxy does."""
-        leave = self.stage.homeserver.schedule(DELAY)
-        body = get_token_body(f"@{person}:{SERVER}", SERVER, f"token-{person}")
-        body |= {"delay_id": leave.id, "delay_timeout": DELAY * 1000}
-        status = self.stage.ask("POST", "/delegate_delayed_leave", body, replica)
-        assert status == 200, status
-        self.leaves[person] = leave
-
-    def join(self):
-        for person in self.people:
-            self.sids[person] = self.stage.webhooks.joined(self.room, self.identity(person))
-
-    def leave(self):
-        for person in self.people:
-            self.stage.webhooks.left(self.room, self.identity(person), self.sids[person])
-        self.left = True
-
-    def expect_in_call_for(self, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for person, leave in self.leaves.items():
-                assert not leave.fired(), f"the leave of {person} has fired in mid-call: {leave}"
-                assert leave.sent is None, f"the leave of {person} was sent in mid-call: {leave}"
-            time.sleep(0.1)
-
-    def expect_all_sent(self, seconds=SOON):
-        until(lambda: all(leave.sent for leave in self.leaves.values()), seconds, "all leaves are sent")
-        for leave in self.leaves.values():
-            assert not leave.fired() and len(leave.of("send")) == 1, leave
-            assert not [call for call in leave.of("restart") if call.time > leave.sent], leave
-
-
-class Stage:
-    """So many replicas, each with a cable of its own to Redis and a door of its own to the homeserver."""
-
-    def __init__(self, replicas, seed):
-        self.random = random.Random(seed)
-        self.redis, self.sfu = Redis("redis-password"), FakeSfu(KEY, SECRET)
-        self.homeserver = DelayedHomeserver(doors=replicas)
-        self.cables = [Cable(self.redis.port) for _ in range(replicas)]
-        self.replicas, self.well = [None] * replicas, set()
-        for n in range(replicas):
-            self.start(n)
-        self.webhooks = Webhooks(self.sfu, lambda: [self.address(self.random.choice(sorted(self.well)))], seed)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, _, error, __):
-        for replica in self.replicas:
-            if replica.process.poll() is None:
-                replica.signal(signal.SIGCONT)
-                replica.stop()
-        if error:
-            logs = "\n".join(f"--- replica {n}\n{replica.text}" for n, replica in enumerate(self.replicas))
-            error.add_note(f"now {time.monotonic():.3f}\n{list(self.homeserver.leaves.values())}\n{logs}")
-        for part in *self.cables, self.homeserver, self.sfu, self.redis:
-            part.close() if isinstance(part, Cable) else part.stop()
-
-    def start(self, n):
-        settings = self.homeserver.settings(n) | {
-            "LIVEKIT_API_URL": self.sfu.url,
-            "LIVEKIT_REDIS_URL": f"redis://127.0.0.1:{self.cables[n].port}",
-            "LIVEKIT_REDIS_PASSWORD": "redis-password",
-        }
-        self.replicas[n] = Service(settings)
-        self.well.add(n)
-
-    def address(self, n):
-        return f"127.0.0.1:{self.replicas[n].port}"
-
-    def ask(self, method, path, body, replica=None):
-        """The status of the first reply that is none of trouble."""
-        for _ in range(20):
-            n = self.random.choice(sorted(self.well)) if replica is None else replica
-            try:
-                if (status := call(self.address(n), method, path, body, timeout=20).status) < 500:
-                    return status
-            except OSError:
-                pass
-            time.sleep(0.5)
-        return None
-
-    def kill(self, n):
-        self.well.discard(n)
-        self.replicas[n].signal(signal.SIGKILL)
-        self.replicas[n].process.wait()
-
-    def pause(self, n, seconds):
-        """Nothing of it runs for so long, and it does not know."""
-        self.well.discard(n)
-        self.replicas[n].signal(signal.SIGSTOP)
-        time.sleep(seconds)
-        self.replicas[n].signal(signal.SIGCONT)
-
-    def expect_one_keeper_each(self, callers, since):
-        """No two replicas have called about one leave after `since`."""
-        for person, leave in callers.leaves.items():
-            doors = {call.door for call in leave.calls if call.time > since}
-            assert len(doors) <= 1, f"{doors} about the leave of {person}: {leave}"
 
 
 def webhooks_may_reach_any_replica(replicas):
@@ -246,6 +118,27 @@ def redis_may_be_killed_and_started_again(replicas):
         callers.expect_all_sent()
 
 
+def nobody_acts_on_what_others_may_have_taken_while_redis_is_gone(replicas):
+    """A late end of the old connection reaches the replica that has lost the leave, when it can't know that."""
+    with Stage(replicas, 14) as stage:
+        callers = Callers(stage, 4)
+        stage.well = {0}
+        callers.join()
+        old, stage.well = dict(callers.sids), {1}
+        callers.join()
+        stage.redis.kill()
+        stage.well = {0}
+        with ThreadPoolExecutor(len(old)) as pool:
+            late = [pool.submit(stage.webhooks.left, callers.room, callers.identity(who), old[who]) for who in old]
+            callers.expect_in_call_for(2)
+            stage.redis.start()
+            for webhook in late:
+                webhook.result()
+        callers.expect_in_call_for(SOON)
+        callers.leave()
+        callers.expect_all_sent()
+
+
 def a_replica_cut_off_from_redis_stops_acting_and_the_others_take_over(replicas):
     with Stage(replicas, 8) as stage:
         callers = Callers(stage, 12)
@@ -295,6 +188,45 @@ def replicas_that_are_replaced_one_by_one_lose_no_leave(replicas):
         callers.expect_all_sent()
 
 
+def a_minute_of_trouble_loses_no_leave(replicas):
+    """Callers come, reconnect and go as they like, while replicas and Redis fail one after the other in every way."""
+    with Stage(replicas, 13) as stage:
+        callers = Callers(stage, 24)
+        callers.join()
+        end, left = time.monotonic() + 60, []
+
+        def live(person):
+            """A caller's minute. What they left behind must be sent, in spite of the trouble of the moment and the next one."""
+            choice = random.Random(f"{stage.seed} {person}")
+            identity = callers.identity(person)
+            while time.monotonic() < end:
+                time.sleep(choice.uniform(1, 10))
+                old = callers.sids[person]
+                if choice.random() < 0.4:
+                    callers.sids[person] = stage.webhooks.joined(callers.room, identity)
+                    time.sleep(choice.uniform(0, 2))
+                    stage.webhooks.left(callers.room, identity, old)
+                    continue
+                leave = callers.leaves[person]
+                stage.webhooks.left(callers.room, identity, old)
+                left.append(leave)
+                until(lambda leave=leave: leave.sent, 2 * TAKEN_OVER, f"the leave of {person} is sent")
+                callers.delegate(person)
+                callers.sids[person] = stage.webhooks.joined(callers.room, identity)
+
+        with ThreadPoolExecutor(len(callers.people)) as pool:
+            lives = [pool.submit(live, person) for person in callers.people]
+            while time.monotonic() < end:
+                stage.trouble()
+                time.sleep(TAKEN_OVER / 2)
+            for life in lives:
+                life.result()
+        callers.expect_in_call_for(1.2 * DELAY)
+        assert left and all(leave.sent and len(leave.of("send")) == 1 for leave in left), left
+        callers.leave()
+        callers.expect_all_sent()
+
+
 def a_replaced_leave_is_dropped_by_the_replica_that_kept_it(replicas):
     with Stage(replicas, 10) as stage:
         callers = Callers(stage, 0)
@@ -335,9 +267,11 @@ SCENARIOS = [
     a_replica_that_was_paused_does_not_act_on_what_it_lost,
     a_paused_replica_serves_again,
     redis_may_be_killed_and_started_again,
+    nobody_acts_on_what_others_may_have_taken_while_redis_is_gone,
     a_replica_cut_off_from_redis_stops_acting_and_the_others_take_over,
     redis_cut_off_from_all_of_us_for_a_while_loses_no_leave,
     replicas_that_are_replaced_one_by_one_lose_no_leave,
+    a_minute_of_trouble_loses_no_leave,
     a_replaced_leave_is_dropped_by_the_replica_that_kept_it,
 ]
 

@@ -36,7 +36,10 @@ fn its_examples_are_understood() {
     let mut tried = 0;
     for (_, name, value) in examples(&file) {
         // they would have to be there
-        if name.ends_with("_FILE") || name.ends_with("_DIR") {
+        if ["_FILE", "_DIR", "_DIRECTORY"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
             continue;
         }
         let settings = Settings::none()
@@ -50,9 +53,15 @@ fn its_examples_are_understood() {
         };
         let settings = match name.strip_suffix("KEY") {
             // a key alone is half of a pair
-            Some(prefix) => settings.set(&format!("{prefix}SECRET"), SECRET),
+            Some(prefix) if prefix.starts_with("LIVEKIT") => {
+                settings.set(&format!("{prefix}SECRET"), SECRET)
+            }
+            _ if name.starts_with("TOKEN_SERVER_JWT_") => login(name, settings),
+            _ if name == "LIVEKIT_REDIS_PASSWORD" => {
+                settings.set("LIVEKIT_REDIS_URL", "redis://127.0.0.1")
+            }
             None if name.ends_with("SECRET") => settings.set("LIVEKIT_KEY", "APIother"),
-            None => settings,
+            _ => settings,
         };
         let exit = run_to_exit(&["check-config"], &settings);
         assert_eq!(exit.code, Some(0), "{name}={value}: {exit:?}");
@@ -72,6 +81,23 @@ fn registered(settings: Settings) -> Settings {
         .set("LIVEKIT_HS_TOKEN", "an-hs-token")
         .set("LIVEKIT_HS_SERVER_NAME", "example.com")
         .set("LIVEKIT_HS_URL", "http://synapse:8008")
+}
+
+/// The rest of a login, of which the setting `name` is a part.
+fn login(name: &str, settings: Settings) -> Settings {
+    let keys = match name {
+        "TOKEN_SERVER_JWT_KEYS" => None,
+        _ => Some(("TOKEN_SERVER_JWT_SECRET", SECRET)),
+    };
+    let rest = [
+        ("TOKEN_SERVER_JWT_ISSUER", "https://login.example.com"),
+        ("TOKEN_SERVER_JWT_AUDIENCE", "livekit"),
+    ];
+    let rest = rest.into_iter().chain(keys);
+    rest.filter(|(other, _)| *other != name)
+        .fold(settings, |settings, (other, value)| {
+            settings.set(other, value)
+        })
 }
 
 /// As it is shipped it changes nothing: a package may install it.

@@ -1,5 +1,6 @@
 //! What systemd hears from the service: a datagram socket plays its part.
 
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -105,7 +106,13 @@ impl Systemd {
     /// The next message.
     fn hears(&self) -> String {
         let mut message = [0; 256];
-        let length = self.0.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
+        loop {
+            match self.0.recv(&mut message) {
+                Ok(length) => return String::from_utf8(message[..length].to_vec()).unwrap(),
+                // with a time limit the system does not go on by itself after a signal
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("nothing was heard: {error}"),
+            }
+        }
     }
 }

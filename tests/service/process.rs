@@ -28,8 +28,8 @@ pub(crate) struct Service {
     address: Address,
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
-    // keeps the files that the settings name
-    _settings: Settings,
+    // keeps the files that they name as well
+    settings: Settings,
 }
 
 impl Service {
@@ -54,7 +54,7 @@ impl Service {
             address: Address::Unix("/nowhere".into()),
             log,
             reader: Some(thread::spawn(move || kept.keep(stderr))),
-            _settings: settings.clone(),
+            settings: settings.clone(),
         };
         let line = service.wait_for_log("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
@@ -122,6 +122,16 @@ impl Service {
     /// SIGTERM; [`Service::ended`] has to follow.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGKILL, at any moment; [`Service::ended`] has to follow.
+    pub(crate) fn crash(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Another process with the same settings, when this one has ended.
+    pub(crate) fn again(&self) -> Self {
+        Self::start(&self.settings)
     }
 
     /// Has it read its files anew (SIGHUP).

@@ -1,3 +1,5 @@
+mod logins;
+
 use std::fs;
 
 use super::super::{Config, Report};
@@ -117,6 +119,9 @@ fn each_door_has_settings_that_open_it() {
         (true, true)
     );
     assert_eq!(doors(&[("LIVEKIT_KEY", " ")]), (false, true));
+    let [_, _, keys] = keys;
+    let injected = ("TOKEN_SERVER_PORT", "tcp://10.0.0.1:80");
+    assert_eq!(doors(&[a, b, keys, injected]), (true, false));
 }
 
 #[test]
@@ -162,82 +167,17 @@ fn api_keys_come_by_hash_directly_or_in_a_file() {
 }
 
 #[test]
-fn a_login_needs_issuer_audience_and_one_source_of_keys() {
-    let complete = [
-        ("TOKEN_SERVER_JWT_ISSUER", "https://login.example.com"),
-        ("TOKEN_SERVER_JWT_AUDIENCE", "livekit"),
-        ("TOKEN_SERVER_JWT_SECRET", SECRET),
-    ];
-    let callers = server(&complete).callers;
-    assert_eq!(callers.summary(), "jwt");
-    let rules = &callers.policies.callers[&name("jwt")].policy;
-    assert_eq!(rules.identities, [Pattern::claim("sub")]);
-    let [issuer, audience, secret] = complete;
-    let by_mail = server(&[
-        issuer,
-        audience,
-        secret,
-        ("TOKEN_SERVER_JWT_IDENTITY_CLAIM", "email"),
-    ]);
-    let rules = &by_mail.callers.policies.callers[&name("jwt")].policy;
-    assert_eq!(rules.identities, [Pattern::claim("email")]);
-
-    let url = (
-        "TOKEN_SERVER_JWT_KEYS",
-        "https://login.example.com/jwks.json",
-    );
-    assert!(matches!(
-        server(&[issuer, audience, url]).callers.logins[0].keys,
-        LoginKeys::Url(_)
-    ));
-    for (wrong, starts) in [
-        (
-            &[issuer][..],
-            &["TOKEN_SERVER_JWT_AUDIENCE", "TOKEN_SERVER_JWT_KEYS"][..],
-        ),
-        (
-            &[secret],
-            &["TOKEN_SERVER_JWT_ISSUER", "TOKEN_SERVER_JWT_AUDIENCE"],
-        ),
-        (
-            &[issuer, audience],
-            &["TOKEN_SERVER_JWT_KEYS: expected a JWKS or PEM file"],
-        ),
-        (
-            &[issuer, audience, secret, url],
-            &["TOKEN_SERVER_JWT_KEYS: expected one of"],
-        ),
-        (
-            &[
-                issuer,
-                audience,
-                ("TOKEN_SERVER_JWT_KEYS", "http://login.example.com/"),
-            ],
-            &["TOKEN_SERVER_JWT_KEYS"],
-        ),
-        (
-            &[
-                issuer,
-                audience,
-                ("TOKEN_SERVER_JWT_KEYS", "/nowhere/jwks.json"),
-            ],
-            &["TOKEN_SERVER_JWT_KEYS"],
-        ),
-        (
-            &[
-                issuer,
-                audience,
-                ("TOKEN_SERVER_JWT_SECRET", "never-logged"),
-            ],
-            &["TOKEN_SERVER_JWT_SECRET: expected a secret for HS256, found 12 characters"],
-        ),
-    ] {
-        let errors = errors(wrong);
-        assert_eq!(errors.len(), starts.len(), "{errors:?}");
-        for (error, start) in errors.iter().zip(starts) {
-            assert!(error.starts_with(start), "{error}");
-            assert!(!error.contains("never-logged"), "{error}");
-        }
+fn metadata_too_long_for_a_url_is_warned_of() {
+    for (bytes, warned) in [(5120, false), (5121, true)] {
+        let file = Scratch::new(
+            "policy.toml",
+            &format!("[callers.a]\nmax_metadata_bytes = {bytes}"),
+        );
+        let (_, report) = valid(&[("TOKEN_SERVER_POLICY_FILE", file.path())]);
+        assert_eq!(
+            report.warnings().iter().any(|w| w.contains("metadata")),
+            warned
+        );
     }
 }
 

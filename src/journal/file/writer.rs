@@ -70,13 +70,14 @@ impl Writer {
         }
         let changes = state.ledger.unwritten(MOST_CHANGES);
         // whoever waits for all of them may have to wait for another turn
-        let all = changes.len() < MOST_CHANGES;
+        let syncs = match changes.len() {
+            MOST_CHANGES.. => Vec::new(),
+            _ => std::mem::take(&mut state.syncs),
+        };
         Some(Batch {
             changes,
             puts: std::mem::take(&mut state.puts),
-            syncs: all
-                .then(|| std::mem::take(&mut state.syncs))
-                .unwrap_or_default(),
+            syncs,
             aside: std::mem::take(&mut state.aside),
         })
     }

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use super::*;
+use crate::caller::Name;
 use crate::caller::jwks::Algorithm;
+use crate::caller::jwt::{Issuer, Issuers, KeySource};
 use crate::net::tls::{Roots, Verification, client_config};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,10 +19,12 @@ fn on_loopback() -> AddressPolicy {
     AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new())
 }
 
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../../../tests/vectors/login.json")).unwrap()
+}
+
 fn document() -> String {
-    let all: Value =
-        serde_json::from_str(include_str!("../../../../tests/vectors/login.json")).unwrap();
-    serde_json::json!({"keys": [all["keys"]["ed25519"]["jwk"]]}).to_string()
+    serde_json::json!({"keys": [vectors()["keys"]["ed25519"]["jwk"]]}).to_string()
 }
 
 fn keys() -> Keys {
@@ -145,6 +149,37 @@ fn any_number_of_callers_make_one_request() {
     let asked = asked.load(Ordering::SeqCst);
     assert!((1..=2).contains(&asked), "{asked} requests");
     assert!(!jwks.would_wait(Instant::now()));
+}
+
+#[test]
+fn only_a_token_that_could_be_good_waits_for_a_server_and_only_if_its_key_is_new() {
+    let (url, _) = server(vec![says("200 OK", &document())]);
+    let jwks = start(url);
+    jwks.newer().unwrap();
+    // this may have been the first round, or one of a caller's own
+    jwks.shared.lock().asked = None;
+    let all = vectors();
+    let text = |name: &str| all[name].as_str().unwrap().to_owned();
+    let issuers = |audience: String| {
+        let name = Name::parse("users").unwrap();
+        let keys = KeySource::Url(jwks.clone());
+        Issuers::new(vec![Issuer::new(name, text("issuer"), audience, keys)])
+    };
+    let ours = issuers(text("audience"));
+    let now = all["now"].as_u64().unwrap();
+    let token = |id: &str| {
+        let tokens = all["tokens"].as_array().unwrap();
+        let found = tokens.iter().find(|token| token["id"] == id).unwrap();
+        found["token"].as_str().unwrap().to_owned()
+    };
+    let unknown = token("ed25519, unknown name");
+    assert!(ours.would_wait(&unknown, now));
+    assert!(!ours.would_wait(&token("ed25519, named"), now));
+    assert!(!ours.would_wait(&unknown, now + 3600), "expired");
+    assert!(!ours.would_wait("a.b.c", now));
+    assert!(!issuers("other".into()).would_wait(&unknown, now));
+    assert!(ours.verify(&unknown, now).is_err());
+    assert!(!ours.would_wait(&unknown, now), "asked a moment ago");
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! `doctor`: one line for each finding, which an administrator can act on, and an exit code.
+
+use crate::client::Address;
+use crate::homeserver::Homeserver;
+use crate::process::{Exit, Service, run_to_exit};
+use crate::settings::Settings;
+use crate::sfu::{Conduct, Sfu};
+
+fn settings(sfu: &Sfu, homeserver: &Homeserver) -> Settings {
+    Settings::complete()
+        .set("LIVEKIT_URL", sfu.url())
+        .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name())
+}
+
+/// The last line about `what`.
+fn finding<'a>(exit: &'a Exit, what: &str) -> &'a str {
+    let mut lines = exit.stdout.lines().rev();
+    let line = lines.find(|line| line.get(5..).is_some_and(|line| line.starts_with(what)));
+    line.unwrap_or_else(|| panic!("nothing about {what} in {exit:?}"))
+}
+
+#[test]
+fn where_all_is_well_nothing_fails() {
+    let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
+    let settings = settings(&sfu, &homeserver);
+    let service = Service::start(&settings);
+    let Address::Tcp(address) = service.address() else {
+        panic!("no port");
+    };
+    let exit = run_to_exit(
+        &["doctor", &format!("http://{address}/livekit/jwt")],
+        &settings,
+    );
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let federation = format!("{} federation", homeserver.name());
+    for what in ["settings", "SFU", &federation, "public URL", "CORS"] {
+        assert!(finding(&exit, what).starts_with("ok  "), "{exit:?}");
+    }
+}
+
+#[test]
+fn what_is_amiss_is_named_with_its_cure() {
+    let homeserver = Homeserver::honest();
+    let other = Sfu::start(Conduct::Says(
+        "401 Unauthorized",
+        r#"{"code":"unauthenticated","msg":"invalid API key"}"#,
+    ));
+    let refused = run_to_exit(&["doctor"], &settings(&other, &homeserver));
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let line = finding(&refused, "SFU");
+    assert!(line.starts_with("FAIL") && line.contains("key"), "{line}");
+
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", nowhere.local_addr().unwrap());
+    drop(nowhere);
+    let silent = settings(&other, &homeserver)
+        .set("LIVEKIT_API_URL", url.as_str())
+        .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", "nowhere.invalid");
+    let exit = run_to_exit(&["doctor", &url], &silent);
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    for (what, cure) in [
+        ("SFU", "LIVEKIT_API_URL"),
+        (
+            "nowhere.invalid federation",
+            "LIVEKIT_FEDERATION_URL_OVERRIDES",
+        ),
+        ("public URL", "connection"),
+    ] {
+        let line = finding(&exit, what);
+        assert!(line.starts_with("FAIL") && line.contains(cure), "{line}");
+    }
+    let wrong = run_to_exit(&["doctor"], &silent.set("LIVEKIT_LOG_LEVEL", "loud"));
+    assert_eq!(wrong.code, Some(78), "{wrong:?}");
+    assert!(
+        finding(&wrong, "settings").contains("LIVEKIT_LOG_LEVEL"),
+        "{wrong:?}"
+    );
+}

@@ -1,0 +1,241 @@
+//! What `/token` answers to those who may ask, and what its tokens say.
+
+use serde_json::{Value, json};
+
+use crate::caller::{APP_KEY, app, ask, authorization, settings, written};
+use crate::client::{Reply, raw};
+use crate::jwt;
+use crate::process::Service;
+use crate::settings::{KEY, SECRET};
+
+/// Longer than a request takes on a slow machine, in seconds.
+const MOMENT: i64 = 60;
+
+fn claims(reply: &Reply) -> Value {
+    assert!(matches!(reply.status, 200 | 201), "{reply:?}");
+    let body = reply.json();
+    assert_eq!(body["token"], body["participant_token"]);
+    assert_eq!(body["url"], body["server_url"]);
+    jwt::claims(body["token"].as_str().unwrap(), SECRET)
+}
+
+/// Seconds since 1970 of `2026-11-22T00:09:03Z`, by the date of the system.
+fn seconds_of(timestamp: &str) -> i64 {
+    let output = std::process::Command::new("date")
+        .args(["-u", "+%s", "-d", timestamp])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{timestamp}"))
+}
+
+#[test]
+fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
+    let service = Service::start(&settings(&app("")));
+    let example = json!({"room_name": "room", "participant_name": "me"});
+    for (body, status) in [
+        (example.clone(), 200),
+        (
+            json!({"room_name": "room", "participant_name": "me", "metadata": "m", "other": [1]}),
+            200,
+        ),
+        (
+            json!({"room_name": "room", "participant_identity": "me"}),
+            201,
+        ),
+        (
+            json!({"room_name": "room", "participant_name": "me", "room_config": {}}),
+            201,
+        ),
+        (
+            json!({"room_name": "room", "participant_name": "me", "room_config": null}),
+            201,
+        ),
+        (
+            json!({"room_name": "room", "participant_name": "me", "participant_attributes": {}}),
+            201,
+        ),
+    ] {
+        let reply = ask(service.address(), APP_KEY, &body);
+        assert_eq!(reply.status, status, "{body} {reply:?}");
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+        assert!(reply.header("content-length").is_some());
+        let answer = reply.json();
+        assert_eq!(answer["room_name"], "room");
+        assert_eq!(answer["participant_identity"], "me");
+        assert_eq!(answer["server_url"], "wss://sfu.example.com");
+        assert_eq!(answer.as_object().unwrap().len(), 8, "{answer}");
+        assert_eq!(claims(&reply)["sub"], "me");
+    }
+    let forwarded = format!("{}X-Forwarded-Proto: https\r\n", authorization(APP_KEY));
+    for path in ["/token/", "//token", "/api/livekit/token?x=1"] {
+        let request =
+            String::from_utf8(written(&forwarded, example.to_string().as_bytes())).unwrap();
+        let request = request.replacen("/token", path, 1);
+        assert_eq!(
+            raw(service.address(), request.as_bytes()).status,
+            200,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn by_default_a_token_is_for_one_room_to_talk_and_listen_and_never_to_rule() {
+    let service = Service::start(&settings(&app("")));
+    let body =
+        json!({"room_name": "room", "participant_identity": "me", "participant_name": "My Name"});
+    let reply = ask(service.address(), APP_KEY, &body);
+    let claims = claims(&reply);
+    assert_eq!(
+        claims["video"],
+        json!({"roomJoin": true, "room": "room", "canPublish": true, "canSubscribe": true, "canPublishData": true})
+    );
+    let names: Vec<&String> = claims.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["exp", "iss", "name", "nbf", "sub", "video"]);
+    assert_eq!(
+        (&claims["iss"], &claims["name"]),
+        (&json!(KEY), &json!("My Name"))
+    );
+    let (nbf, exp) = (
+        claims["nbf"].as_i64().unwrap(),
+        claims["exp"].as_i64().unwrap(),
+    );
+    assert!((jwt::now() - nbf).abs() < MOMENT, "{claims}");
+    assert_eq!(exp - nbf, 86_400);
+    let told = reply.json()["expires_at"].as_str().unwrap().to_owned();
+    assert!(told.ends_with('Z') && told.len() == 20, "{told}");
+    assert_eq!(seconds_of(&told), exp);
+}
+
+#[test]
+fn everything_that_the_policy_allows_reaches_the_token() {
+    let policy = app("
+        grants = ['canPublish', 'canSubscribe']
+        grants_on_request = ['canUpdateOwnMetadata', 'hidden', 'agent']
+        sources = ['camera', 'microphone']
+        agents = ['helper-*']
+        max_lifetime_seconds = 7200");
+    let service = Service::start(&settings(&policy));
+    let body = json!({
+        "room_name": "room", "participant_identity": "me", "participant_metadata": "{\"a\":1}\n",
+        "participant_attributes": {"colour": "blau", "ü": "\u{202e}"}, "ttl_seconds": 90,
+        "room_config": {"agents": [{"agent_name": "helper-1", "metadata": "task"}, {"agentName": "helper-2"}]},
+        "participant_grants": {"canUpdateOwnMetadata": true, "canSubscribe": false, "canPublishSources": ["microphone"], "agent": false},
+    });
+    let claims = claims(&ask(service.address(), APP_KEY, &body));
+    assert_eq!(
+        claims["video"],
+        json!({"roomJoin": true, "room": "room", "canPublish": true, "canSubscribe": false, "canPublishData": false,
+            "canPublishSources": ["microphone"], "canUpdateOwnMetadata": true})
+    );
+    assert_eq!(claims["metadata"], body["participant_metadata"]);
+    assert_eq!(claims["attributes"], body["participant_attributes"]);
+    assert_eq!(
+        claims["roomConfig"],
+        json!({"agents": [{"agentName": "helper-1", "metadata": "task"}, {"agentName": "helper-2"}]})
+    );
+    assert_eq!(
+        claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap(),
+        90
+    );
+}
+
+#[test]
+fn who_names_nothing_gets_what_the_policy_makes_up() {
+    let policy = app(
+        "rooms = ['meeting-*']\nidentities = ['guest-*']\nrandom_room = true\nrandom_identity = true",
+    );
+    let service = Service::start(&settings(&policy));
+    let replies = [(), ()].map(|()| ask(service.address(), APP_KEY, &json!({})));
+    let names = replies.each_ref().map(|reply| {
+        let (claims, body) = (claims(reply), reply.json());
+        assert_eq!(claims["sub"], body["participant_identity"]);
+        assert_eq!(claims["video"]["room"], body["room_name"]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (
+            text(&body["room_name"]),
+            text(&body["participant_identity"]),
+        )
+    });
+    for (room, identity) in &names {
+        assert!(
+            room.starts_with("meeting-") && identity.starts_with("guest-"),
+            "{names:?}"
+        );
+    }
+    assert!(
+        names[0].0 != names[1].0 && names[0].1 != names[1].1,
+        "{names:?}"
+    );
+
+    let strict = Service::start(&settings(&app("")));
+    let reply = ask(
+        strict.address(),
+        APP_KEY,
+        &json!({"participant_attributes": {}}),
+    );
+    assert_eq!(reply.status, 422);
+    let places: Vec<Value> = reply.json()["detail"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["loc"].clone())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            json!(["body", "room_name"]),
+            json!(["body", "participant_name"])
+        ]
+    );
+}
+
+#[test]
+fn a_refusal_names_its_field_and_gives_nothing_away() {
+    let service = Service::start(&settings(&app("rooms = ['a-*']\nmax_metadata_bytes = 0")));
+    for (body, status, field) in [
+        (
+            json!({"room_name": "b", "participant_name": "me"}),
+            403,
+            "room_name",
+        ),
+        (
+            json!({"room_name": "a-1", "participant_name": "me", "metadata": "x"}),
+            403,
+            "metadata",
+        ),
+        (
+            json!({"room_name": "a-1", "participant_name": "me\u{7f}"}),
+            400,
+            "participant_name",
+        ),
+        (
+            json!({"room_name": "a-".repeat(200), "participant_name": "me"}),
+            400,
+            "room_name",
+        ),
+        (
+            json!({"room_name": "a-1", "participant_name": "me", "ttl_seconds": 1}),
+            400,
+            "ttl_seconds",
+        ),
+        (
+            json!({"room_name": "a-1", "participant_name": "me", "ttl_seconds": "1"}),
+            422,
+            "ttl_seconds",
+        ),
+    ] {
+        let reply = ask(service.address(), APP_KEY, &body);
+        assert_eq!(reply.status, status, "{body} {reply:?}");
+        let answer = reply.json();
+        assert_eq!(
+            answer.as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["detail"]
+        );
+        assert!(answer["detail"].to_string().contains(field), "{answer}");
+    }
+}

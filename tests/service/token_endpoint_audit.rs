@@ -1,0 +1,129 @@
+//! One line for each decision, and the pace that Matrix and all others share.
+
+use serde_json::json;
+
+use crate::caller::{APP_KEY, a_room, app, ask, settings};
+use crate::client::{self, raw};
+use crate::homeserver::Homeserver;
+use crate::process::Service;
+
+/// Requests of one address in a minute, and so at once.
+const A_MINUTE: usize = 6;
+
+#[test]
+fn a_decision_is_one_line_with_who_what_and_why() {
+    let service = Service::start(&settings(&app("rooms = ['room']\nagents = ['helper']")));
+    let body = json!({"room_name": "room", "participant_identity": "ali\u{202e}ce \"x\"", "ttl_seconds": 60,
+        "participant_metadata": "never-logged-metadata", "room_config": {"agents": [{"agent_name": "helper"}]}});
+    assert_eq!(ask(service.address(), APP_KEY, &body).status, 201);
+    let line = service.wait_for_log("granted request=");
+    for part in [
+        "level=info",
+        "client=127.0.0.1",
+        "endpoint=token",
+        "caller=app",
+        "key=a0b1c2d3",
+        "room=\"room\"",
+        "identity=\"ali",
+        "grants=canPublish,canSubscribe,canPublishData",
+        "agents=\"helper\"",
+        "ttl=60",
+        "ms=",
+        "Token generated for user ali",
+        "in room room",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains('\u{202e}'), "{line}");
+
+    assert_eq!(
+        ask(
+            service.address(),
+            APP_KEY,
+            &json!({"room_name": "other", "participant_name": "me"})
+        )
+        .status,
+        403
+    );
+    let line = service.wait_for_words(&["refused request=", "status=403"]);
+    for part in [
+        "level=info",
+        "endpoint=token",
+        "caller=app",
+        "key=a0b1c2d3",
+        "field=\"room_name\"",
+        "cause=\"room_name: ",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert_eq!(
+        ask(service.address(), "never-logged", &a_room()).status,
+        401
+    );
+    let line = service.wait_for_words(&["refused request=", "status=401"]);
+    assert!(
+        line.contains("cause=") && !line.contains("caller="),
+        "{line}"
+    );
+    assert_eq!(ask(service.address(), APP_KEY, &json!([])).status, 422);
+    service.wait_for_words(&["refused request=", "status=422", "cause="]);
+    assert!(!service.log().contains(&APP_KEY[13..]), "a key in the log");
+}
+
+#[test]
+fn matrix_and_all_others_share_the_pace_of_an_address() {
+    let homeserver = Homeserver::honest();
+    let settings = settings(&app("")).set("LIVEKIT_RATE_PER_ADDRESS", A_MINUTE.to_string());
+    let service = Service::start(&settings);
+    let ask = |client: &str, path: &str| {
+        let user = homeserver.user("alice");
+        let body = match path {
+            "/token" => a_room(),
+            "/sfu/get" => user.sfu_get(),
+            _ => user.get_token(),
+        };
+        raw(service.address(), &client::forwarded(client, path, &body))
+    };
+    let mut paths = ["/get_token", "/sfu/get", "/token"].into_iter().cycle();
+    let mut replies = Vec::new();
+    // the share itself, what comes back meanwhile on a slow machine, and one of each path that is too much
+    while replies.iter().filter(|(_, status)| *status == 429).count() < 3 {
+        assert!(
+            replies.len() < 1000,
+            "nothing is ever too much: {replies:?}"
+        );
+        let path = paths.next().unwrap();
+        let reply = ask("8.8.8.8", path);
+        if reply.status == 429 {
+            let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+            assert!((1..=60).contains(&seconds), "{reply:?}");
+            match path {
+                "/token" => assert!(reply.json()["detail"].is_string(), "{reply:?}"),
+                _ => assert_eq!(reply.verdict(), (429, "M_LIMIT_EXCEEDED".to_owned())),
+            }
+        }
+        replies.push((path, reply.status));
+    }
+    let passed = replies.iter().filter(|(_, status)| *status != 429).count();
+    assert!(passed >= A_MINUTE, "{replies:?}");
+    service.wait_for_words(&["level=warn", "rate_limited", "by=address"]);
+    // another address, a preflight and the health have nothing to do with it
+    assert_ne!(ask("8.8.4.4", "/get_token").status, 429);
+    let preflight = "OPTIONS /get_token HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n";
+    assert_eq!(service.raw(preflight.as_bytes()).status, 200);
+    let health = "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n";
+    assert_eq!(service.raw(health.as_bytes()).status, 200);
+}
+
+#[test]
+fn a_limit_of_zero_is_none() {
+    let settings = settings(&app("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "0");
+    let service = Service::start(&settings);
+    for _ in 0..1000 {
+        let reply = raw(
+            service.address(),
+            &client::forwarded("8.8.8.8", "/token", &a_room()),
+        );
+        assert_eq!(reply.status, 401);
+    }
+}
