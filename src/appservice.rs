@@ -3,12 +3,15 @@
 //! The homeserver shows its token, and only then is it believed about who asks; whoever asks has to be in the Matrix room, and only
 //! then is there an identity to sign for. For another server's SFU, that server's service is asked through the homeserver.
 
+mod doorkeeper;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
+pub use self::doorkeeper::{Doorkeeper, LocalUser, Origin, Shown};
 use crate::delegation::{self, Delegation};
 use crate::guests::{Guest, Guests, TooMany};
 use crate::leave::{Key, Order};
@@ -35,39 +38,6 @@ pub struct Place {
     pub slot: SlotId,
     /// The member's id.
     pub member: MemberId,
-}
-
-/// Who shows what, as it came: nothing of it is believed.
-#[derive(Clone, Copy)]
-pub struct Shown<'a> {
-    /// `Authorization`.
-    pub authorization: Option<&'a str>,
-    /// `X-Matrix-User-Identifier`.
-    pub user: Option<&'a str>,
-    /// `X-Matrix-Origin`.
-    pub origin: Option<&'a str>,
-}
-
-/// One of our homeserver's own users, whom it has authenticated. Nothing but [`AppService::user`] makes one.
-#[derive(Debug)]
-pub struct LocalUser(UserId);
-
-impl LocalUser {
-    /// Who it is.
-    pub fn id(&self) -> &UserId {
-        &self.0
-    }
-}
-
-/// Another homeserver, which ours has authenticated. Nothing but [`AppService::origin`] makes one.
-#[derive(Debug)]
-pub struct Origin(ServerName);
-
-impl Origin {
-    /// Its name.
-    pub fn name(&self) -> &ServerName {
-        &self.0
-    }
 }
 
 /// What was asked for.
@@ -174,7 +144,7 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct AppService {
     homeserver: Arc<Homeserver>,
-    hs_token: SharedToken,
+    doorkeeper: Doorkeeper,
     rooms: Arc<RoomService>,
     delegation: Delegation,
     guests: Guests,
@@ -195,8 +165,8 @@ impl AppService {
         terms: Terms,
     ) -> Self {
         Self {
+            doorkeeper: Doorkeeper::new(hs_token, homeserver.name().clone()),
             homeserver,
-            hs_token,
             rooms,
             delegation,
             guests,
@@ -207,54 +177,9 @@ impl AppService {
         }
     }
 
-    /// Whether it is the homeserver that asks.
-    pub fn authenticate(&self, authorization: Option<&str>) -> Result<(), Error> {
-        let shown = authorization.ok_or(Error::NotAuthenticated)?;
-        let bearer = shown
-            .split_once(' ')
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let (_, token) = bearer.ok_or(Error::NotAuthenticated)?;
-        if self.hs_token.is(token.trim()) {
-            Ok(())
-        } else {
-            Err(Error::NotTheHomeserver)
-        }
-    }
-
-    /// The user who asks on a path of the client-server API.
-    pub fn user(&self, shown: Shown<'_>) -> Result<LocalUser, Error> {
-        self.authenticate(shown.authorization)?;
-        let user = match (shown.user, shown.origin) {
-            (Some(user), None) => user,
-            (None, _) => return Err(Error::NoCaller("no X-Matrix-User-Identifier")),
-            (Some(_), Some(_)) => return Err(Error::NoCaller("X-Matrix-Origin of a user")),
-        };
-        let user = UserId::parse(user)
-            .map_err(|_| Error::NoCaller("X-Matrix-User-Identifier is no user id"))?;
-        if user.server() != self.homeserver.name() {
-            return Err(Error::NoCaller(
-                "X-Matrix-User-Identifier is of another server than LIVEKIT_HS_SERVER_NAME",
-            ));
-        }
-        Ok(LocalUser(user))
-    }
-
-    /// The homeserver that asks on a path of the server-server API.
-    pub fn origin(&self, shown: Shown<'_>) -> Result<Origin, Error> {
-        self.authenticate(shown.authorization)?;
-        let origin = match (shown.origin, shown.user) {
-            (Some(origin), None) => origin,
-            (None, _) => return Err(Error::NoCaller("no X-Matrix-Origin")),
-            (Some(_), Some(_)) => {
-                return Err(Error::NoCaller("X-Matrix-User-Identifier of a server"));
-            }
-        };
-        let origin = ServerName::parse(origin)
-            .map_err(|_| Error::NoCaller("X-Matrix-Origin is no server name"))?;
-        if origin == *self.homeserver.name() {
-            return Err(Error::NoCaller("X-Matrix-Origin is our own homeserver"));
-        }
-        Ok(Origin(origin))
+    /// Knows the homeserver, and whom it speaks for.
+    pub fn doorkeeper(&self) -> &Doorkeeper {
+        &self.doorkeeper
     }
 
     /// A token for one of our users: for our SFU, or for that of `server`, whose service is asked by `path`. Waits for our

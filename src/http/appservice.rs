@@ -44,7 +44,7 @@ impl AppServiceDoor {
     pub(super) fn user_token(&self, call: &Call<'_>, path: &str) -> Reply {
         self.post(call, "client/get_token", |asked| {
             let inside = self.inside.get();
-            let user = inside.user(shown(call))?;
+            let user = inside.doorkeeper().user(shown(call))?;
             let request = proxied::user_token(call.body).map_err(Refused::Unreadable)?;
             let path = if path.contains("/unstable/") {
                 UNSTABLE
@@ -68,7 +68,7 @@ impl AppServiceDoor {
     pub(super) fn server_token(&self, call: &Call<'_>) -> Reply {
         self.post(call, "federation/get_token", |asked| {
             let inside = self.inside.get();
-            let origin = inside.origin(shown(call))?;
+            let origin = inside.doorkeeper().origin(shown(call))?;
             let request = proxied::server_token(call.body).map_err(Refused::Unreadable)?;
             let granted = inside.token_for(&origin, &request.user, &request.place)?;
             let (name, room) = (request.user.as_str(), request.place.room.as_str());
@@ -85,7 +85,7 @@ impl AppServiceDoor {
     pub(super) fn user_leave(&self, call: &Call<'_>) -> Reply {
         self.post(call, "client/delegate_delayed_leave", |asked| {
             let inside = self.inside.get();
-            let user = inside.user(shown(call))?;
+            let user = inside.doorkeeper().user(shown(call))?;
             let request = proxied::user_leave(call.body).map_err(Refused::Unreadable)?;
             let leave = inside.delegate(&user, &request.place, &request.delay)?;
             let (user, ms) = (user.id().as_str(), asked.ms());
@@ -97,7 +97,8 @@ impl AppServiceDoor {
     /// Tells the homeserver that we are there (Matrix spec v1.16, application service API, "Pinging").
     pub(super) fn ping(&self, call: &Call<'_>) -> Reply {
         self.post(call, "ping", |_| {
-            self.inside.get().authenticate(call.authorization)?;
+            let inside = self.inside.get();
+            inside.doorkeeper().authenticate(call.authorization)?;
             Ok(Reply::delegated())
         })
     }
