@@ -46,6 +46,7 @@ pub(crate) struct Beside {
 struct State {
     memberships: Mutex<Answer>,
     relays: Mutex<Answer>,
+    as_token: Mutex<&'static str>,
     seen: Mutex<Vec<Request>>,
 }
 
@@ -61,6 +62,7 @@ impl Beside {
         let state = Arc::new(State {
             memberships: Mutex::new(Answer::Says("200 OK", br#"{"joined":true}"#.to_vec())),
             relays: Mutex::new(relayed(200, &json!({ "jwt": "a.b.c" }))),
+            as_token: Mutex::new(AS_TOKEN),
             seen: Mutex::default(),
         });
         let shared = Arc::clone(&state);
@@ -93,6 +95,11 @@ impl Beside {
     /// Answers so from now on, when it is to ask another homeserver.
     pub(crate) fn relays(&self, answer: Answer) {
         *self.state.relays.lock().unwrap() = answer;
+    }
+
+    /// Knows the service by this token from now on.
+    pub(crate) fn knows_us_by(&self, as_token: &'static str) {
+        *self.state.as_token.lock().unwrap() = as_token;
     }
 
     /// All that it was asked.
@@ -156,7 +163,7 @@ impl State {
     fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
         while let Some(request) = Request::read(&mut stream) {
-            let token = format!("Bearer {AS_TOKEN}");
+            let token = format!("Bearer {}", self.as_token.lock().unwrap());
             assert_eq!(
                 request.header("authorization"),
                 Some(&*token),
