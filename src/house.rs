@@ -51,7 +51,8 @@ impl House {
             (routes, matrix) = (rooms.open(routes), Some(rooms));
         }
         let delegation = matrix.as_ref().map(|matrix| matrix.delegation().clone());
-        reloads.add("keys, homeservers, authorities and level", move || {
+        let name = "keys, homeservers, registration, authorities and level";
+        reloads.add(name, move || {
             let (config, _) = Config::read(&env);
             let config = config.map_err(reload::reasons)?;
             if let Some(matrix) = &matrix {
