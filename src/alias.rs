@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use crate::livekit::token::{Identity, InvalidName, RoomName};
+use crate::matrix::appservice::JoinedUser;
 use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId};
 use crate::matrix::openid::VerifiedUser;
 
@@ -20,6 +21,12 @@ pub fn room_name(room: &RoomId, slot: &SlotId) -> RoomName {
 /// The identity of a member who named their device.
 pub fn identity(user: &VerifiedUser, device: &DeviceId, member: &MemberId) -> Identity {
     let hash = hash(&[user.id().as_str(), device.as_str(), member.as_str()]);
+    Identity::new(hash).unwrap_or_else(|_| unreachable!())
+}
+
+/// The identity of a member of the newest MSC4195, which has no devices.
+pub fn member_identity(user: &JoinedUser, member: &MemberId) -> Identity {
+    let hash = hash(&[user.id().as_str(), member.as_str()]);
     Identity::new(hash).unwrap_or_else(|_| unreachable!())
 }
 
@@ -63,8 +70,9 @@ mod tests {
             identity.as_str(),
             "J+T45tGruxc+HrUOqJJlyQSV33m728Cme4+vt8/SWrU"
         );
+        let alice = JoinedUser::for_test("@alice:example.com");
         assert_eq!(
-            hash(&["@alice:example.com", "memberABC"]),
+            member_identity(&alice, &member).as_str(),
             "M3VnsLXrkbxIDINXO64u8PZzFyD9ZYFiQULR2dshWYs"
         );
     }

@@ -11,6 +11,8 @@ use crate::caller::{Name, api_key};
 use crate::config::known::{KNOWN, Kind};
 use crate::config::{Bind, Config, Environment, Error, Report};
 use crate::logger::escaped;
+use crate::matrix::id::ServerName;
+use crate::matrix::registration;
 use crate::net::base_url::BaseUrl;
 
 /// Exit code after arguments that nobody understands (as most programs have it).
@@ -19,13 +21,15 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_CONFIG: u8 = 78;
 /// What `keygen` calls a caller of whom it is told nothing.
 const DEFAULT_CALLER: &str = "app";
+/// Where a homeserver on the same host reaches a service that nobody told where to listen.
+const DEFAULT_URL: &str = "http://localhost:8080";
 /// Most bytes of an unknown argument that are repeated.
 const MAX_SHOWN: usize = 80;
 
 /// The name under which images of the forerunner have a program of its own, with the same settings as the service.
 const HEALTHCHECK_NAME: &str = "lk-jwt-service-healthcheck";
 
-const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | doctor [URL] | keygen [NAME] | --dev | --help | --version]";
+const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | doctor [URL] | keygen [NAME] | generate-registration SERVER_NAME [URL] | --dev | --help | --version]";
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub enum Command {
     Doctor(Option<BaseUrl>),
     /// Make an API key for a caller of the token endpoint.
     Keygen(Name),
+    /// Make a registration for this homeserver, which reaches this service at this URL.
+    GenerateRegistration(ServerName, BaseUrl),
     /// Print the help.
     Help,
     /// Print the version.
@@ -89,12 +95,28 @@ impl Command {
                 let parsed = name.to_str().and_then(Name::parse);
                 Self::Keygen(parsed.ok_or_else(|| unknown(name))?)
             }
+            Some("generate-registration") => {
+                let server = args.next().unwrap_or_default();
+                let parsed = server
+                    .to_str()
+                    .and_then(|name| ServerName::parse(name).ok());
+                let parsed = parsed.ok_or_else(|| unknown(server))?;
+                let url = args.next().unwrap_or_else(|| DEFAULT_URL.into());
+                let at = url.to_str().and_then(http);
+                Self::GenerateRegistration(parsed, at.ok_or_else(|| unknown(url))?)
+            }
             Some("--help" | "-h" | "help") => Self::Help,
             Some("--version" | "-V") => Self::Version,
             _ => return Err(unknown(first)),
         };
         args.next().map_or(Ok(command), |more| Err(unknown(more)))
     }
+}
+
+/// A URL that a homeserver can post to.
+fn http(text: &str) -> Option<BaseUrl> {
+    let url = BaseUrl::parse(text).ok()?;
+    text.to_ascii_lowercase().starts_with("http").then_some(url)
 }
 
 fn unknown(argument: OsString) -> UnknownArgument {
@@ -126,6 +148,8 @@ pub fn help(out: &mut impl Write) -> io::Result<()> {
   healthcheck   ask the service that runs with the same settings; exit code 0 if it is well
   doctor        ask the SFU, the homeservers and, at its public URL, the service itself; say what is amiss and what to do
   keygen        make an API key for a caller of /token, and the line that the service needs to know it
+  generate-registration
+                make the file that lets the homeserver SERVER_NAME have this service, at URL, for an application service
   --dev         run beside `livekit-server --dev`, on loopback, with rooms for everyone
   --help        print this
   --version     print the version
@@ -141,7 +165,6 @@ its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
         match known.kind {
             Kind::Value | Kind::Path => writeln!(out, "  {:width$}  {}", known.name, known.help)?,
             Kind::Older => writeln!(out, "  {:width$}  older name of {}", known.name, known.help)?,
-            Kind::Later => {}
         }
     }
     writeln!(
@@ -159,6 +182,22 @@ pub fn keygen(name: &Name, out: &mut impl Write, err: &mut impl Write) -> io::Re
         "The first line is the API key: give it to {name}, it is stored nowhere. The second is for TOKEN_SERVER_API_KEYS, \
          or in the policy file: [callers.{name:?}] keys = [\"sha256:{hash}\"]",
         name = name.as_str()
+    )
+}
+
+/// Makes a registration. On `out`: the file; on `err` what to do with it.
+pub fn generate_registration(
+    server: &ServerName,
+    url: &BaseUrl,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<()> {
+    out.write_all(registration::generate(server, url).as_bytes())?;
+    writeln!(
+        err,
+        "Store it where the homeserver and this service can read it, and nobody else: app_service_config_files of Synapse, with \
+         msc4502_enabled and msc4512_enabled among its experimental_features, and LIVEKIT_AS_REGISTRATION_FILE with \
+         LIVEKIT_HS_SERVER_NAME={server} and LIVEKIT_HS_URL here"
     )
 }
 

@@ -1,5 +1,6 @@
 //! Settings: from the environment and the files that it names to a [`Config`], or to everything that is wrong with them.
 
+pub mod appservice;
 mod bind;
 pub mod delegation;
 pub mod egress;
@@ -40,6 +41,8 @@ pub struct Config {
     pub metrics_bind: Option<Bind>,
     /// Whether Matrix's endpoints are open.
     pub matrix: bool,
+    /// The homeserver that has this service for an application service, if one has.
+    pub appservice: Option<appservice::AppService>,
     /// The general endpoint, if that is open.
     pub token_server: Option<TokenServer>,
     /// Requests for tokens of one public address in a minute; zero is without limit.
@@ -291,7 +294,12 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         |text| values::seconds(text, 0..=300),
     );
     let anybody = full_access.as_ref().is_some_and(|full| !full.is_nobody());
+    let anybody = anybody && doors.matrix || doors.appservice;
     let delegation = delegation::read(reader, anybody && !defaults.dev);
+    let appservice = doors.appservice.then(|| {
+        let overrides = delegation.as_ref().map(|d| &d.client_api_overrides);
+        appservice::read(reader, token_lifetime, overrides)
+    });
     let mut boolean =
         |name, default| reader.parsed(name, default, values::BOOLEAN, values::boolean);
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");
@@ -307,6 +315,10 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         bind: bind?.0,
         metrics_bind: metrics_bind?,
         matrix: doors.matrix,
+        appservice: match appservice {
+            Some(read) => Some(read?),
+            None => None,
+        },
         token_server: match token_server {
             Some(read) => Some(read?),
             None => None,

@@ -181,11 +181,6 @@ impl Exchange {
         ServerName::parse(server).is_ok_and(|server| self.verifier.federation().knows(&server))
     }
 
-    /// The leaves that are kept here.
-    pub fn delegation(&self) -> &Delegation {
-        &self.delegation
-    }
-
     /// Carries out one exchange for a client at `client`. Waits for the user's homeserver and, with full access, for the SFU.
     pub fn token(&self, request: &TokenRequest, client: Option<IpAddr>) -> Result<Granted, Error> {
         let (user, identity) = self.authenticate(request, client)?;

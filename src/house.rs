@@ -1,39 +1,30 @@
 //! Puts the house together: each room gets its own values, and what it stands on.
 
-use std::collections::BTreeSet;
+mod matrix;
+
 use std::io;
 use std::sync::Arc;
 
-use livekit_token_service::config::delegation::Store;
 use livekit_token_service::config::{Config, Environment, TokenServer};
-use livekit_token_service::delegation::{Delegation, Wires};
-use livekit_token_service::exchange::{Exchange, Terms};
-use livekit_token_service::http::gate::limits::{Limits, outbound_workers};
+use livekit_token_service::delegation::Delegation;
+use livekit_token_service::http::gate::limits::Limits;
 use livekit_token_service::http::limit::Turnstile;
-use livekit_token_service::http::matrix::{Furniture, MatrixDoor};
 use livekit_token_service::http::route::Routes;
 use livekit_token_service::http::token::TokenDoor;
-use livekit_token_service::journal::{self, Journal};
-use livekit_token_service::livekit::room_service::RoomService;
-use livekit_token_service::livekit::webhook::Receiver;
 use livekit_token_service::logger;
-use livekit_token_service::matrix::client_api::ClientApi;
-use livekit_token_service::matrix::delayed_event::DelayedEvents;
-use livekit_token_service::matrix::federation::Federation;
-use livekit_token_service::matrix::openid::Verifier;
 use livekit_token_service::net::address::AddressPolicy;
-use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::fetch::Fetcher;
-use livekit_token_service::net::tls::{Roots, Verification, client_config};
+use livekit_token_service::net::tls::{Verification, client_config};
 use livekit_token_service::notify::Supervisor;
-use livekit_token_service::readiness::Readiness;
 use livekit_token_service::reload::{self, Reloads};
 use livekit_token_service::token_source::{Book, TokenSource};
+
+use self::matrix::Matrix;
 
 /// What answers requests, and what goes on between them.
 pub(crate) struct House {
     pub(crate) routes: Routes,
-    /// Keeps leaves, if the Matrix door is open.
+    /// Keeps leaves, if there is a door for Matrix.
     pub(crate) delegation: Option<Delegation>,
 }
 
@@ -48,28 +39,24 @@ impl House {
     ) -> io::Result<Self> {
         let turnstile = Turnstile::new(config.rate_per_address, limits.clone());
         let mut reloads = Reloads::default();
-        let (mut token_door, mut source) = (None, None);
+        let mut routes = Routes::new(turnstile);
+        let mut source = None;
         if let Some(settings) = config.token_server.clone() {
             let (door, signs) = token(settings, &config, env.clone(), &mut reloads)?;
-            (token_door, source) = (Some(door), Some(signs));
+            (routes, source) = (routes.token(door), Some(signs));
         }
-        let (mut matrix_door, mut delegation) = (None, None);
-        if config.matrix {
-            let keeps = Delegation::start(
-                journal(config.delegation.store.clone(), &config.roots),
-                wires(&config, workers),
-                config.delegation.check,
-            )?;
-            let door = MatrixDoor::new(furniture(&config, workers, keeps.clone()));
-            (matrix_door, delegation) = (Some(Arc::new(door)), Some(keeps));
+        let mut matrix = None;
+        if config.matrix || config.appservice.is_some() {
+            let rooms = Matrix::furnish(&config, workers)?;
+            (routes, matrix) = (rooms.open(routes), Some(rooms));
         }
-        let (door, keeps) = (matrix_door.clone(), delegation.clone());
-        reloads.add("keys, homeservers, authorities and level", move || {
+        let delegation = matrix.as_ref().map(|matrix| matrix.delegation().clone());
+        let name = "keys, homeservers, registration, authorities and level";
+        reloads.add(name, move || {
             let (config, _) = Config::read(&env);
             let config = config.map_err(reload::reasons)?;
-            if let (Some(door), Some(keeps)) = (&door, &keeps) {
-                keeps.rewire(wires(&config, workers));
-                door.refurnish(furniture(&config, workers, keeps.clone()));
+            if let Some(matrix) = &matrix {
+                matrix.refurnish(&config, workers);
             }
             if let Some(source) = &source {
                 source.sign_with(config.keys[0].clone());
@@ -82,10 +69,7 @@ impl House {
             ))
         });
         reloads.start(supervisor)?;
-        Ok(Self {
-            routes: Routes::new(matrix_door, token_door, turnstile),
-            delegation,
-        })
+        Ok(Self { routes, delegation })
     }
 }
 
@@ -115,47 +99,6 @@ fn token(
     Ok((door, signs))
 }
 
-fn wires(config: &Config, workers: usize) -> Wires {
-    let to_homeservers = to_homeservers(config, workers);
-    let listed: BTreeSet<_> = config.full_access.names().cloned().collect();
-    let overrides = config.delegation.client_api_overrides.clone();
-    let client_api = ClientApi::new(to_homeservers(), overrides, listed.clone());
-    Wires {
-        events: DelayedEvents::new(to_homeservers(), client_api),
-        rooms: rooms(config, workers),
-        listed,
-    }
-}
-
-fn rooms(config: &Config, workers: usize) -> Arc<RoomService> {
-    // a configuration without a key was refused
-    let (key, sfu) = (config.keys[0].clone(), to_the_named(config, workers));
-    Arc::new(RoomService::new(sfu, config.api_url.clone(), key))
-}
-
-fn furniture(config: &Config, workers: usize, delegation: Delegation) -> Furniture {
-    let federation = Federation::new(
-        to_homeservers(config, workers)(),
-        config.federation_overrides.clone(),
-        config.full_access.names().cloned().collect(),
-        Places::of(outbound_workers(workers)),
-    );
-    let terms = Terms {
-        key: config.keys[0].clone(),
-        lifetime: config.token_lifetime,
-        can_update_own_metadata: config.can_update_own_metadata,
-        remote_users_may_publish: config.remote_users_may_publish,
-    };
-    let verifier = Verifier::new(federation, config.openid_cache);
-    let (access, rooms) = (config.full_access.clone(), rooms(config, workers));
-    Furniture {
-        readiness: Readiness::new(rooms.clone(), delegation.clone()),
-        exchange: Exchange::new(verifier, access, rooms, delegation, terms),
-        receiver: Receiver::new(config.keys.clone()),
-        url: config.url.clone(),
-    }
-}
-
 /// Fetchers for whoever users name, through the proxy if there is one.
 pub(crate) fn to_homeservers(config: &Config, most_idle: usize) -> impl Fn() -> Fetcher + use<> {
     let homeservers = match config.insecure_skip_verify_tls {
@@ -177,12 +120,4 @@ pub(crate) fn to_the_named(config: &Config, most_idle: usize) -> Fetcher {
 fn policy(config: &Config) -> AddressPolicy {
     let (allowed, denied) = (&config.allowed_networks, &config.denied_networks);
     AddressPolicy::new(allowed.clone(), denied.clone())
-}
-
-fn journal(store: Store, roots: &Roots) -> Arc<dyn Journal> {
-    match store {
-        Store::Memory => Arc::new(journal::Memory::default()),
-        Store::Directory(path) => Arc::new(journal::File::open(&path)),
-        Store::Redis(address) => Arc::new(journal::Redis::open(address, roots)),
-    }
 }

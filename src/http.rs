@@ -1,5 +1,6 @@
 //! The one door.
 
+pub mod appservice;
 pub mod ask;
 pub mod cors;
 pub mod gate;
@@ -10,5 +11,6 @@ pub mod matrix;
 pub mod reply;
 pub mod request;
 pub mod route;
+pub mod sfu;
 pub mod tally;
 pub mod token;

@@ -7,6 +7,8 @@
 //!   reach tiny_http behind it; `listener` turns them into ours, `route` knows the paths, `request` and `reply` the two directions.
 //! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token. [`token_source`]: so does the wish
 //!   of any other application, by its API key or the JWTs of its own login.
+//! - [`appservice`]: the same for users whom our own homeserver has authenticated, and who are in the Matrix room; [`guests`] sees to
+//!   it that whoever leaves that room leaves the call as well.
 //! - [`delegation`]: the thread that keeps the leaves which clients have handed to us, and carries out what they call for.
 //!   [`readiness`]: whether clients had better come.
 //! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary,
@@ -14,18 +16,22 @@
 //! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
 //!   how many at once), which finds it by [`matrix::discovery`]; [`matrix::delayed_event`] restarts and sends leaves at the address that
 //!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
-//!   Logins of applications: [`caller::jwt`] and [`caller::jwks`].
+//!   [`matrix::appservice`] is the homeserver beside us. Logins of applications: [`caller::jwt`] and [`caller::jwks`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
-//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`json`], [`clock`], [`random`], [`memo`] and [`metrics`].
+//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`] and [`metrics`].
 
 pub mod access;
 pub mod alias;
+pub mod appservice;
 pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod current;
 pub mod delegation;
 pub mod exchange;
+pub mod flights;
+pub mod guests;
 pub mod http;
 pub mod journal;
 pub mod json;
@@ -48,6 +54,7 @@ pub mod token_source;
 pub mod fuzzing {
     pub use crate::livekit::room_service::fuzzing::{participant_sid, room_names};
     pub use crate::livekit::webhook::fuzzing::event;
+    pub use crate::matrix::appservice::fuzzing::{joined, relayed};
     pub use crate::matrix::client_api::fuzzing::{client_base, support};
     pub use crate::matrix::delayed_event::fuzzing::{restart_target, retry_after};
     pub use crate::matrix::discovery::fuzzing::{delegation, redirect};

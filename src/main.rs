@@ -36,6 +36,9 @@ fn main() -> ExitCode {
             cli::healthcheck::healthcheck(&Environment::of_process(), &mut err)
         }
         Ok(Command::Keygen(name)) => cli::keygen(&name, &mut out, &mut err).map(|()| 0),
+        Ok(Command::GenerateRegistration(server, url)) => {
+            cli::generate_registration(&server, &url, &mut out, &mut err).map(|()| 0)
+        }
         Ok(Command::Serve) => serve(false),
         Ok(Command::Dev) => serve(true),
         Err(usage) => writeln!(err, "{usage}").map(|()| cli::EXIT_USAGE),
@@ -180,6 +183,9 @@ fn opening(
                 .join(","),
         };
         doors += &format!(" matrix=open full_access={full_access}");
+    }
+    if let Some(own) = &config.appservice {
+        doors += &format!(" appservice=open homeserver={} at={}", own.server, own.url);
     }
     if let Some(token_server) = &config.token_server {
         doors += &format!(" token=open callers={}", token_server.callers.summary());

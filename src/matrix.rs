@@ -1,5 +1,6 @@
 //! The vocabulary of Matrix.
 
+pub mod appservice;
 mod cache;
 pub mod client_api;
 pub mod delayed_event;
@@ -7,4 +8,5 @@ pub mod discovery;
 pub mod federation;
 pub mod id;
 pub mod openid;
+pub mod registration;
 mod well_known;

@@ -21,8 +21,6 @@ pub(crate) enum Kind {
     Path,
     /// An older name of another setting, still read.
     Older,
-    /// A legal name that has no effect yet.
-    Later,
 }
 
 /// A setting.
@@ -35,10 +33,6 @@ pub(crate) struct Known {
 
 const fn known(name: &'static str, kind: Kind, help: &'static str) -> Known {
     Known { name, kind, help }
-}
-
-const fn later(name: &'static str) -> Known {
-    known(name, Kind::Later, "has no effect yet")
 }
 
 /// Every setting, in the order of `--help`.
@@ -76,6 +70,12 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_REDIS_URL", Kind::Value, "Redis in which several services share delegated leaves: redis://, rediss:// or unix://; default: none"),
     known("LIVEKIT_REDIS_PASSWORD", Kind::Value, "its password"),
     known("LIVEKIT_REDIS_PASSWORD_FILE", Kind::Path, "file with its password"),
+    known("LIVEKIT_AS_REGISTRATION_FILE", Kind::Path, "registration of this service with its homeserver, as generate-registration prints it: opens application-service mode"),
+    known("LIVEKIT_AS_TOKEN", Kind::Value, "as_token of that registration, if it is not read from the file"),
+    known("LIVEKIT_HS_TOKEN", Kind::Value, "hs_token of that registration, likewise"),
+    known("LIVEKIT_HS_SERVER_NAME", Kind::Value, "server name of that homeserver, whose users are local"),
+    known("LIVEKIT_HS_URL", Kind::Value, "where this service reaches it: http or https; default: its LIVEKIT_CS_API_URL_OVERRIDES"),
+    known("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", Kind::Value, "seconds from one question to it whether somebody in a call is still in the room to the next, 1 to 3600; default 30"),
     known("LIVEKIT_TRUSTED_PROXIES", Kind::Value, "proxies whose X-Forwarded-For is believed, addresses or networks; default: loopback"),
     known("LIVEKIT_MAX_CONNECTIONS", Kind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
     known("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", Kind::Value, "connections of one public address, 1 to 1000000; default 256"),
@@ -101,10 +101,6 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LK_JWT_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("TOKEN_SERVER_PORT", Kind::Older, "LIVEKIT_JWT_BIND=:PORT"),
     known("LIVEKIT_LOCAL_HOMESERVERS", Kind::Older, "LIVEKIT_FULL_ACCESS_HOMESERVERS"),
-    later("LIVEKIT_AS_REGISTRATION_FILE"),
-    later("LIVEKIT_AS_TOKEN"),
-    later("LIVEKIT_HS_TOKEN"),
-    later("LIVEKIT_HS_SERVER_NAME"),
 ];
 
 /// The setting of that name.
@@ -119,7 +115,7 @@ pub(super) fn is_service_link(value: &str) -> bool {
         .any(|scheme| value.starts_with(scheme))
 }
 
-/// Warns of names that have no effect: those of later versions and those that nobody knows.
+/// Warns of names that have no effect, as nobody knows them.
 pub(super) fn warn_of_names(env: &Environment, report: &mut Report) {
     let mut unknown = 0;
     for (name, value) in env.iter() {
@@ -127,18 +123,11 @@ pub(super) fn warn_of_names(env: &Environment, report: &mut Report) {
         if value.trim().is_empty() {
             continue;
         }
-        match find(name) {
-            Some(known) if known.kind == Kind::Later => {
-                report.warn(format!("{name} has no effect yet"));
+        if find(name).is_none() && is_ours(name) && !is_from_kubernetes(name, &value) {
+            unknown += 1;
+            if unknown <= MAX_UNKNOWN {
+                report.warn(unknown_name(name));
             }
-            Some(_) => {}
-            None if is_ours(name) && !is_from_kubernetes(name, &value) => {
-                unknown += 1;
-                if unknown <= MAX_UNKNOWN {
-                    report.warn(unknown_name(name));
-                }
-            }
-            None => {}
         }
     }
     if unknown > MAX_UNKNOWN {
@@ -243,17 +232,6 @@ mod tests {
         ];
         assert_eq!(warnings(&quiet), [""; 0]);
         assert_eq!(warnings(&[("LIVEKIT_PORT", "7880")]).len(), 1);
-    }
-
-    #[test]
-    fn names_of_later_versions_have_no_effect_yet() {
-        assert_eq!(
-            warnings(&[("LIVEKIT_HS_TOKEN", "x"), ("LIVEKIT_AS_TOKEN", "x")]),
-            [
-                "LIVEKIT_AS_TOKEN has no effect yet",
-                "LIVEKIT_HS_TOKEN has no effect yet"
-            ]
-        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::journal::{Fence, Hold};
 use crate::leave::{Event, Key, Time};
 use crate::livekit::room_service::Presence;
 use crate::matrix::delayed_event::{Deed, DelayId, Outcome};
-use crate::matrix::id::ServerName;
+use crate::matrix::id::UserId;
 
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const UNSURE: Duration = Duration::from_secs(1);
@@ -31,9 +31,9 @@ pub(super) enum Task {
         key: Key,
         fence: Fence,
         deed: Deed,
+        user: UserId,
         /// How long it may take.
         patience: Duration,
-        server: ServerName,
         delay: DelayId,
         /// When this was asked for.
         began: Time,
@@ -75,32 +75,31 @@ fn done(shared: &Shared, task: Task) -> News {
             key,
             fence,
             deed,
+            user,
             patience,
-            server,
             delay,
             began,
         } => {
             let outcome = match shared.journal.hold(&key, fence) {
                 Ok(Hold::Ours) => {
                     let deadline = Instant::now() + patience;
-                    Some(shared.wires().events.call(deed, &server, &delay, deadline))
+                    let wires = shared.wires.get();
+                    Some(wires.events.call(deed, &user, &delay, deadline))
                 }
                 Ok(Hold::Lost) => None,
                 Err(_) => Some(Outcome::NotNow(UNSURE)),
             };
             News::Called(Called {
                 serial,
-                server,
+                server: user.server().clone(),
                 deed,
                 outcome,
                 began,
             })
         }
         Task::LookUp { serial, key } => {
-            let answer = shared
-                .wires()
-                .rooms
-                .get_participant(&key.room, &key.identity);
+            let wires = shared.wires.get();
+            let answer = wires.rooms.get_participant(&key.room, &key.identity);
             let presence = answer.map_err(|error| error.to_string());
             News::LookedUp(serial, presence)
         }

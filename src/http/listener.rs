@@ -162,6 +162,8 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
         shown: fields.shown(),
         content_type: fields.first("Content-Type"),
         origin: fields.first("Origin"),
+        matrix_user: fields.sole("X-Matrix-User-Identifier"),
+        matrix_origin: fields.sole("X-Matrix-Origin"),
         preflight: fields
             .first("Access-Control-Request-Method")
             .map(|method| (method, fields.first("Access-Control-Request-Headers"))),
@@ -179,6 +181,17 @@ impl<'a> Fields<'a> {
 
     fn first(&self, name: &'static str) -> Option<&'a str> {
         self.values(name).next()
+    }
+
+    /// The value if there is one, and a text that means nothing if there are several.
+    fn sole(&self, name: &'static str) -> Option<&'a str> {
+        let mut values = self.values(name);
+        let first = values.next();
+        if values.next().is_none() {
+            first
+        } else {
+            Some("")
+        }
     }
 
     fn shown(&self) -> Shown<'a> {

@@ -1,32 +1,24 @@
 //! The door for Matrix: what is asked, what is answered, and what the log says of it.
 
-mod webhook;
-
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use log::{info, log, warn};
 
+use crate::current::Current;
 use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply, Wish};
 use crate::http::request;
 use crate::http::route::Call;
 use crate::http::tally::Tally;
-use crate::livekit::webhook::Receiver;
 use crate::metrics;
 use crate::random;
-use crate::readiness::Readiness;
 
 /// What is behind the door; a reload of the settings replaces it as a whole.
 #[derive(Debug)]
 pub struct Furniture {
     /// Makes tokens.
     pub exchange: Exchange,
-    /// Knows the SFU's webhooks.
-    pub receiver: Receiver,
-    /// Knows whether clients had better come.
-    pub readiness: Arc<Readiness>,
     /// Where clients find the SFU.
     pub url: String,
 }
@@ -34,28 +26,22 @@ pub struct Furniture {
 /// The exchange behind its door.
 #[derive(Debug)]
 pub struct MatrixDoor {
-    inside: RwLock<Arc<Furniture>>,
+    inside: Current<Furniture>,
     busy: Tally,
-    forged: Tally,
 }
 
 impl MatrixDoor {
     /// Opens it.
     pub fn new(inside: Furniture) -> Self {
         Self {
-            inside: RwLock::new(Arc::new(inside)),
+            inside: Current::new(inside),
             busy: Tally::default(),
-            forged: Tally::default(),
         }
     }
 
     /// Serves with this from now on; what is under way ends with what it began with.
     pub fn refurnish(&self, inside: Furniture) {
-        *self.inside.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(inside);
-    }
-
-    fn inside(&self) -> Arc<Furniture> {
-        Arc::clone(&self.inside.read().unwrap_or_else(PoisonError::into_inner))
+        self.inside.replace(inside);
     }
 
     /// Answers a request for a token.
@@ -70,7 +56,7 @@ impl MatrixDoor {
             Ok(request) => request,
             Err(error) => return asked.unreadable(&error),
         };
-        let inside = self.inside();
+        let inside = self.inside.get();
         match inside.exchange.token(&request, call.client.parse().ok()) {
             Ok(granted) => {
                 let Granted {
@@ -108,7 +94,12 @@ impl MatrixDoor {
             Err(error) => return asked.unreadable(&error),
         };
         let client = call.client.parse().ok();
-        match self.inside().exchange.delegate(&request, &delay, client) {
+        match self
+            .inside
+            .get()
+            .exchange
+            .delegate(&request, &delay, client)
+        {
             Ok(Delegated { user, leave }) => {
                 let (user, ms) = (user.id().as_str(), asked.ms());
                 info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
@@ -129,7 +120,7 @@ impl MatrixDoor {
         metrics::denied(reason(error));
         let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
         log!(
-            reply::level(error, self.inside().exchange.vouches_for(server)),
+            reply::level(error, self.inside.get().exchange.vouches_for(server)),
             "refused {asked} status={status} server={server:?} ms={ms} cause={cause:?}"
         );
         if let exchange::Error::Busy(..) = error
@@ -139,19 +130,10 @@ impl MatrixDoor {
         }
         reply
     }
-
-    pub(super) fn leaves(&self) -> u64 {
-        self.inside().exchange.delegation().kept()
-    }
-
-    /// Whether clients had better come; the log has what is amiss.
-    pub(super) fn ready(&self) -> Reply {
-        Reply::ready(&self.inside().readiness.ailments())
-    }
 }
 
 /// A request in the log.
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     id: u32,
     client: &'a str,
     endpoint: &'static str,
@@ -159,7 +141,7 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn now(endpoint: &'static str, client: &'a str) -> Self {
+    pub(super) fn now(endpoint: &'static str, client: &'a str) -> Self {
         Self {
             id: u32::from_ne_bytes(random::bytes()),
             client,
@@ -168,11 +150,11 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn ms(&self) -> u128 {
+    pub(super) fn ms(&self) -> u128 {
         self.at.elapsed().as_millis()
     }
 
-    fn unreadable(&self, error: &request::Error) -> Reply {
+    pub(super) fn unreadable(&self, error: &request::Error) -> Reply {
         let reply = Reply::from(error);
         metrics::denied("bad_request");
         let (status, cause) = (reply.status, error.to_string());

@@ -171,7 +171,7 @@ pub enum Wish {
 }
 
 /// What to tell a client whose leave was not taken on for now.
-const LEAVE_RETRY: Duration = Duration::from_secs(10);
+pub(super) const LEAVE_RETRY: Duration = Duration::from_secs(10);
 
 impl Reply {
     /// What came of a wish.
@@ -203,34 +203,40 @@ impl Reply {
                     Wish::Leave => Self::error(403, "M_FORBIDDEN", error),
                 }
             }
-            exchange::Error::LeaveNotTaken(_, error) => match (error, wish) {
-                (delegation::Error::NotSupported, _)
-                | (
-                    delegation::Error::NoClientApi(
-                        client_api::Error::Absent(_) | client_api::Error::Unreachable(_),
-                    ),
-                    _,
-                ) => no_leave("The homeserver is not known to support delayed events"),
-                (delegation::Error::NotTheirs, _) => no_leave("No leave can be delegated now"),
-                (
-                    delegation::Error::NoClientApi(client_api::Error::Busy(_))
-                    | delegation::Error::TooMany
-                    | delegation::Error::Full
-                    | delegation::Error::NotStored(_)
-                    | delegation::Error::Stopping,
-                    Wish::Token,
-                ) => no_leave("No leave can be delegated now"),
-                (delegation::Error::NoClientApi(client_api::Error::Busy(after)), Wish::Leave) => {
-                    Self::busy(*after)
-                }
-                (delegation::Error::TooMany, Wish::Leave) => Self::limited(LEAVE_RETRY),
-                (
-                    delegation::Error::Full
-                    | delegation::Error::NotStored(_)
-                    | delegation::Error::Stopping,
-                    Wish::Leave,
-                ) => Self::busy(LEAVE_RETRY),
-            },
+            exchange::Error::LeaveNotTaken(_, error) => Self::leave_not_taken(error, wish),
+        }
+    }
+
+    /// Why a leave was not taken on.
+    pub fn leave_not_taken(error: &delegation::Error, wish: Wish) -> Self {
+        let no_leave = |error| Self::error(400, "M_BAD_JSON", error);
+        match (error, wish) {
+            (delegation::Error::NotSupported, _)
+            | (
+                delegation::Error::NoClientApi(
+                    client_api::Error::Absent(_) | client_api::Error::Unreachable(_),
+                ),
+                _,
+            ) => no_leave("The homeserver is not known to support delayed events"),
+            (delegation::Error::NotTheirs, _) => no_leave("No leave can be delegated now"),
+            (
+                delegation::Error::NoClientApi(client_api::Error::Busy(_))
+                | delegation::Error::TooMany
+                | delegation::Error::Full
+                | delegation::Error::NotStored(_)
+                | delegation::Error::Stopping,
+                Wish::Token,
+            ) => no_leave("No leave can be delegated now"),
+            (delegation::Error::NoClientApi(client_api::Error::Busy(after)), Wish::Leave) => {
+                Self::busy(*after)
+            }
+            (delegation::Error::TooMany, Wish::Leave) => Self::limited(LEAVE_RETRY),
+            (
+                delegation::Error::Full
+                | delegation::Error::NotStored(_)
+                | delegation::Error::Stopping,
+                Wish::Leave,
+            ) => Self::busy(LEAVE_RETRY),
         }
     }
 }

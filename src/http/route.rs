@@ -1,16 +1,21 @@
 //! Method and path to work.
 
+mod path;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, info};
 use serde_json::json;
 
+use self::path::{Endpoint, endpoint, path, proxied};
+use crate::http::appservice::AppServiceDoor;
 use crate::http::cors::Fields;
 use crate::http::limit::Turnstile;
 use crate::http::matrix::MatrixDoor;
 use crate::http::reply::Reply;
 use crate::http::request;
+use crate::http::sfu::SfuDoor;
 use crate::http::token::TokenDoor;
 use crate::metrics;
 use crate::token_source::Shown;
@@ -36,61 +41,12 @@ pub struct Call<'a> {
     pub content_type: Option<&'a str>,
     /// The web page that asks, if one does.
     pub origin: Option<&'a str>,
+    /// The user for whom a homeserver asks.
+    pub matrix_user: Option<&'a str>,
+    /// The other homeserver for which it asks.
+    pub matrix_origin: Option<&'a str>,
     /// Method and fields that a browser announces.
     pub preflight: Option<(&'a str, Option<&'a str>)>,
-}
-
-/// What a path means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Endpoint {
-    GetToken,
-    SfuGet,
-    Delegate,
-    Webhook,
-    Alive,
-    Ready,
-    Token,
-    Health,
-    Root,
-    Unknown,
-}
-
-impl Endpoint {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::GetToken => "get_token",
-            Self::SfuGet => "sfu/get",
-            Self::Delegate => "delegate_delayed_leave",
-            Self::Webhook => "sfu_webhook",
-            Self::Alive => "healthz",
-            Self::Ready => "readyz",
-            Self::Token => "token",
-            Self::Health => "health",
-            Self::Root => "root",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
-fn endpoint(target: &str) -> Endpoint {
-    let mut parts = path(target).rsplit('/').filter(|part| !part.is_empty());
-    match (parts.next(), parts.next()) {
-        (Some("get_token"), _) => Endpoint::GetToken,
-        (Some("get"), Some("sfu")) => Endpoint::SfuGet,
-        (Some("delegate_delayed_leave"), _) => Endpoint::Delegate,
-        (Some("sfu_webhook"), _) => Endpoint::Webhook,
-        (Some("healthz"), _) => Endpoint::Alive,
-        (Some("readyz"), _) => Endpoint::Ready,
-        (Some("token"), _) => Endpoint::Token,
-        (Some("health"), _) => Endpoint::Health,
-        (None, _) => Endpoint::Root,
-        _ => Endpoint::Unknown,
-    }
-}
-
-fn path(target: &str) -> &str {
-    target.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// What of a stranger's text is worth a place in the log.
@@ -102,44 +58,70 @@ fn shown(text: &str) -> String {
 #[derive(Debug)]
 pub struct Routes {
     matrix: Option<Arc<MatrixDoor>>,
+    appservice: Option<Arc<AppServiceDoor>>,
+    sfu: Option<Arc<SfuDoor>>,
     token: Option<TokenDoor>,
     turnstile: Turnstile,
 }
 
 impl Routes {
-    /// Opens these doors; what is behind a closed one is not found.
-    pub fn new(
-        matrix: Option<Arc<MatrixDoor>>,
-        token: Option<TokenDoor>,
-        turnstile: Turnstile,
-    ) -> Self {
+    /// Counts requests by `turnstile`. All doors are closed, and what is behind a closed one is not found.
+    pub fn new(turnstile: Turnstile) -> Self {
         Self {
-            matrix,
-            token,
+            matrix: None,
+            appservice: None,
+            sfu: None,
+            token: None,
             turnstile,
         }
     }
 
+    /// Opens the door for users of any homeserver.
+    pub fn matrix(self, matrix: Option<Arc<MatrixDoor>>) -> Self {
+        Self { matrix, ..self }
+    }
+
+    /// Opens the door for our homeserver.
+    pub fn appservice(self, appservice: Option<Arc<AppServiceDoor>>) -> Self {
+        Self { appservice, ..self }
+    }
+
+    /// Opens the door for the SFU.
+    pub fn sfu(self, sfu: Arc<SfuDoor>) -> Self {
+        let sfu = Some(sfu);
+        Self { sfu, ..self }
+    }
+
+    /// Opens the door for other applications.
+    pub fn token(self, token: TokenDoor) -> Self {
+        let token = Some(token);
+        Self { token, ..self }
+    }
+
+    /// What a path means: for our homeserver, if we have one, or for everybody.
+    fn endpoint(&self, target: &str) -> Endpoint {
+        let proxied = self.appservice.as_ref().and_then(|_| proxied(target));
+        proxied.unwrap_or_else(|| endpoint(target))
+    }
+
     /// Delegated leaves that are kept.
     pub fn leaves(&self) -> u64 {
-        self.matrix.as_ref().map_or(0, |matrix| matrix.leaves())
+        self.sfu.as_ref().map_or(0, |sfu| sfu.leaves())
     }
 
     /// Whether the answer will wait for other servers.
     pub fn goes_outbound(&self, method: &str, target: &str, shown: Shown<'_>) -> bool {
-        let endpoint = endpoint(target);
+        let endpoint = self.endpoint(target);
         // the first to ask waits for the SFU
         endpoint == Endpoint::Ready
             || method == "POST"
                 && match (endpoint, &self.token) {
-                    // a webhook waits for the journal, which may be a Redis far away
-                    (
-                        Endpoint::GetToken
-                        | Endpoint::SfuGet
-                        | Endpoint::Delegate
-                        | Endpoint::Webhook,
-                        _,
-                    ) => self.matrix.is_some(),
+                    (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, _) => {
+                        self.matrix.is_some()
+                    }
+                    // it waits for the journal, which may be a Redis far away
+                    (Endpoint::Webhook, _) => self.sfu.is_some(),
+                    (Endpoint::UserToken | Endpoint::UserLeave | Endpoint::ServerToken, _) => true,
                     (Endpoint::Token, Some(token)) => token.would_wait(shown),
                     _ => false,
                 }
@@ -147,7 +129,7 @@ impl Routes {
 
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
-        let (started, endpoint) = (Instant::now(), endpoint(call.target));
+        let (started, endpoint) = (Instant::now(), self.endpoint(call.target));
         let reply = self.answer_at(endpoint, call);
         metrics::request(endpoint.as_str(), reply.status, started.elapsed());
         if reply.status == 429 {
@@ -160,19 +142,31 @@ impl Routes {
         if endpoint == Endpoint::Alive {
             return alive(call, Reply::empty);
         }
+        match (endpoint, &self.sfu, &self.appservice) {
+            (Endpoint::Ready, sfu, _) => {
+                return alive(call, || {
+                    sfu.as_ref()
+                        .map_or_else(|| Reply::ready(&[]), |sfu| sfu.ready())
+                });
+            }
+            (Endpoint::Webhook, Some(sfu), _) => {
+                return match call.method {
+                    "POST" => sfu.webhook(call),
+                    "OPTIONS" => Reply::empty(),
+                    _ => Reply::not_allowed("POST, OPTIONS"),
+                };
+            }
+            (Endpoint::UserToken, _, Some(door)) => {
+                return door.user_token(call, path(call.target));
+            }
+            (Endpoint::UserLeave, _, Some(door)) => return door.user_leave(call),
+            (Endpoint::ServerToken, _, Some(door)) => return door.server_token(call),
+            (Endpoint::Ping, _, Some(door)) => return door.ping(call),
+            _ => {}
+        }
         match (endpoint, &self.matrix, &self.token) {
-            (Endpoint::Ready, matrix, _) => alive(call, || {
-                matrix
-                    .as_ref()
-                    .map_or_else(|| Reply::ready(&[]), |matrix| matrix.ready())
-            }),
-            (Endpoint::Webhook, Some(matrix), _) => match call.method {
-                "POST" => matrix.webhook(call),
-                "OPTIONS" => Reply::empty(),
-                _ => Reply::not_allowed("POST, OPTIONS"),
-            },
             (Endpoint::GetToken | Endpoint::SfuGet | Endpoint::Delegate, Some(matrix), _) => {
-                self.matrix(endpoint, matrix, call)
+                self.answer_matrix(endpoint, matrix, call)
             }
             (Endpoint::Token, _, Some(token)) => token.answer(call, &self.turnstile),
             (Endpoint::Health, _, Some(token)) => token.health(call),
@@ -186,7 +180,7 @@ impl Routes {
         }
     }
 
-    fn matrix(&self, endpoint: Endpoint, matrix: &MatrixDoor, call: &Call<'_>) -> Reply {
+    fn answer_matrix(&self, endpoint: Endpoint, matrix: &MatrixDoor, call: &Call<'_>) -> Reply {
         match call.method {
             "OPTIONS" => Reply::empty(),
             "POST" => match self.turnstile.pass(call.client) {
@@ -217,9 +211,9 @@ impl Routes {
             "refused status=404 client={} method={method:?} path={path:?}",
             call.client
         );
-        match &self.matrix {
-            Some(_) => Reply::not_found(),
-            None => Reply {
+        match (&self.matrix, &self.token) {
+            (Some(_), _) | (None, None) => Reply::not_found(),
+            (None, Some(_)) => Reply {
                 fields: self.page(call),
                 ..Reply::json(404, &json!({ "detail": "Not Found" }))
             },
@@ -235,39 +229,5 @@ fn alive(call: &Call<'_>, well: impl Fn() -> Reply) -> Reply {
         }
         "OPTIONS" => Reply::empty(),
         _ => Reply::not_allowed("GET, HEAD, OPTIONS"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_path_decides() {
-        for (target, expected) in [
-            ("/get_token", Endpoint::GetToken),
-            ("//get_token", Endpoint::GetToken),
-            ("/get_token/", Endpoint::GetToken),
-            ("/livekit/jwt/get_token?x=/healthz", Endpoint::GetToken),
-            ("/livekit/jwt//sfu//get//", Endpoint::SfuGet),
-            ("/sfu/get", Endpoint::SfuGet),
-            ("/healthz", Endpoint::Alive),
-            ("http://host/healthz", Endpoint::Alive),
-            ("/get", Endpoint::Unknown),
-            ("/token", Endpoint::Token),
-            ("/livekit//token/", Endpoint::Token),
-            ("/api/health?x", Endpoint::Health),
-            ("/token/x", Endpoint::Unknown),
-            ("/xsfu/get", Endpoint::Unknown),
-            ("/sfu/get/x", Endpoint::Unknown),
-            ("/?/get_token", Endpoint::Root),
-            ("/", Endpoint::Root),
-            ("//", Endpoint::Root),
-            ("/x/delegate_delayed_leave/", Endpoint::Delegate),
-            ("/livekit/sfu_webhook", Endpoint::Webhook),
-            ("/readyz", Endpoint::Ready),
-        ] {
-            assert_eq!(endpoint(target), expected, "{target}");
-        }
     }
 }

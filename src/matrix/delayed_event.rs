@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::matrix::client_api::{self, Api, ClientApi, PathForm, Support};
-use crate::matrix::id::ServerName;
+use crate::matrix::id::{ServerName, UserId};
+use crate::matrix::registration::SharedToken;
 use crate::net::breaker::Breakers;
 use crate::net::bulkhead::{PER_NEIGHBOURHOOD, PerKey};
 use crate::net::fetch::{self, Fetcher, Limits, Request};
@@ -89,6 +90,8 @@ pub struct DelayedEvents {
     client_api: ClientApi,
     breakers: Breakers<ServerName>,
     under_way: Arc<PerKey<ServerName>>,
+    /// The server whose application service we are, and what it knows us by.
+    own: Option<(ServerName, SharedToken)>,
 }
 
 impl DelayedEvents {
@@ -99,7 +102,14 @@ impl DelayedEvents {
             client_api,
             breakers: Breakers::new(REST, LONGEST_REST),
             under_way: PerKey::new(),
+            own: None,
         }
+    }
+
+    /// Acts for the users of this homeserver with the as_token that it knows us by: it may want to know who asks, and if not, each
+    /// user has a rate of their own, or none.
+    pub fn acting_as(self, own: Option<(ServerName, SharedToken)>) -> Self {
+        Self { own, ..self }
     }
 
     /// Where homeservers are found, and what they support.
@@ -108,13 +118,8 @@ impl DelayedEvents {
     }
 
     /// Makes one call, which ends by `deadline`, and after 10 s at the latest.
-    pub fn call(
-        &self,
-        deed: Deed,
-        server: &ServerName,
-        id: &DelayId,
-        deadline: Instant,
-    ) -> Outcome {
+    pub fn call(&self, deed: Deed, user: &UserId, id: &DelayId, deadline: Instant) -> Outcome {
+        let server = user.server();
         let now = Instant::now();
         let deadline = deadline.min(now + BUDGET);
         let Some(_place) = self.under_way.enter(server.clone(), PER_SERVER) else {
@@ -129,7 +134,7 @@ impl DelayedEvents {
             Err(client_api::Error::Busy(after)) => return Outcome::NotNow(after),
             Err(error) => return Outcome::Failed(error.to_string()),
         };
-        match self.try_forms(deed, server, id, &api, deadline) {
+        match self.act_or_ask(deed, user, id, &api, deadline) {
             Ok(outcome) => {
                 attempt.succeeded();
                 outcome
@@ -147,6 +152,26 @@ impl DelayedEvents {
         }
     }
 
+    /// Calls in the user's name where we can, and as anybody can where we may not.
+    fn act_or_ask(
+        &self,
+        deed: Deed,
+        user: &UserId,
+        id: &DelayId,
+        api: &Api,
+        deadline: Instant,
+    ) -> Result<Outcome, fetch::Error> {
+        let own = self.own.as_ref().filter(|(own, _)| own == user.server());
+        if let Some((_, as_token)) = own {
+            let acting = Some((user, as_token.bearer()));
+            let outcome = self.try_forms(deed, user.server(), id, api, acting, deadline)?;
+            if !matches!(outcome, Outcome::Denied(401 | 403)) {
+                return Ok(outcome);
+            }
+        }
+        self.try_forms(deed, user.server(), id, api, None, deadline)
+    }
+
     /// Calls in the form that the server is known to understand, and in the others if it turns out not to.
     fn try_forms(
         &self,
@@ -154,6 +179,7 @@ impl DelayedEvents {
         server: &ServerName,
         id: &DelayId,
         api: &Api,
+        acting: Option<(&UserId, String)>,
         deadline: Instant,
     ) -> Result<Outcome, fetch::Error> {
         let known = match api.support {
@@ -163,10 +189,13 @@ impl DelayedEvents {
         let others = [PathForm::Unstable, PathForm::InBody, PathForm::Stable];
         let others = others.into_iter().filter(|form| *form != known);
         for form in [known].into_iter().chain(others) {
-            let (target, body) = request(form, api.base.path(), deed, id);
+            let (mut target, body) = request(form, api.base.path(), deed, id);
+            if let Some((user, _)) = &acting {
+                target += &format!("?user_id={}", utf8_percent_encode(user.as_str(), ESCAPED));
+            }
             let request = Request {
                 target: &target,
-                authorization: None,
+                authorization: acting.as_ref().map(|(_, bearer)| bearer.as_str()),
                 post: Some(("application/json", body.as_bytes())),
             };
             let answer = self.fetcher.fetch(&api.route, request, LIMITS, deadline)?;

@@ -215,6 +215,21 @@ opaque_id! {
     /// A room id. Opaque since room version 12, so nothing but its size is checked.
     RoomId
 }
+impl RoomId {
+    /// A room whose id ends up in a path of its homeserver's. It has its sigil, and no segment `.` or `..`: see [`DelayId::parse`].
+    pub fn parse_for_path(text: &str) -> Result<Self, Invalid> {
+        let climbs = climbs(text);
+        let parsed = (text.starts_with('!') && !climbs).then(|| Self::parse(text));
+        parsed.unwrap_or(Err(Invalid("a room id like !abc:example.com")))
+    }
+}
+
+/// Whether a segment of a path leads upwards, or nowhere.
+fn climbs(text: &str) -> bool {
+    text.split(['/', '\\'])
+        .any(|segment| matches!(segment, "." | ".."))
+}
+
 opaque_id! {
     /// A MatrixRTC slot within a room (MSC4143), such as `m.call#ROOM`.
     SlotId
@@ -238,9 +253,7 @@ impl DelayId {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         const NOT_A_DELAY_ID: Invalid =
             Invalid("1 to 255 bytes without control characters, and without the segments . and ..");
-        let climbs = text
-            .split(['/', '\\'])
-            .any(|segment| matches!(segment, "." | ".."));
+        let climbs = climbs(text);
         if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) && !climbs {
             Ok(Self(text.into()))
         } else {
@@ -369,6 +382,19 @@ mod tests {
         assert!(RoomId::parse(&"a".repeat(255)).is_ok());
         for id in ["", "a\u{7}", "a\0", &"a".repeat(256)] {
             assert!(RoomId::parse(id).is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn no_room_leaves_its_segment_of_a_path() {
+        for id in ["!r:hs", "!a/b:hs", "!..a", "!..", "!ü"] {
+            assert_eq!(RoomId::parse_for_path(id).unwrap().as_str(), id);
+        }
+        let long = format!("!{}", "a".repeat(255));
+        for id in [
+            "..", ".", "r:hs", "!a/../b", "!a\\..", "!a/.", "#r:hs", "", "!\0", &long,
+        ] {
+            assert!(RoomId::parse_for_path(id).is_err(), "{id}");
         }
     }
 

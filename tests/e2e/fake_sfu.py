@@ -11,7 +11,13 @@ import threading
 
 from livekit.api import TokenVerifier
 from livekit.protocol.models import ParticipantInfo, Room
-from livekit.protocol.room import CreateRoomRequest, ListRoomsRequest, ListRoomsResponse, RoomParticipantIdentity
+from livekit.protocol.room import (
+    CreateRoomRequest,
+    ListRoomsRequest,
+    ListRoomsResponse,
+    RemoveParticipantResponse,
+    RoomParticipantIdentity,
+)
 
 ROOM_SERVICE = "/twirp/livekit.RoomService/"
 
@@ -23,10 +29,10 @@ class NotFound(Exception):
 class FakeSfu:
     """Listens on loopback from the constructor on; `rooms` are the requests for rooms that it accepted, in order.
 
-    `present` says who is in a call: (room, identity) -> sid; `looked_up` are those that it was asked about."""
+    `present` says who is in a call: (room, identity) -> sid; `looked_up` are those that it was asked about, `removed` those that it put out."""
 
     def __init__(self, key, secret, port=0):
-        self.rooms, self.refusals, self.present, self.looked_up = [], [], {}, []
+        self.rooms, self.refusals, self.present, self.looked_up, self.removed = [], [], {}, [], []
         self._verifier = TokenVerifier(key, secret)
         sfu = self
 
@@ -60,6 +66,7 @@ class FakeSfu:
             ROOM_SERVICE + "CreateRoom": self._create_room,
             ROOM_SERVICE + "ListRooms": self._list_rooms,
             ROOM_SERVICE + "GetParticipant": self._get_participant,
+            ROOM_SERVICE + "RemoveParticipant": self._remove_participant,
         }
         assert path in calls, path
         assert headers["Content-Type"] == "application/protobuf", headers["Content-Type"]
@@ -89,6 +96,14 @@ class FakeSfu:
         if sid is None:
             raise NotFound
         return ParticipantInfo(sid=sid, identity=request.identity, state=ParticipantInfo.ACTIVE)
+
+    def _remove_participant(self, grants, body):
+        request = RoomParticipantIdentity.FromString(body)
+        assert grants.room_admin and grants.room == request.room, grants
+        if self.present.pop((request.room, request.identity), None) is None:
+            raise NotFound
+        self.removed.append((request.room, request.identity))
+        return RemoveParticipantResponse()
 
     def stop(self):
         self._server.shutdown()

@@ -46,6 +46,11 @@ fn its_examples_are_understood() {
             .set("LIVEKIT_URL", "wss://sfu.example.com")
             .set("LIVEKIT_KEYS", format!("{KEY}: {SECRET}"))
             .set(name, value);
+        // these come together
+        let settings = match name.contains("_AS_") || name.contains("_HS_") {
+            true => registered(settings).set(name, value),
+            false => settings,
+        };
         let settings = match name.strip_suffix("KEY") {
             // a key alone is half of a pair
             Some(prefix) if prefix.starts_with("LIVEKIT") => {
@@ -68,6 +73,14 @@ fn its_examples_are_understood() {
         tried += 1;
     }
     assert!(tried > 15, "only {tried} examples were found");
+}
+
+fn registered(settings: Settings) -> Settings {
+    settings
+        .set("LIVEKIT_AS_TOKEN", "an-as-token")
+        .set("LIVEKIT_HS_TOKEN", "an-hs-token")
+        .set("LIVEKIT_HS_SERVER_NAME", "example.com")
+        .set("LIVEKIT_HS_URL", "http://synapse:8008")
 }
 
 /// The rest of a login, of which the setting `name` is a part.

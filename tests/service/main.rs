@@ -10,6 +10,7 @@
 )]
 
 // the instruments
+mod appservice_homeserver;
 mod caller;
 mod callers;
 mod certificate;
@@ -30,6 +31,7 @@ mod trap;
 // the tests
 mod activation;
 mod addresses;
+mod appservice_hostile;
 mod config;
 mod credentials;
 mod dev;

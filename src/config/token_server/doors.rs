@@ -1,34 +1,33 @@
 //! Which endpoints the settings open.
 
-use super::super::Defaults;
 use super::super::reader::Reader;
+use super::super::{Defaults, appservice};
 
-/// Settings that are for Matrix alone: any of them opens its door.
-const MATRIX: [&str; 20] = [
+/// Settings that are for standalone Matrix alone: any of them opens its door.
+const MATRIX: [&str; 6] = [
+    "LIVEKIT_FULL_ACCESS_HOMESERVERS",
+    "LIVEKIT_LOCAL_HOMESERVERS",
+    "LIVEKIT_FEDERATION_URL_OVERRIDES",
+    "LIVEKIT_CAN_UPDATE_OWN_METADATA",
+    "LIVEKIT_REMOTE_USERS_MAY_PUBLISH",
+    "LIVEKIT_OPENID_CACHE_SECONDS",
+];
+/// Settings that both ways of serving Matrix have: any of them opens that door, unless they are there for the homeserver that has
+/// this service for an application service.
+const ANY_MATRIX: [&str; 10] = [
     "LIVEKIT_KEY",
     "LIVEKIT_KEY_FROM_FILE",
     "LIVEKIT_KEY_FILE",
     "LIVEKIT_KEYS",
-    "LIVEKIT_FULL_ACCESS_HOMESERVERS",
-    "LIVEKIT_LOCAL_HOMESERVERS",
-    "LIVEKIT_FEDERATION_URL_OVERRIDES",
     "LIVEKIT_INSECURE_SKIP_VERIFY_TLS",
     "LIVEKIT_TOKEN_LIFETIME_SECONDS",
-    "LIVEKIT_CAN_UPDATE_OWN_METADATA",
-    "LIVEKIT_REMOTE_USERS_MAY_PUBLISH",
-    "LIVEKIT_OPENID_CACHE_SECONDS",
     "LIVEKIT_CS_API_URL_OVERRIDES",
     "LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS",
     "LIVEKIT_REDIS_URL",
     "LIVEKIT_REDIS_PASSWORD",
-    "LIVEKIT_AS_REGISTRATION_FILE",
-    "LIVEKIT_AS_TOKEN",
-    "LIVEKIT_HS_TOKEN",
-    "LIVEKIT_HS_SERVER_NAME",
 ];
 /// Settings that are for the general endpoint: any of them opens its door.
-const GENERAL: [&str; 14] = [
-    "LIVEKIT_API_KEY",
+const GENERAL: [&str; 13] = [
     "TOKEN_SERVER_AUTH",
     "TOKEN_SERVER_API_KEYS",
     "TOKEN_SERVER_API_KEYS_FILE",
@@ -43,6 +42,8 @@ const GENERAL: [&str; 14] = [
     "TOKEN_SERVER_RATE_PER_CALLER",
     "TOKEN_SERVER_PORT",
 ];
+/// LiveKit's own name of the key opens it as well, where an application service does not need the key itself.
+const API_KEY: &str = "LIVEKIT_API_KEY";
 
 /// Which doors are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +52,19 @@ pub struct Doors {
     pub matrix: bool,
     /// `/token`.
     pub general: bool,
+    /// What our homeserver passes on to us.
+    pub appservice: bool,
 }
 
 /// Which doors the settings open. Without any that says so, it is Matrix's.
 pub(in crate::config) fn doors(reader: &Reader<'_>, defaults: &Defaults) -> Doors {
     let any = |names: &[&'static str]| names.iter().any(|name| reader.is_set(name));
-    let general = defaults.dev || any(&GENERAL);
+    let appservice = any(&appservice::OPENING);
+    let general = defaults.dev || any(&GENERAL) || !appservice && any(&[API_KEY]);
+    let either = || any(&ANY_MATRIX) || !general;
     Doors {
-        matrix: defaults.dev || any(&MATRIX) || !general,
+        matrix: defaults.dev || any(&MATRIX) || !appservice && either(),
         general,
+        appservice,
     }
 }

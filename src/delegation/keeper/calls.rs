@@ -45,8 +45,8 @@ impl Keeper {
                 key: kept.leave.key().clone(),
                 fence: kept.fence,
                 deed,
+                user: kept.leave.order().user.clone(),
                 patience: self.lanes.patience(&server),
-                server,
                 delay: kept.leave.order().delay.clone(),
                 began: now,
             };

@@ -14,6 +14,10 @@ fn name(text: &str) -> ServerName {
     ServerName::parse(text).unwrap()
 }
 
+fn user() -> UserId {
+    UserId::parse("@a:a.example").unwrap()
+}
+
 fn id(text: &str) -> DelayId {
     DelayId::parse(text).unwrap()
 }
@@ -35,7 +39,33 @@ fn events(fake: &Fake) -> DelayedEvents {
 }
 
 fn restart(events: &DelayedEvents, text: &str) -> Outcome {
-    events.call(Deed::Restart, &name("a.example"), &id(text), soon())
+    events.call(Deed::Restart, &user(), &id(text), soon())
+}
+
+#[test]
+fn our_own_homeserver_is_told_who_asks_and_another_is_not() {
+    let fake = Fake::new(|asked| match asked.line.contains("user_id=") {
+        true if asked.line.contains("denied") => Some(("403 Forbidden", b"{}".to_vec())),
+        _ => Some((OK, b"{}".to_vec())),
+    });
+    let token = SharedToken::parse("as-token").unwrap();
+    let own = events(&fake).acting_as(Some((name("a.example"), token.clone())));
+    assert_eq!(restart(&own, "x"), Outcome::Done);
+    let asked = fake.asked();
+    let last = asked.last().unwrap();
+    assert!(
+        last.line.ends_with("/x/restart?user_id=%40a%3Aa.example"),
+        "{}",
+        last.line
+    );
+    assert_eq!(last.authorization.as_deref(), Some("Bearer as-token"));
+    // a registration without these users
+    assert_eq!(restart(&own, "denied"), Outcome::Done);
+    let other = events(&fake).acting_as(Some((name("b.example"), token)));
+    assert_eq!(restart(&other, "y"), Outcome::Done);
+    for asked in &fake.asked()[asked.len() + 1..] {
+        assert_eq!(asked.authorization, None);
+    }
 }
 
 #[test]
@@ -155,7 +185,7 @@ fn a_call_without_time_says_nothing_about_the_server() {
     let events = events(&fake);
     assert_eq!(restart(&events, "x"), Outcome::Done);
     for _ in 0..5 {
-        let late = events.call(Deed::Send, &name("a.example"), &id("x"), Instant::now());
+        let late = events.call(Deed::Send, &user(), &id("x"), Instant::now());
         assert!(matches!(late, Outcome::Failed(_)), "{late:?}");
     }
     assert_eq!(restart(&events, "x"), Outcome::Done);

@@ -1,23 +1,71 @@
-//! What the SFU tells us: written down at once, worked later.
+//! The door for the SFU: what it tells us is written down at once, and worked later.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
-use super::MatrixDoor;
+use crate::current::Current;
+use crate::delegation::Delegation;
+use crate::guests::Guests;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
-use crate::livekit::webhook::Received;
+use crate::http::tally::Tally;
+use crate::livekit::webhook::{Received, Receiver};
 use crate::metrics;
+use crate::readiness::Readiness;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl MatrixDoor {
+/// What is behind the door; a reload of the settings replaces it as a whole.
+#[derive(Debug)]
+pub struct Furniture {
+    /// Knows the SFU's webhooks.
+    pub receiver: Receiver,
+    /// Knows whether clients had better come.
+    pub readiness: Arc<Readiness>,
+}
+
+/// Those who want to know who comes and goes.
+#[derive(Debug)]
+pub struct SfuDoor {
+    inside: Current<Furniture>,
+    delegation: Delegation,
+    guests: Option<Guests>,
+    forged: Tally,
+}
+
+impl SfuDoor {
+    /// Opens it. What the SFU tells is for `delegation`, and for `guests` if there are such.
+    pub fn new(inside: Furniture, delegation: Delegation, guests: Option<Guests>) -> Self {
+        Self {
+            inside: Current::new(inside),
+            delegation,
+            guests,
+            forged: Tally::default(),
+        }
+    }
+
+    /// Serves with this from now on; what is under way ends with what it began with.
+    pub fn refurnish(&self, inside: Furniture) {
+        self.inside.replace(inside);
+    }
+
+    /// Leaves that are kept.
+    pub(super) fn leaves(&self) -> u64 {
+        self.delegation.kept()
+    }
+
+    /// Whether clients had better come; the log has what is amiss.
+    pub(super) fn ready(&self) -> Reply {
+        Reply::ready(&self.inside.get().readiness.ailments())
+    }
+
     /// Takes in a webhook.
-    pub(in crate::http) fn webhook(&self, call: &Call<'_>) -> Reply {
-        let inside = self.inside();
-        let (receiver, delegation) = (&inside.receiver, inside.exchange.delegation());
+    pub(super) fn webhook(&self, call: &Call<'_>) -> Reply {
+        let inside = self.inside.get();
+        let receiver = &inside.receiver;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -29,10 +77,13 @@ impl MatrixDoor {
                     webhook.kind,
                     webhook.room.as_str()
                 );
-                if delegation.heard(&webhook).is_err() {
+                if self.delegation.heard(&webhook).is_err() {
                     receiver.forget(&webhook);
                     metrics::webhook("busy");
                     return Reply::busy(AGAIN);
+                }
+                if let Some(guests) = &self.guests {
+                    guests.heard(&webhook);
                 }
                 receiver.done(&webhook);
                 metrics::webhook("new");

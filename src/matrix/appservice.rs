@@ -1,0 +1,317 @@
+//! The homeserver that has this service for an application service: who is in its rooms (MSC4502), and other homeservers through it
+//! (MSC4512).
+
+mod answer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+pub use self::answer::{Relayed, Scheduled};
+use crate::flights::Flights;
+use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
+use crate::matrix::registration::SharedToken;
+use crate::memo::Memo;
+use crate::metrics;
+use crate::net::base_url::BaseUrl;
+use crate::net::bulkhead::{PER_NEIGHBOURHOOD, PerKey};
+use crate::net::fetch::{Answer, Fetcher, Limits, Request, Route};
+
+/// For a question that the homeserver answers out of its own database, in all.
+const BUDGET: Duration = Duration::from_secs(8);
+const LIMITS: Limits = Limits {
+    kind: "appservice",
+    connect: Duration::from_secs(3),
+    head: Duration::from_secs(5),
+    body: Duration::from_secs(3),
+    // a delayed event with its content; an event has 64 KiB at most, escaped in JSON perhaps more
+    max_body: 128 * 1024,
+    neighbours: PER_NEIGHBOURHOOD,
+};
+/// For a question that it passes on to another one. With the membership before it, it has to end within the 30 s that Synapse gives us.
+const RELAY_BUDGET: Duration = Duration::from_secs(16);
+const RELAY_LIMITS: Limits = Limits {
+    kind: "fed_proxy",
+    connect: Duration::from_secs(3),
+    head: Duration::from_secs(14),
+    body: Duration::from_secs(3),
+    // a token has less than 2 KiB
+    max_body: 64 * 1024,
+    neighbours: PER_NEIGHBOURHOOD,
+};
+/// Questions to one other homeserver that may be under way: one that does not answer must not take all places.
+const PER_DESTINATION: usize = 4;
+/// How long it is believed that somebody is in a room; clients ask for several things in a row.
+const JOINED: Duration = Duration::from_secs(5);
+/// The same of somebody who is not, short: they may join next.
+const NOT_JOINED: Duration = Duration::from_secs(1);
+/// Memberships that are remembered, at some 300 bytes: those of a minute of joins.
+const MAX_REMEMBERED: usize = 4096;
+/// What a path segment or a query's value may hold unescaped (RFC 3986, 2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Why the homeserver did not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// It did not answer: why not.
+    Unreachable(String),
+    /// It does not let us ask: status and errcode.
+    Refused(u16, String),
+    /// It does not know what was asked.
+    Unsupported(&'static str),
+    /// It answered with something else: status.
+    NotUnderstood(u16),
+    /// It, or we, have enough to do.
+    Busy,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(
+                f,
+                "the homeserver does not answer at {why} (LIVEKIT_HS_URL says where it is)"
+            ),
+            Self::Refused(status, errcode) => write!(
+                f,
+                "the homeserver refuses our as_token with status {status} {errcode} (its registration has to be the one here, with \
+                 the scope and the users that generate-registration writes)"
+            ),
+            Self::Unsupported(msc) => write!(
+                f,
+                "the homeserver does not know {msc} (of Synapse: 1.163 or newer, with it among its experimental_features)"
+            ),
+            Self::NotUnderstood(status) => {
+                write!(
+                    f,
+                    "the homeserver's answer of status {status} makes no sense"
+                )
+            }
+            Self::Busy => f.write_str("too many questions to the homeserver under way"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A user who is in a room, as our homeserver says. Nothing but [`Homeserver::joined`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinedUser(UserId);
+
+impl JoinedUser {
+    /// Who it is.
+    pub fn id(&self) -> &UserId {
+        &self.0
+    }
+
+    /// A user for the tests of the rooms that need one.
+    #[cfg(test)]
+    pub(crate) fn for_test(id: &str) -> Self {
+        Self(UserId::parse(id).unwrap())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    User(UserId),
+    Server(ServerName),
+}
+
+type Membership = (RoomId, Who);
+
+/// Our homeserver.
+#[derive(Debug)]
+pub struct Homeserver {
+    fetcher: Fetcher,
+    name: ServerName,
+    url: BaseUrl,
+    route: Route,
+    as_token: SharedToken,
+    /// Which of [`IS_JOINED`], [`FED_PROXY`] and [`DELAYED_EVENTS`] it knows by their stable names, as was found out by asking.
+    stable: [AtomicBool; 3],
+    memberships: Memo<Membership, bool>,
+    under_way: Flights<Membership, Result<bool, Error>>,
+    destinations: Arc<PerKey<ServerName>>,
+}
+
+impl Homeserver {
+    /// The one called `name`, whose client-server API is at `url`, and which knows us by `as_token`.
+    pub fn new(fetcher: Fetcher, name: ServerName, url: BaseUrl, as_token: SharedToken) -> Self {
+        let route = Route::to(&url);
+        Self {
+            fetcher,
+            name,
+            url,
+            route,
+            as_token,
+            stable: Default::default(),
+            memberships: Memo::new(MAX_REMEMBERED),
+            under_way: Flights::new(),
+            destinations: PerKey::new(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ServerName {
+        &self.name
+    }
+
+    /// The user, if they are in the room; what is known of it may be 5 s old. Many who ask the same cause one question.
+    pub fn joined(&self, room: &RoomId, user: &UserId) -> Result<Option<JoinedUser>, Error> {
+        let joined = self.recall_or_ask(room, Who::User(user.clone()))?;
+        Ok(joined.then(|| JoinedUser(user.clone())))
+    }
+
+    /// Whether any user of `server` is in the room; as old as what [`Self::joined`] says.
+    pub fn has_server(&self, room: &RoomId, server: &ServerName) -> Result<bool, Error> {
+        self.recall_or_ask(room, Who::Server(server.clone()))
+    }
+
+    /// Whether the user is in the room at this moment.
+    pub fn is_still_joined(&self, room: &RoomId, user: &UserId) -> Result<bool, Error> {
+        self.ask(&(room.clone(), Who::User(user.clone())))
+    }
+
+    /// Posts `body` to `path` of another homeserver, in our homeserver's name. Whatever that one answers is an answer.
+    pub fn relay(&self, to: &ServerName, path: &str, body: &Value) -> Result<Relayed, Error> {
+        let place = self.destinations.enter(to.clone(), PER_DESTINATION);
+        let _place = place.ok_or(Error::Busy)?;
+        let body =
+            json!({ "destination": to.as_str(), "method": "POST", "path": path, "body": body });
+        let answer = self.call(
+            &FED_PROXY,
+            "appservice/fed_proxy",
+            Some(body.to_string().as_bytes()),
+            RELAY_LIMITS,
+            RELAY_BUDGET,
+        )?;
+        answer::relayed(&answer)
+    }
+
+    /// A delayed event of one of its users, if they have such a one (MSC4140).
+    pub fn delayed_event(&self, user: &UserId, id: &DelayId) -> Result<Option<Scheduled>, Error> {
+        let target = format!(
+            "delayed_events/{}?user_id={}",
+            escaped(id.as_str()),
+            escaped(user.as_str())
+        );
+        let answer = self.call(&DELAYED_EVENTS, &target, None, LIMITS, BUDGET)?;
+        answer::scheduled(&answer)
+    }
+
+    fn recall_or_ask(&self, room: &RoomId, who: Who) -> Result<bool, Error> {
+        let membership = (room.clone(), who);
+        let known = self.memberships.recall(&membership, Instant::now());
+        metrics::look_up("membership", known.is_some());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let deadline = Instant::now() + BUDGET;
+        let answer = self
+            .under_way
+            .share(&membership, deadline, || self.ask(&membership));
+        answer.unwrap_or(Err(Error::Busy))
+    }
+
+    fn ask(&self, membership: &Membership) -> Result<bool, Error> {
+        let (room, who) = membership;
+        let query = match who {
+            Who::User(user) => format!("mxid={}", escaped(user.as_str())),
+            Who::Server(server) => format!("server_name={}", escaped(server.as_str())),
+        };
+        let target = format!("rooms/{}/is_joined?{query}", escaped(room.as_str()));
+        let answer = self.call(&IS_JOINED, &target, None, LIMITS, BUDGET)?;
+        let joined = answer::joined(&answer)?;
+        let now = Instant::now();
+        let lasting = if joined { JOINED } else { NOT_JOINED };
+        self.memberships
+            .learn(membership.clone(), joined, now + lasting, now);
+        Ok(joined)
+    }
+
+    /// Asks by the name of the MSC and by the stable one, of which the one that it knew last comes first.
+    fn call(
+        &self,
+        api: &Api,
+        target: &str,
+        post: Option<&[u8]>,
+        limits: Limits,
+        budget: Duration,
+    ) -> Result<Answer, Error> {
+        let deadline = Instant::now() + budget;
+        let authorization = self.as_token.bearer();
+        let known = &self.stable[api.index];
+        let first = known.load(Ordering::Relaxed);
+        for by_stable_name in [first, !first] {
+            let version = if by_stable_name {
+                api.stable
+            } else {
+                api.unstable
+            };
+            let target = format!("{}/_matrix/client/{version}/{target}", self.url.path());
+            let request = Request {
+                target: &target,
+                authorization: Some(&authorization),
+                post: post.map(|body| ("application/json", body)),
+            };
+            let answer = self.fetcher.fetch(&self.route, request, limits, deadline);
+            let answer = answer.map_err(|error| match error.is_ours() {
+                true => Error::Busy,
+                false => Error::Unreachable(format!("{}: {error}", self.url)),
+            })?;
+            if !answer::is_unknown_path(&answer) {
+                known.store(by_stable_name, Ordering::Relaxed);
+                return Ok(answer);
+            }
+        }
+        Err(Error::Unsupported(api.name))
+    }
+}
+
+/// What it can be asked for, and the versions of the client-server API that have it.
+struct Api {
+    index: usize,
+    name: &'static str,
+    unstable: &'static str,
+    stable: &'static str,
+}
+
+const IS_JOINED: Api = Api {
+    index: 0,
+    name: "is_joined (MSC4502)",
+    unstable: "unstable/io.element.msc4502",
+    stable: "v3",
+};
+const FED_PROXY: Api = Api {
+    index: 1,
+    name: "fed_proxy (MSC4512)",
+    unstable: "unstable/io.element.msc4512",
+    stable: "v1",
+};
+const DELAYED_EVENTS: Api = Api {
+    index: 2,
+    name: "delayed events (MSC4140)",
+    unstable: "unstable/org.matrix.msc4140",
+    stable: "v1",
+};
+
+fn escaped(text: &str) -> impl fmt::Display + '_ {
+    utf8_percent_encode(text, ESCAPED)
+}
+
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::answer::fuzzing::{joined, relayed};
+}
+
+#[cfg(test)]
+mod tests;

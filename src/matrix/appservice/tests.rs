@@ -1,0 +1,118 @@
+use super::*;
+use crate::net::address::AddressPolicy;
+use crate::net::fake::Fake;
+use crate::net::tls::{Roots, Verification, client_config};
+
+const OK: &str = "200 OK";
+const NOT_FOUND: &str = "404 Not Found";
+const UNRECOGNIZED: &[u8] = br#"{"errcode":"M_UNRECOGNIZED"}"#;
+
+fn homeserver(fake: &Fake) -> Homeserver {
+    let tls = client_config(&Roots::common(), Verification::On);
+    let fetcher = Fetcher::new(tls, AddressPolicy::default(), 8);
+    let token = SharedToken::parse("as-token").unwrap();
+    Homeserver::new(fetcher, server("hs"), fake.url("/base"), token)
+}
+
+fn server(name: &str) -> ServerName {
+    ServerName::parse(name).unwrap()
+}
+
+fn user(id: &str) -> UserId {
+    UserId::parse(id).unwrap()
+}
+
+fn room() -> RoomId {
+    RoomId::parse_for_path("!a/b?c#d:hs").unwrap()
+}
+
+#[test]
+fn it_is_asked_in_one_path_with_our_token_and_believed_for_a_while() {
+    let fake = Fake::new(|asked| {
+        let joined = asked.line.contains("mxid=%40in");
+        Some((OK, format!(r#"{{"joined":{joined}}}"#).into_bytes()))
+    });
+    let homeserver = homeserver(&fake);
+    for _ in 0..3 {
+        let joined = homeserver.joined(&room(), &user("@in&server_name=x:hs"));
+        assert!(joined.unwrap().is_some());
+    }
+    assert_eq!(homeserver.joined(&room(), &user("@out:hs")), Ok(None));
+    assert_eq!(
+        homeserver.is_still_joined(&room(), &user("@in:hs")),
+        Ok(true)
+    );
+    assert_eq!(
+        homeserver.is_still_joined(&room(), &user("@in:hs")),
+        Ok(true)
+    );
+    let asked = fake.asked();
+    assert_eq!(asked.len(), 4, "what is looked at anew is asked anew");
+    let path = "GET /base/_matrix/client/unstable/io.element.msc4502/rooms/%21a%2Fb%3Fc%23d%3Ahs/is_joined";
+    assert_eq!(
+        asked[0].line,
+        format!("{path}?mxid=%40in%26server_name%3Dx%3Ahs")
+    );
+    assert_eq!(asked[0].authorization.as_deref(), Some("Bearer as-token"));
+}
+
+#[test]
+fn a_server_that_knows_the_stable_name_only_is_asked_by_that_from_then_on() {
+    let fake = Fake::new(|asked| match asked.line.contains("/v3/") {
+        true => Some((OK, br#"{"joined":true}"#.to_vec())),
+        false => Some((NOT_FOUND, UNRECOGNIZED.to_vec())),
+    });
+    let homeserver = homeserver(&fake);
+    for name in ["a", "b"] {
+        assert_eq!(homeserver.has_server(&room(), &server(name)), Ok(true));
+    }
+    assert_eq!(fake.asked().len(), 3);
+}
+
+#[test]
+fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
+    type Said = Option<(&'static str, Vec<u8>)>;
+    let refusals: [(Said, &str); 5] = [
+        (Some((NOT_FOUND, UNRECOGNIZED.to_vec())), "MSC4502"),
+        (
+            Some(("403 No", br#"{"errcode":"M_FORBIDDEN"}"#.to_vec())),
+            "as_token",
+        ),
+        (Some((OK, b"<html>".to_vec())), "sense"),
+        (Some((OK, vec![b' '; 200 * 1024])), "larger"),
+        (None, "LIVEKIT_HS_URL"),
+    ];
+    for (answer, word) in refusals {
+        let fake = Fake::new(move |_| answer.clone());
+        let error = homeserver(&fake)
+            .joined(&room(), &user("@a:hs"))
+            .unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(!error.to_string().contains("as-token"), "{error}");
+    }
+}
+
+#[test]
+fn another_server_is_asked_through_it() {
+    let fake = Fake::new(|_| Some((OK, br#"{"status":200,"content":{"jwt":"a.b.c"}}"#.to_vec())));
+    let body = json!({ "user_id": "@a:hs" });
+    let relayed = homeserver(&fake).relay(&server("b.org"), "/path", &body);
+    assert!(relayed == Ok(Relayed::Token("a.b.c".into())));
+    let asked = fake.asked();
+    let line = "POST /base/_matrix/client/unstable/io.element.msc4512/appservice/fed_proxy";
+    assert_eq!(asked[0].line, line);
+    let sent: Value = serde_json::from_slice(&asked[0].body).unwrap();
+    let expected =
+        json!({ "destination": "b.org", "method": "POST", "path": "/path", "body": body });
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn a_delayed_event_is_looked_up_as_its_user_s() {
+    let fake = Fake::new(|_| Some((OK, br#"{"room_id":"!r","delay_ms":1000}"#.to_vec())));
+    let id = DelayId::parse("a/b").unwrap();
+    let event = homeserver(&fake).delayed_event(&user("@a:hs"), &id);
+    assert_eq!(event.unwrap().unwrap().room, "!r");
+    let path = "GET /base/_matrix/client/unstable/org.matrix.msc4140/delayed_events/a%2Fb?user_id=%40a%3Ahs";
+    assert_eq!(fake.lines(), [path]);
+}

@@ -1,0 +1,379 @@
+//! The registration of an application service (Matrix spec v1.16, application service API, "Registration"; MSC4502, MSC4512): the file
+//! that the homeserver and this service share.
+
+use std::fmt;
+
+use saphyr_parser::{Event, Parser};
+
+use crate::matrix::id::ServerName;
+use crate::net::base_url::BaseUrl;
+use crate::random;
+
+/// What the homeserver is to pass on to us, below `/_matrix/client/{version}/` and `/_matrix/federation/{version}/` (MSC4195).
+pub const PREFIX: &str = "rtc/livekit";
+/// Its scope that lets us ask who is in a room (MSC4502), and the key of the list that it is in.
+const SCOPES: [(&str, &str); 2] = [
+    (
+        "io.element.msc4502.scopes",
+        "urn:matrix:client:io.element.msc4502:rooms:is_joined",
+    ),
+    ("scopes", "urn:matrix:client:rooms:is_joined"),
+];
+const PREFIX_KEYS: [&str; 2] = ["io.element.msc4512.proxy_prefix", "proxy_prefix"];
+const URL_KEYS: [&str; 2] = ["io.element.msc4512.proxy_url", "proxy_url"];
+/// Longest token in bytes: it has to fit a header with room to spare.
+const MAX_TOKEN: usize = 512;
+/// Bytes of a fresh token: what nobody guesses.
+const FRESH: usize = 32;
+/// Most keys of the file and most scopes of its list; there are some 20 of the former.
+const MAX_ITEMS: usize = 256;
+
+/// A token that the homeserver and this service share. Whoever has it is taken for one of them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SharedToken(Box<str>);
+
+impl SharedToken {
+    /// Accepts 1 to 512 visible ASCII characters, as it has to fit a header.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=MAX_TOKEN).contains(&text.len());
+        (fits && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.into()))
+    }
+
+    /// A token that nobody had before.
+    pub fn fresh() -> Self {
+        let hex = random::bytes::<FRESH>().map(|byte| format!("{byte:02x}"));
+        Self(hex.concat().into())
+    }
+
+    /// Whether `shown` is this token; takes as long whichever of its characters are wrong.
+    pub fn is(&self, shown: &str) -> bool {
+        let (own, shown) = (self.0.as_bytes(), shown.as_bytes());
+        let differences = own.iter().zip(shown).fold(0, |bits, (a, b)| bits | (a ^ b));
+        own.len() == shown.len() && std::hint::black_box(differences) == 0
+    }
+
+    /// Its length in characters.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The header that shows it.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+}
+
+impl fmt::Debug for SharedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedToken(hidden)")
+    }
+}
+
+/// Both tokens of an application service, which differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// `as_token`: shown by us to the homeserver.
+    pub as_token: SharedToken,
+    /// `hs_token`: shown by the homeserver to us.
+    pub hs_token: SharedToken,
+}
+
+/// What a registration lacks, with what was expected. Holds nothing of what was found, which may be a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid(String);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl Registration {
+    /// Takes both tokens.
+    pub fn new(as_token: SharedToken, hs_token: SharedToken) -> Option<Self> {
+        let differ = as_token != hs_token;
+        differ.then_some(Self { as_token, hs_token })
+    }
+
+    /// Reads a registration file, and refuses one with which a homeserver would not do what we need.
+    ///
+    /// # Errors
+    /// It is not YAML, has a key twice, or something is missing: either token, the prefix, the URL, or the scope.
+    pub fn read(text: &str) -> Result<Self, Invalid> {
+        let keys = top_level(text)?;
+        let text = |name: &str| match keys.iter().find(|(key, _)| key == name) {
+            Some((_, Value::Text(text))) => Some(text.as_str()),
+            _ => None,
+        };
+        let wanted = |what: &str| Invalid(what.to_owned());
+        let token = |name| text(name).and_then(SharedToken::parse);
+        let as_token = token("as_token")
+            .ok_or_else(|| wanted("as_token of 1 to 512 visible ASCII characters"))?;
+        let hs_token = token("hs_token")
+            .ok_or_else(|| wanted("hs_token of 1 to 512 visible ASCII characters"))?;
+        let mut prefixes = PREFIX_KEYS.iter().filter_map(|key| text(key)).peekable();
+        if prefixes.peek().is_none() || prefixes.any(|prefix| prefix.trim_matches('/') != PREFIX) {
+            let expected = format!(
+                "{}: {PREFIX} or {}: {PREFIX}",
+                PREFIX_KEYS[0], PREFIX_KEYS[1]
+            );
+            return Err(Invalid(expected));
+        }
+        let mut urls = URL_KEYS.iter().filter_map(|key| text(key)).peekable();
+        if urls.peek().is_none() || urls.any(|url| BaseUrl::parse(url).is_err()) {
+            let expected = format!(
+                "{} or {} with the URL of this service",
+                URL_KEYS[0], URL_KEYS[1]
+            );
+            return Err(Invalid(expected));
+        }
+        let granted = |(name, scope): &(&str, &str)| {
+            let lists = |(key, value): &(String, Value)| {
+                key == name && matches!(value, Value::List(list) if list.iter().any(|s| s == scope))
+            };
+            keys.iter().any(lists)
+        };
+        if !SCOPES.iter().any(granted) {
+            let [(key, scope), _] = SCOPES;
+            return Err(Invalid(format!("{key} with {scope}")));
+        }
+        Self::new(as_token, hs_token)
+            .ok_or_else(|| wanted("an hs_token that differs from the as_token"))
+    }
+}
+
+/// A registration with fresh tokens, for the homeserver `server` that reaches this service at `url`: what is in the MSCs today under
+/// the names that Synapse knows, and under those that it will have.
+pub fn generate(server: &ServerName, url: &BaseUrl) -> String {
+    let tokens = [SharedToken::fresh(), SharedToken::fresh()];
+    let [as_token, hs_token] = tokens.map(|token| token.0);
+    let users = server
+        .as_str()
+        .replace('.', "\\.")
+        .replace('[', "\\[")
+        .replace(']', "\\]");
+    let [(scopes, unstable), (_, stable)] = SCOPES;
+    format!(
+        "\
+# livekit-token-service as an application service of {server}. The homeserver and the service read this file, and nobody else may.
+id: livekit-token-service
+# the homeserver pushes no events
+url: null
+as_token: {as_token}
+hs_token: {hs_token}
+sender_localpart: livekit-token-service
+rate_limited: false
+namespaces:
+  # lets it see to the delayed leaves that these users hand to it
+  users:
+    - exclusive: false
+      regex: '@.*:{users}'
+  aliases: []
+  rooms: []
+proxy_prefix: {PREFIX}
+proxy_url: {url}
+scopes:
+  - {stable}
+# the same by the names of today
+io.element.msc4512.proxy_prefix: {PREFIX}
+io.element.msc4512.proxy_url: {url}
+{scopes}:
+  - {unstable}
+"
+    )
+}
+
+/// What stands behind a key of the file.
+enum Value {
+    Text(String),
+    List(Vec<String>),
+    /// What nobody here looks into.
+    Other,
+}
+
+/// The keys of the one mapping that the file is.
+fn top_level(text: &str) -> Result<Vec<(String, Value)>, Invalid> {
+    let mut events = Events(Parser::new_from_str(text));
+    let no_mapping = || Invalid("a YAML file with one mapping".to_owned());
+    loop {
+        match events.next()? {
+            Event::StreamStart | Event::DocumentStart(_) => {}
+            Event::MappingStart(..) => break,
+            _ => return Err(no_mapping()),
+        }
+    }
+    let mut keys: Vec<(String, Value)> = Vec::new();
+    loop {
+        let key = match events.next()? {
+            Event::Scalar(key, ..) => key.into_owned(),
+            Event::MappingEnd => break,
+            _ => return Err(Invalid("keys that are texts".to_owned())),
+        };
+        if keys.len() >= MAX_ITEMS || keys.iter().any(|(known, _)| *known == key) {
+            return Err(Invalid("each key once, and at most 256 of them".to_owned()));
+        }
+        let value = match events.next()? {
+            Event::Scalar(text, ..) => Value::Text(text.into_owned()),
+            Event::SequenceStart(..) => events.list()?,
+            Event::MappingStart(..) => {
+                events.skip()?;
+                Value::Other
+            }
+            _ => return Err(no_mapping()),
+        };
+        keys.push((key, value));
+    }
+    match (events.next()?, events.next()?) {
+        (Event::DocumentEnd, Event::StreamEnd) => Ok(keys),
+        _ => Err(no_mapping()),
+    }
+}
+
+/// The events of a file without aliases, which no registration needs.
+struct Events<'a>(Parser<'a, saphyr_parser::StrInput<'a>>);
+
+impl<'a> Events<'a> {
+    fn next(&mut self) -> Result<Event<'a>, Invalid> {
+        match self.0.next_event() {
+            Some(Ok((Event::Alias(_), _))) => Err(Invalid("YAML without aliases".to_owned())),
+            Some(Ok((event, _))) => Ok(event),
+            Some(Err(error)) => {
+                // its own words may repeat a token
+                let (line, column) = (error.marker().line(), error.marker().col() + 1);
+                Err(Invalid(format!(
+                    "YAML, also in line {line}, column {column}"
+                )))
+            }
+            None => Err(Invalid("a whole YAML file".to_owned())),
+        }
+    }
+
+    /// A list that has begun: its texts, if it has nothing else.
+    fn list(&mut self) -> Result<Value, Invalid> {
+        let mut list = Vec::new();
+        loop {
+            match self.next()? {
+                Event::Scalar(text, ..) if list.len() < MAX_ITEMS => list.push(text.into_owned()),
+                Event::SequenceEnd => return Ok(Value::List(list)),
+                Event::SequenceStart(..) | Event::MappingStart(..) => {
+                    self.skip()?;
+                    // and what is left of the list itself
+                    self.skip()?;
+                    return Ok(Value::Other);
+                }
+                _ => return Err(Invalid("lists of at most 256 texts".to_owned())),
+            }
+        }
+    }
+
+    /// The rest of a list or mapping that has begun.
+    fn skip(&mut self) -> Result<(), Invalid> {
+        let mut depth = 1_usize;
+        while depth > 0 {
+            match self.next()? {
+                Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+                Event::SequenceEnd | Event::MappingEnd => depth -= 1,
+                Event::StreamEnd => return Err(Invalid("a whole YAML file".to_owned())),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generated() -> String {
+        let server = ServerName::parse("[2001:db8::1]:8448").unwrap();
+        generate(
+            &server,
+            &BaseUrl::parse("http://rtc.internal:8080/").unwrap(),
+        )
+    }
+
+    #[test]
+    fn what_is_generated_is_read_and_never_the_same_twice() {
+        let registration = Registration::read(&generated()).unwrap();
+        assert_eq!(registration.as_token.length(), 64);
+        assert_ne!(registration, Registration::read(&generated()).unwrap());
+        assert!(generated().contains(r"regex: '@.*:\[2001:db8::1\]:8448'"));
+        assert!(generated().contains("proxy_url: http://rtc.internal:8080\n"));
+    }
+
+    #[test]
+    fn other_hands_write_yaml_in_other_ways() {
+        for text in [
+            "{as_token: a, hs_token: b, proxy_prefix: /rtc/livekit/, proxy_url: 'http://x', scopes: [urn:matrix:client:rooms:is_joined]}",
+            "---\n\"as_token\": >-\n  a\nhs_token: 'b' # c\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nnamespaces:\n  users: [{regex: a}]\nx: [[1], 2, {a: [b]}, 3]\nscopes:\n- y\n- urn:matrix:client:rooms:is_joined\n...\n",
+        ] {
+            let registration = Registration::read(text).unwrap();
+            assert!(registration.as_token.is("a") && registration.hs_token.is("b"));
+        }
+    }
+
+    #[test]
+    fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
+        let good = generated();
+        for (from, to, lacks) in [
+            ("as_token:", "as_tokem:", "as_token"),
+            ("hs_token:", "hs_tokem:", "hs_token"),
+            ("hs_token: ", "hs_token: ü", "hs_token"),
+            (
+                "proxy_prefix: rtc/livekit",
+                "proxy_prefix: rtc",
+                "proxy_prefix",
+            ),
+            ("proxy_prefix", "prefix", "proxy_prefix"),
+            ("proxy_url", "url2", "proxy_url"),
+            ("http://rtc", "rtc", "proxy_url"),
+            ("is_joined", "is_jointed", "scopes"),
+            ("id: livekit", "as_token: x\nid: livekit", "each key once"),
+            ("url: null", "url: *x", "YAML"),
+            ("url: null", "url: [", "YAML"),
+            ("url: null", "? [a]\n: b", "texts"),
+            ("id: livekit", "--- 1\n--- 2\nid: livekit", "mapping"),
+        ] {
+            let text = good.replace(from, to);
+            let error = Registration::read(&text).unwrap_err().to_string();
+            assert!(error.contains(lacks), "{to}: {error}");
+        }
+        let token = "t".repeat(MAX_TOKEN + 1);
+        let long = good.replace("as_token: ", &format!("as_token: {token}"));
+        assert!(
+            Registration::read(&long)
+                .unwrap_err()
+                .0
+                .contains("as_token")
+        );
+        let many: String = (0..300).map(|n| format!("k{n}: v\n")).collect();
+        assert!(Registration::read(&many).unwrap_err().0.contains("256"));
+        let scopes = "- s\n".repeat(300);
+        assert!(
+            Registration::read(&format!("scopes:\n{scopes}"))
+                .unwrap_err()
+                .0
+                .contains("256")
+        );
+        for text in ["", "a", "[]", "a: b\n---\nc: d\n"] {
+            assert!(Registration::read(text).is_err(), "{text:?}");
+        }
+        let same = "as_token: a\nhs_token: a\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nscopes: [urn:matrix:client:rooms:is_joined]\n";
+        assert!(Registration::read(same).unwrap_err().0.contains("differs"));
+    }
+
+    #[test]
+    fn a_token_is_known_by_all_of_it_and_never_shown() {
+        let token = SharedToken::parse("never-logged").unwrap();
+        assert!(token.is("never-logged") && format!("{token:?}") == "SharedToken(hidden)");
+        for other in ["", "n", "never-loggee", "never-logged ", "Never-logged"] {
+            assert!(!token.is(other), "{other:?}");
+        }
+        for text in ["", "a b", "a\n", "é"] {
+            assert_eq!(SharedToken::parse(text), None);
+        }
+    }
+}

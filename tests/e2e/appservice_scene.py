@@ -1,0 +1,151 @@
+"""Two real Synapses that federate, each with a service of its own for an application service and an SFU of its own."""
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import time
+import urllib.parse
+
+import requests
+
+from fake_sfu import FakeSfu
+from livekit_sdks import name_of
+from real_synapse import MEMBER_EVENT, TIMEOUT, Synapse
+from service import KEY, SECRET, SLOT, Service
+from webhooks import Webhooks
+
+API = "_matrix/client/unstable/io.element.msc4195/rtc/livekit"
+# seconds from one look at those in a call to the next
+CHECK = 1
+
+CONFIG = """
+app_service_config_files: ["{registration}"]
+experimental_features: {{msc4143_enabled: true, msc4354_enabled: true, msc4502_enabled: true, msc4512_enabled: true}}
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Site:
+    """A homeserver, its service and its SFU. `settings` are more of the service's."""
+
+    def __init__(self, folder, variant, name, **settings):
+        self.name, self.port, self.folder = name, free_port(), folder
+        self.sfu_url = f"wss://sfu.{variant.replace('.', '-')}.example"
+        registration, config = folder / f"{variant}.yaml", folder / f"{variant}-homeserver.yaml"
+        made = subprocess.run(
+            [os.environ["BIN"], "generate-registration", name, f"http://127.0.0.1:{self.port}"],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        registration.write_text(made.stdout)
+        config.write_text(CONFIG.format(registration=registration))
+        tokens = dict(line.split(": ") for line in made.stdout.splitlines() if line.startswith(("as_token", "hs_token")))
+        self.hs_token, self.as_token = tokens["hs_token"], tokens["as_token"]
+        self.synapse = Synapse(variant, SYN_EXTRA_CONFIG=str(config), SYN_FRESH="1")
+        assert self.synapse.server_name == name
+        self.sfu = FakeSfu(KEY, SECRET)
+        self.settings = {
+            "LIVEKIT_URL": self.sfu_url,
+            "LIVEKIT_API_URL": self.sfu.url,
+            "LIVEKIT_JWT_BIND": f"127.0.0.1:{self.port}",
+            "LIVEKIT_AS_REGISTRATION_FILE": registration,
+            "LIVEKIT_HS_SERVER_NAME": name,
+            "LIVEKIT_HS_URL": self.synapse.client_url,
+            "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS": CHECK,
+        } | settings
+        self.service, self._past = Service(self.settings), ""
+        self.webhooks = Webhooks(self.sfu, lambda: [f"127.0.0.1:{self.port}"])
+
+    @property
+    def text(self):
+        """The log of all services that there were."""
+        return self._past + self.service.text
+
+    @contextlib.contextmanager
+    def without_service(self):
+        """Nobody is there for the homeserver to pass requests on to, for a while."""
+        self.service.stop()
+        self._past = self.text
+        yield
+        self.service = Service(self.settings)
+
+    def stop(self):
+        self.service.stop()
+        print(self.text)
+        self.synapse.stop()
+        self.sfu.stop()
+
+
+class User:
+    """A user of a site's homeserver."""
+
+    def __init__(self, site):
+        self.site, self.member = site, f"member-{secrets.token_hex(4)}"
+        self.id, self._token = site.synapse.register()
+
+    def ask(self, method, path, body=None):
+        """Their client's request, as the homeserver answers it."""
+        url = f"{self.site.synapse.client_url}/{path}"
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return requests.request(method, url, json=body, timeout=TIMEOUT, headers=headers)
+
+    def do(self, method, path, body=None):
+        """The same, which has to come off."""
+        reply = self.ask(method, f"_matrix/client/v3/{path}", body)
+        assert reply.ok, f"{method} {path}: {reply.status_code} {reply.text}"
+        return reply.json()
+
+    def create_room(self):
+        everybody_may = {"preset": "public_chat", "power_level_content_override": {"state_default": 0}}
+        return self.do("POST", "createRoom", everybody_may)["room_id"]
+
+    def join(self, room, via):
+        self.do("POST", f"join/{urllib.parse.quote(room)}?via={urllib.parse.quote(via)}", {})
+
+    def place(self, room, url=None, **more):
+        place = {"url": url or self.site.sfu_url, "room_id": room, "slot_id": SLOT, "member_id": self.member}
+        return place | more
+
+    def get_token(self, room, url=None, **more):
+        return self.ask("POST", f"{API}/get_token", self.place(room, url, **more))
+
+    def names(self, room):
+        """The LiveKit room, and their identity in it."""
+        return name_of(room, SLOT), name_of(self.id, self.member)
+
+    def schedule(self, room, seconds):
+        """A leave of theirs that the homeserver carries out by itself after so long."""
+        key = urllib.parse.quote(f"_{self.id}_DEVICE1_m.call", safe="")
+        self._state = f"rooms/{urllib.parse.quote(room)}/state/{MEMBER_EVENT}/{key}"
+        self.do("PUT", self._state, {"application": "m.call"})
+        return self.do("PUT", f"{self._state}?org.matrix.msc4140.delay={int(seconds * 1000)}", {})["delay_id"]
+
+    def left_at(self):
+        event = self.do("GET", f"{self._state}?format=event")
+        return None if event["content"] else event["origin_server_ts"] / 1000
+
+    def since(self, delay_id):
+        events = self.ask("GET", "_matrix/client/unstable/org.matrix.msc4140/delayed_events").json()["delayed_events"]
+        return next((event["delayed_since_ts"] / 1000 for event in events if event["delay_id"] == delay_id), None)
+
+
+def eventually_joined(site, user, room):
+    """Waits until a homeserver that learns of it by federation knows that somebody is in the room."""
+    end = time.monotonic() + TIMEOUT
+    path = f"_matrix/client/unstable/io.element.msc4502/rooms/{urllib.parse.quote(room)}/is_joined"
+    while True:
+        reply = requests.get(
+            f"{site.synapse.client_url}/{path}",
+            params={"mxid": user.id},
+            timeout=TIMEOUT,
+            headers={"Authorization": f"Bearer {site.as_token}"},
+        )
+        if reply.json() == {"joined": True}:
+            return
+        assert time.monotonic() < end, reply.text
+        time.sleep(0.1)

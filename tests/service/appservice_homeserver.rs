@@ -1,0 +1,195 @@
+//! The homeserver whose application service the program is, as far as that goes: who is in a room, and other homeservers through it.
+//!
+//! A fake because it has to fail on command: a real one cannot be made to answer 10 MB, garbage or nothing. A real one is in
+//! `tests/e2e`. Its threads end with the test process.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::client::{Reply, raw};
+use crate::process::Service;
+use crate::request::Request;
+use crate::settings::Settings;
+use crate::sfu::{Conduct, Sfu};
+
+/// What it is called.
+pub(crate) const NAME: &str = "own.example";
+/// What it shows, and what it is shown.
+pub(crate) const HS_TOKEN: &str = "never-logged-hs-token-of-the-black-box-suite";
+pub(crate) const AS_TOKEN: &str = "never-logged-as-token-of-the-black-box-suite";
+pub(crate) const ROOM: &str = "!room:own.example";
+pub(crate) const USER_PATH: &str = "/_matrix/client/v1/rtc/livekit/get_token";
+pub(crate) const SERVER_PATH: &str = "/_matrix/federation/v1/rtc/livekit/get_token";
+
+/// How it answers.
+#[derive(Clone)]
+pub(crate) enum Answer {
+    /// With this status and body.
+    Says(&'static str, Vec<u8>),
+    /// With nothing, and the connection closes.
+    Closes,
+    /// With nothing, while the connection stands.
+    Hangs,
+}
+
+/// It, the SFU and the service.
+pub(crate) struct Beside {
+    pub(crate) sfu: Sfu,
+    pub(crate) service: Service,
+    state: Arc<State>,
+}
+
+struct State {
+    memberships: Mutex<Answer>,
+    relays: Mutex<Answer>,
+    as_token: Mutex<&'static str>,
+    seen: Mutex<Vec<Request>>,
+}
+
+impl Beside {
+    /// Everybody is in the room, and other homeservers give tokens.
+    pub(crate) fn start() -> Self {
+        Self::start_with(|settings| settings)
+    }
+
+    pub(crate) fn start_with(change: impl FnOnce(Settings) -> Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            memberships: Mutex::new(Answer::Says("200 OK", br#"{"joined":true}"#.to_vec())),
+            relays: Mutex::new(relayed(200, &json!({ "jwt": "a.b.c" }))),
+            as_token: Mutex::new(AS_TOKEN),
+            seen: Mutex::default(),
+        });
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&shared);
+                thread::spawn(move || state.serve(stream));
+            }
+        });
+        let sfu = Sfu::start(Conduct::Serves);
+        let settings = Settings::complete()
+            .set("LIVEKIT_URL", sfu.url())
+            .set("LIVEKIT_AS_TOKEN", AS_TOKEN)
+            .set("LIVEKIT_HS_TOKEN", HS_TOKEN)
+            .set("LIVEKIT_HS_SERVER_NAME", NAME)
+            .set("LIVEKIT_HS_URL", format!("http://{address}"));
+        let service = Service::start(&change(settings));
+        Self {
+            sfu,
+            service,
+            state,
+        }
+    }
+
+    /// Answers so from now on, when it is asked who is in a room.
+    pub(crate) fn memberships(&self, answer: Answer) {
+        *self.state.memberships.lock().unwrap() = answer;
+    }
+
+    /// Answers so from now on, when it is to ask another homeserver.
+    pub(crate) fn relays(&self, answer: Answer) {
+        *self.state.relays.lock().unwrap() = answer;
+    }
+
+    /// Knows the service by this token from now on.
+    pub(crate) fn knows_us_by(&self, as_token: &'static str) {
+        *self.state.as_token.lock().unwrap() = as_token;
+    }
+
+    /// All that it was asked.
+    pub(crate) fn seen(&self) -> Vec<Request> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
+    /// How often it was to ask another homeserver.
+    pub(crate) fn relayed(&self) -> usize {
+        let relays = |request: &&Request| request.path().ends_with("/fed_proxy");
+        self.seen().iter().filter(relays).count()
+    }
+
+    /// What a client asks for by default.
+    pub(crate) fn place(&self) -> Value {
+        json!({ "url": self.sfu.url(), "room_id": ROOM, "slot_id": "m.call#ROOM", "member_id": "m" })
+    }
+
+    /// A request with these fields, each a line.
+    pub(crate) fn post(&self, path: &str, fields: &[String], body: &Value) -> Reply {
+        let (body, fields) = (body.to_string(), fields.join("\r\n"));
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        raw(self.service.address(), request.as_bytes())
+    }
+
+    /// The homeserver's own, for its user `alice`.
+    pub(crate) fn for_alice(&self, body: &Value) -> Reply {
+        self.post(USER_PATH, &[bearer(), of_user("@alice:own.example")], body)
+    }
+
+    /// The homeserver's own, for another homeserver.
+    pub(crate) fn for_server(&self, origin: &str, user: &str) -> Reply {
+        let mut body = self.place();
+        body["user_id"] = user.into();
+        self.post(SERVER_PATH, &[bearer(), of_server(origin)], &body)
+    }
+}
+
+pub(crate) fn bearer() -> String {
+    format!("Authorization: Bearer {HS_TOKEN}")
+}
+
+pub(crate) fn of_user(user: &str) -> String {
+    format!("X-Matrix-User-Identifier: {user}")
+}
+
+pub(crate) fn of_server(server: &str) -> String {
+    format!("X-Matrix-Origin: {server}")
+}
+
+/// What another homeserver has answered, as this one tells it.
+pub(crate) fn relayed(status: u16, content: &Value) -> Answer {
+    let body = json!({ "status": status, "content": content });
+    Answer::Says("200 OK", body.to_string().into_bytes())
+}
+
+impl State {
+    fn serve(&self, stream: TcpStream) {
+        let mut stream = BufReader::new(stream);
+        while let Some(request) = Request::read(&mut stream) {
+            let token = format!("Bearer {}", self.as_token.lock().unwrap());
+            assert_eq!(
+                request.header("authorization"),
+                Some(&*token),
+                "{request:?}"
+            );
+            let answer = match request.path() {
+                path if path.ends_with("/is_joined") => self.memberships.lock().unwrap().clone(),
+                path if path.ends_with("/fed_proxy") => self.relays.lock().unwrap().clone(),
+                _ => Answer::Says("404 Not Found", br#"{"errcode":"M_UNRECOGNIZED"}"#.to_vec()),
+            };
+            self.seen.lock().unwrap().push(request);
+            let written = match answer {
+                Answer::Says(status, body) => {
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    let whole = [head.as_bytes(), &body].concat();
+                    stream.get_mut().write_all(&whole)
+                }
+                Answer::Closes => return,
+                Answer::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
+            };
+            if written.is_err() {
+                return;
+            }
+        }
+    }
+}
