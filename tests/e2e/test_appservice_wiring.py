@@ -45,8 +45,10 @@ def other_service(site, without=(), **changes):
     with site.without_service():
         settings = {name: value for name, value in (site.settings | changes).items() if name not in without}
         service = Service(settings)
-        yield
-        service.stop()
+        try:
+            yield
+        finally:
+            service.stop()
 
 
 def test_where_all_is_wired_rightly_nothing_fails(site):
