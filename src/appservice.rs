@@ -256,9 +256,20 @@ impl AppService {
             .map_err(Error::LeaveNotTaken)
     }
 
+    /// Has whoever may have left looked at, at once. Gives in how many places of calls they are.
+    pub fn doubt(&self, guest: &Guest) -> usize {
+        self.guests.doubt(guest)
+    }
+
     fn joined(&self, user: &UserId, place: &Place) -> Result<JoinedUser, Error> {
         let joined = self.homeserver.joined(&place.room, user)?;
-        joined.ok_or_else(|| Error::NotJoined(user.clone()))
+        joined.ok_or_else(|| {
+            self.doubt(&Guest {
+                room: place.room.clone(),
+                user: user.clone(),
+            });
+            Error::NotJoined(user.clone())
+        })
     }
 
     /// Clients have the SFU's URL from each other, who may write its slash or not.

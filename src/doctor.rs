@@ -1,5 +1,7 @@
 //! `doctor`: asks everyone whom the service would ask, and says what is amiss in words that lead to a cure.
 
+mod appservice;
+
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,8 +60,13 @@ pub(crate) fn examine(
     sfu(&config, &mut chart)?;
     proxy(&config, &mut chart)?;
     homeservers(&config, &mut chart)?;
+    if let Some(own) = &config.appservice {
+        appservice::examine(own, &config, &mut chart)?;
+    }
     match url {
-        Some(url) => public(&to_the_named(&config, 1), &url, &mut chart)?,
+        Some(url) => public(&config, &url, &mut chart)?,
+        // clients speak with their homeserver
+        None if !config.matrix && config.token_server.is_none() => {}
         None => chart.warn(
             "public URL",
             "not examined: `doctor https://…` takes the URL that clients use",
@@ -86,6 +93,18 @@ impl<W: Write> Chart<'_, W> {
     fn fail(&mut self, what: &str, finding: &str) -> io::Result<()> {
         self.failed = true;
         self.line("FAIL", what, finding)
+    }
+
+    /// Well, or the error.
+    fn either(
+        &mut self,
+        what: &str,
+        outcome: Result<&str, impl std::fmt::Display>,
+    ) -> io::Result<()> {
+        match outcome {
+            Ok(finding) => self.well(what, finding),
+            Err(error) => self.fail(what, &error.to_string()),
+        }
     }
 
     fn line(&mut self, verdict: &str, what: &str, finding: &str) -> io::Result<()> {
@@ -202,8 +221,9 @@ fn homeserver(
     }
 }
 
-fn public(fetcher: &Fetcher, url: &BaseUrl, chart: &mut Chart<'_, impl Write>) -> io::Result<()> {
-    match get(fetcher, url, "/healthz") {
+fn public(config: &Config, url: &BaseUrl, chart: &mut Chart<'_, impl Write>) -> io::Result<()> {
+    let fetcher = to_the_named(config, 1);
+    match get(&fetcher, url, "/healthz") {
         Ok(answer) if answer.status == 200 => {
             chart.well("public URL", &format!("{url} leads here"))?
         }
@@ -217,6 +237,9 @@ fn public(fetcher: &Fetcher, url: &BaseUrl, chart: &mut Chart<'_, impl Write>) -
             );
         }
         Err(error) => return chart.fail("public URL", &format!("{url}: {error}")),
+    }
+    if !config.matrix {
+        return Ok(());
     }
     let target = format!("{}/get_token", url.path());
     let request = Request {

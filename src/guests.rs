@@ -98,6 +98,15 @@ impl Guests {
         }
     }
 
+    /// Has somebody looked at who may have left the Matrix room. Gives how many places of theirs in its calls there are to look at.
+    pub fn doubt(&self, guest: &Guest) -> usize {
+        let count = self.0.table().doubt(guest, Instant::now());
+        if count > 0 {
+            self.0.news.notify_all();
+        }
+        count
+    }
+
     /// How many were put out so far.
     pub fn removed(&self) -> u64 {
         self.0.removed.load(Ordering::Relaxed)

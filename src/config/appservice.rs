@@ -111,7 +111,8 @@ fn registration(reader: &mut Reader<'_>) -> Option<Registration> {
                 hs_token,
                 read.as_ref().map(|r| &r.hs_token),
             );
-            Registration::new(as_token?, hs_token?)
+            let id = read.and_then(|registration| registration.id);
+            Registration::new(as_token?, hs_token?).map(|given| Registration { id, ..given })
         }
     };
     if given.is_none() {

@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use log::{Level, info, log, warn};
+use log::{Level, debug, info, log, warn};
 use serde_json::json;
 
+use crate::access::Access;
 use crate::appservice::{AppService, Error, Granted, Shown};
 use crate::current::Current;
 use crate::delegation;
 use crate::http::matrix::Asked;
 use crate::http::reply::{LEAVE_RETRY, Reply, Wish};
-use crate::http::request::proxied;
+use crate::http::request::{proxied, pushed};
 use crate::http::route::Call;
 use crate::http::tally::Tally;
 use crate::metrics;
@@ -42,7 +43,7 @@ impl AppServiceDoor {
 
     /// Answers a user who wants a token; `path` is the one they have asked by.
     pub(super) fn user_token(&self, call: &Call<'_>, path: &str) -> Reply {
-        self.post(call, "client/get_token", |asked| {
+        self.answer(call, "POST", "client/get_token", |asked| {
             let inside = self.inside.get();
             let user = inside.doorkeeper().user(shown(call))?;
             let request = proxied::user_token(call.body).map_err(Refused::Unreadable)?;
@@ -55,35 +56,25 @@ impl AppServiceDoor {
             let server = request.server.as_ref();
             let granted = inside.token(&user, server, place, path)?;
             let (name, room) = (user.id().as_str(), place.room.as_str());
-            Ok(granted_to(
-                asked,
-                &format!("{name:?} access=full"),
-                room,
-                granted,
-            ))
+            Ok(granted_to(asked, name, Access::Full, room, granted))
         })
     }
 
     /// Answers another homeserver that wants a token for its user.
     pub(super) fn server_token(&self, call: &Call<'_>) -> Reply {
-        self.post(call, "federation/get_token", |asked| {
+        self.answer(call, "POST", "federation/get_token", |asked| {
             let inside = self.inside.get();
             let origin = inside.doorkeeper().origin(shown(call))?;
             let request = proxied::server_token(call.body).map_err(Refused::Unreadable)?;
             let granted = inside.token_for(&origin, &request.user, &request.place)?;
             let (name, room) = (request.user.as_str(), request.place.room.as_str());
-            Ok(granted_to(
-                asked,
-                &format!("{name:?} access=restricted"),
-                room,
-                granted,
-            ))
+            Ok(granted_to(asked, name, Access::Restricted, room, granted))
         })
     }
 
     /// Takes the leave of a user.
     pub(super) fn user_leave(&self, call: &Call<'_>) -> Reply {
-        self.post(call, "client/delegate_delayed_leave", |asked| {
+        self.answer(call, "POST", "client/delegate_delayed_leave", |asked| {
             let inside = self.inside.get();
             let user = inside.doorkeeper().user(shown(call))?;
             let request = proxied::user_leave(call.body).map_err(Refused::Unreadable)?;
@@ -96,27 +87,49 @@ impl AppServiceDoor {
 
     /// Tells the homeserver that we are there (Matrix spec v1.16, application service API, "Pinging").
     pub(super) fn ping(&self, call: &Call<'_>) -> Reply {
-        self.post(call, "ping", |_| {
+        self.answer(call, "POST", "ping", |_| {
             let inside = self.inside.get();
             inside.doorkeeper().authenticate(call.authorization)?;
             Ok(Reply::delegated())
         })
     }
 
+    /// Whether it is the homeserver that asks.
+    pub(super) fn knows(&self, authorization: Option<&str>) -> bool {
+        let inside = self.inside.get();
+        inside.doorkeeper().authenticate(authorization).is_ok()
+    }
+
+    /// Takes events that the homeserver pushes (the same, "Pushing events"). They are not believed: whoever has left, going by them,
+    /// is looked at. To take the same ones twice does no harm.
+    pub(super) fn events(&self, call: &Call<'_>) -> Reply {
+        self.answer(call, "PUT", "transactions", |asked| {
+            let inside = self.inside.get();
+            inside.doorkeeper().authenticate(call.authorization)?;
+            let departures = pushed::departures(call.body).map_err(Refused::Unreadable)?;
+            let guests: usize = departures.iter().map(|who| inside.doubt(who)).sum();
+            let departures = departures.len();
+            debug!("events {asked} departures={departures} guests={guests}");
+            Ok(Reply::delegated())
+        })
+    }
+
     /// The homeserver speaks to browsers, so there is nothing for them in these replies.
-    fn post(
+    fn answer(
         &self,
         call: &Call<'_>,
+        method: &'static str,
         endpoint: &'static str,
         answer: impl FnOnce(&Asked<'_>) -> Result<Reply, Refused>,
     ) -> Reply {
         let asked = Asked::now(endpoint, call.client);
-        let reply = match (call.method, answer) {
-            ("POST", answer) => answer(&asked).unwrap_or_else(|refused| match refused {
+        let reply = if call.method == method {
+            answer(&asked).unwrap_or_else(|refused| match refused {
                 Refused::Unreadable(error) => asked.unreadable(&error),
                 Refused::Because(error) => self.refused(&asked, &error),
-            }),
-            _ => Reply::not_allowed("POST"),
+            })
+        } else {
+            Reply::not_allowed(method)
         };
         Reply {
             fields: Some(Vec::new()),
@@ -163,24 +176,27 @@ fn shown<'a>(call: &Call<'a>) -> Shown<'a> {
 }
 
 /// Writes a token into the log and the reply; of the one that is another's only the reply.
-fn granted_to(asked: &Asked<'_>, user: &str, matrix_room: &str, granted: Granted) -> Reply {
-    let ms = asked.ms();
+fn granted_to(
+    asked: &Asked<'_>,
+    user: &str,
+    access: Access,
+    matrix_room: &str,
+    granted: Granted,
+) -> Reply {
+    let (ms, access) = (asked.ms(), access.as_str());
     match granted {
         Granted::Ours(token, key) => {
             let (room, identity) = (&key.room, key.identity.as_str());
             info!(
-                "granted {asked} user={user} matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
+                "granted {asked} user={user:?} access={access} matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
             );
-            let access = if user.ends_with("full") {
-                "full"
-            } else {
-                "restricted"
-            };
             metrics::token("appservice", access);
             Reply::json(200, &json!({ "jwt": token.expose() }))
         }
         Granted::Theirs(token) => {
-            info!("relayed {asked} user={user} matrix_room={matrix_room:?} ms={ms}");
+            info!(
+                "relayed {asked} user={user:?} access={access} matrix_room={matrix_room:?} ms={ms}"
+            );
             metrics::token("appservice", "relayed");
             Reply::json(200, &json!({ "jwt": &*token }))
         }

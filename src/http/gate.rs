@@ -26,6 +26,8 @@ pub use limits::Limits;
 pub use stats::Stats;
 pub use workers::serve;
 
+#[cfg(doc)]
+use crate::http::head::BODY_BYTES;
 use crate::http::head::Head;
 use crate::http::tally::Tally;
 use crate::notify::Supervisor;
@@ -116,8 +118,16 @@ const SPARES: usize = 256;
 /// Most requests fit in.
 const SPARE_BYTES: usize = 4096;
 
-/// Tells whether a request will wait for other servers.
-type Lane = Box<dyn Fn(&Head<'_>) -> bool>;
+/// What is known of a request by its head alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Prospect {
+    /// Whether its work will call other servers.
+    pub outbound: bool,
+    /// Bytes that its body may have if their number is told beforehand; in chunks there are never more than [`BODY_BYTES`].
+    pub body: usize,
+}
+
+type Prospects = Box<dyn Fn(&Head<'_>) -> Prospect>;
 
 /// The gate. All its state belongs to the one thread that runs it; only [`Stats`] are shared.
 pub struct Gate {
@@ -125,7 +135,7 @@ pub struct Gate {
     signal: UnixStream,
     doors: Vec<Door>,
     limits: Limits,
-    lane: Lane,
+    prospects: Prospects,
     stats: Arc<Stats>,
     supervisor: Supervisor,
     shed: Tally,
@@ -161,7 +171,7 @@ impl Gate {
     /// Opens the gate: connects to tiny_http, which `workers` threads must serve already, at its unix socket `backend`,
     /// once for each of them. Nobody else may reach that socket: close it when this has returned.
     ///
-    /// `lane` tells which requests call other servers. They never take the last eighth of the workers, so that what is
+    /// `prospects` tells which requests call other servers. They never take the last eighth of the workers, so that what is
     /// local is answered whatever strangers' servers do. SIGTERM and SIGINT are caught from here on.
     ///
     /// # Errors
@@ -171,7 +181,7 @@ impl Gate {
         backend: &SocketAddr,
         workers: usize,
         mut limits: Limits,
-        lane: impl Fn(&Head<'_>) -> bool + 'static,
+        prospects: impl Fn(&Head<'_>) -> Prospect + 'static,
     ) -> Result<Self, Error> {
         limits.connections = limits.connections.min(descriptors::room(workers)?);
         let poll = Poll::new().map_err(Error::Events)?;
@@ -194,7 +204,7 @@ impl Gate {
             signal,
             doors,
             limits,
-            lane: Box::new(lane),
+            prospects: Box::new(prospects),
             stats,
             supervisor: Supervisor::none(),
             shed: Tally::default(),

@@ -19,6 +19,9 @@ pub const FIELDS: usize = 64;
 pub const TARGET_BYTES: usize = 8 << 10;
 /// Bytes of a body after decoding. The largest honest one, an OpenID token with its member, has less than 2 KiB.
 pub const BODY_BYTES: usize = 64 << 10;
+/// The same of a client that has proven by its head alone that it is one of ours: a homeserver pushes 100 events at once (Synapse),
+/// of 64 KiB each, with what was there before them.
+pub const LARGE_BODY_BYTES: usize = 16 << 20;
 /// Bytes of a host: 253 for the longest name, brackets, colon and port.
 const HOST_BYTES: usize = 261;
 /// Digits of the length of a chunked body, which is only known once it has been read.
@@ -52,7 +55,7 @@ const PASSED: [&str; 12] = [
 pub enum Framing {
     /// There is none.
     Empty,
-    /// So many bytes, at least one and at most [`BODY_BYTES`].
+    /// So many bytes, at least one and at most [`LARGE_BODY_BYTES`].
     Sized(usize),
     /// Chunks, RFC 9112 section 7.1.
     Chunked,
@@ -237,7 +240,7 @@ impl<'a> Head<'a> {
         self.framing = match length {
             _ if chunked => Framing::Chunked,
             None | Some(0) => Framing::Empty,
-            Some(length) if length > BODY_BYTES as u64 => return Err(Refusal::BodyTooLarge),
+            Some(length) if length > LARGE_BODY_BYTES as u64 => return Err(Refusal::BodyTooLarge),
             Some(length) => Framing::Sized(length as usize),
         };
         Ok(())

@@ -16,8 +16,8 @@ pub use self::inherited::{Error as InheritedError, MAX_INHERITED, inherited};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
 use crate::http::gate::limits::BACKLOG;
-use crate::http::gate::{self, Limits};
-use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head};
+use crate::http::gate::{self, Limits, Prospect};
+use crate::http::head::{CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head, LARGE_BODY_BYTES};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
 use crate::http::token::{API_KEY_HEADER, shown};
@@ -126,7 +126,10 @@ pub fn serve(
             let text = |value| std::str::from_utf8(value).unwrap_or_default();
             let values = |name| head.values_from_last(name).map(text);
             let shown = shown(values(API_KEY_HEADER), values("Authorization"));
-            lanes.goes_outbound(head.method(), head.target(), shown)
+            Prospect {
+                outbound: lanes.goes_outbound(head.method(), head.target(), shown),
+                body: lanes.body_bytes(head.target(), values("Authorization").last()),
+            }
         },
         move |request: &mut Request| {
             let door = Fields(request.headers()).first(DOOR_HEADER);
@@ -148,7 +151,7 @@ pub fn serve(
 
 fn answer(request: &mut Request, routes: &Routes) -> Reply {
     // the gate has the whole of it, and it is no longer than this
-    let mut body = Vec::with_capacity(request.body_length().unwrap_or(0).min(BODY_BYTES));
+    let mut body = Vec::with_capacity(request.body_length().unwrap_or(0).min(LARGE_BODY_BYTES));
     if request.as_reader().read_to_end(&mut body).is_err() {
         return Reply::broken();
     }

@@ -1,6 +1,7 @@
 //! Wire bodies of the Matrix endpoints. Lenient where clients differ: unknown fields are passed over, and only what is needed is required.
 
 pub mod proxied;
+pub mod pushed;
 
 use std::fmt;
 use std::time::Duration;

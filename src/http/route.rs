@@ -11,6 +11,7 @@ use serde_json::json;
 use self::path::{Endpoint, endpoint, path, proxied};
 use crate::http::appservice::AppServiceDoor;
 use crate::http::cors::Fields;
+use crate::http::head::{BODY_BYTES, LARGE_BODY_BYTES};
 use crate::http::limit::Turnstile;
 use crate::http::matrix::MatrixDoor;
 use crate::http::reply::Reply;
@@ -127,6 +128,14 @@ impl Routes {
                 }
     }
 
+    /// How many bytes a body may have: more where our homeserver pushes events, and proves that it is the one.
+    pub fn body_bytes(&self, target: &str, authorization: Option<&str>) -> usize {
+        match (self.endpoint(target), &self.appservice) {
+            (Endpoint::Events, Some(door)) if door.knows(authorization) => LARGE_BODY_BYTES,
+            _ => BODY_BYTES,
+        }
+    }
+
     /// Answers a request, however long that takes.
     pub fn answer(&self, call: &Call<'_>) -> Reply {
         let (started, endpoint) = (Instant::now(), self.endpoint(call.target));
@@ -162,6 +171,7 @@ impl Routes {
             (Endpoint::UserLeave, _, Some(door)) => return door.user_leave(call),
             (Endpoint::ServerToken, _, Some(door)) => return door.server_token(call),
             (Endpoint::Ping, _, Some(door)) => return door.ping(call),
+            (Endpoint::Events, _, Some(door)) => return door.events(call),
             _ => {}
         }
         match (endpoint, &self.matrix, &self.token) {

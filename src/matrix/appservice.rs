@@ -2,6 +2,7 @@
 //! (MSC4512).
 
 mod answer;
+mod wiring;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 pub use self::answer::{Relayed, Scheduled};
+pub use self::wiring::{Passing, Ping};
 use crate::flights::Flights;
 use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
 use crate::matrix::registration::SharedToken;
@@ -247,7 +249,6 @@ impl Homeserver {
         budget: Duration,
     ) -> Result<Answer, Error> {
         let deadline = Instant::now() + budget;
-        let authorization = self.as_token.bearer();
         let known = &self.stable[api.index];
         let first = known.load(Ordering::Relaxed);
         for by_stable_name in [first, !first] {
@@ -256,23 +257,37 @@ impl Homeserver {
             } else {
                 api.unstable
             };
-            let target = format!("{}/_matrix/client/{version}/{target}", self.url.path());
-            let request = Request {
-                target: &target,
-                authorization: Some(&authorization),
-                post: post.map(|body| ("application/json", body)),
-            };
-            let answer = self.fetcher.fetch(&self.route, request, limits, deadline);
-            let answer = answer.map_err(|error| match error.is_ours() {
-                true => Error::Busy,
-                false => Error::Unreachable(format!("{}: {error}", self.url)),
-            })?;
+            let path = format!("{version}/{target}");
+            let answer = self.fetch(&path, Some(&self.as_token), post, limits, deadline)?;
             if !answer::is_unknown_path(&answer) {
                 known.store(by_stable_name, Ordering::Relaxed);
                 return Ok(answer);
             }
         }
         Err(Error::Unsupported(api.name))
+    }
+
+    /// Asks at a path below that of its client-server API.
+    fn fetch(
+        &self,
+        path: &str,
+        token: Option<&SharedToken>,
+        post: Option<&[u8]>,
+        limits: Limits,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
+        let target = format!("{}/_matrix/client/{path}", self.url.path());
+        let authorization = token.map(SharedToken::bearer);
+        let request = Request {
+            target: &target,
+            authorization: authorization.as_deref(),
+            post: post.map(|body| ("application/json", body)),
+        };
+        let answer = self.fetcher.fetch(&self.route, request, limits, deadline);
+        answer.map_err(|error| match error.is_ours() {
+            true => Error::Busy,
+            false => Error::Unreachable(format!("{}: {error}", self.url)),
+        })
     }
 }
 

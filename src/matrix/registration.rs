@@ -23,6 +23,8 @@ const PREFIX_KEYS: [&str; 2] = ["io.element.msc4512.proxy_prefix", "proxy_prefix
 const URL_KEYS: [&str; 2] = ["io.element.msc4512.proxy_url", "proxy_url"];
 /// Longest token in bytes: it has to fit a header with room to spare.
 const MAX_TOKEN: usize = 512;
+/// Longest id that is asked by, in bytes: it has to fit a path.
+const MAX_ID: usize = 255;
 /// Bytes of a fresh token: what nobody guesses.
 const FRESH: usize = 32;
 /// Most keys of the file and most scopes of its list; there are some 20 of the former.
@@ -69,13 +71,15 @@ impl fmt::Debug for SharedToken {
     }
 }
 
-/// Both tokens of an application service, which differ.
+/// Both tokens of an application service, which differ, and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// `as_token`: shown by us to the homeserver.
     pub as_token: SharedToken,
     /// `hs_token`: shown by the homeserver to us.
     pub hs_token: SharedToken,
+    /// `id`: what the homeserver calls it; only the file tells.
+    pub id: Option<Box<str>>,
 }
 
 /// What a registration lacks, with what was expected. Holds nothing of what was found, which may be a token.
@@ -94,7 +98,11 @@ impl Registration {
     /// Takes both tokens.
     pub fn new(as_token: SharedToken, hs_token: SharedToken) -> Option<Self> {
         let differ = as_token != hs_token;
-        differ.then_some(Self { as_token, hs_token })
+        differ.then_some(Self {
+            as_token,
+            hs_token,
+            id: None,
+        })
     }
 
     /// Reads a registration file, and refuses one with which a homeserver would not do what we need.
@@ -139,8 +147,13 @@ impl Registration {
             let [(key, scope), _] = SCOPES;
             return Err(Invalid(format!("{key} with {scope}")));
         }
-        Self::new(as_token, hs_token)
-            .ok_or_else(|| wanted("an hs_token that differs from the as_token"))
+        let registration = Self::new(as_token, hs_token)
+            .ok_or_else(|| wanted("an hs_token that differs from the as_token"))?;
+        let id = text("id").filter(|id| (1..=MAX_ID).contains(&id.len()));
+        Ok(Self {
+            id: id.map(Into::into),
+            ..registration
+        })
     }
 }
 
@@ -159,8 +172,8 @@ pub fn generate(server: &ServerName, url: &BaseUrl) -> String {
         "\
 # livekit-token-service as an application service of {server}. The homeserver and the service read this file, and nobody else may.
 id: livekit-token-service
-# the homeserver pushes no events
-url: null
+# events are pushed here, so that whoever leaves a room is put out at once; with null there are none, and it takes until the next look
+url: {url}
 as_token: {as_token}
 hs_token: {hs_token}
 sender_localpart: livekit-token-service
@@ -299,6 +312,7 @@ mod tests {
     fn what_is_generated_is_read_and_never_the_same_twice() {
         let registration = Registration::read(&generated()).unwrap();
         assert_eq!(registration.as_token.length(), 64);
+        assert_eq!(registration.id.as_deref(), Some("livekit-token-service"));
         assert_ne!(registration, Registration::read(&generated()).unwrap());
         assert!(generated().contains(r"regex: '@.*:\[2001:db8::1\]:8448'"));
         assert!(generated().contains("proxy_url: http://rtc.internal:8080\n"));
@@ -332,9 +346,9 @@ mod tests {
             ("http://rtc", "rtc", "proxy_url"),
             ("is_joined", "is_jointed", "scopes"),
             ("id: livekit", "as_token: x\nid: livekit", "each key once"),
-            ("url: null", "url: *x", "YAML"),
-            ("url: null", "url: [", "YAML"),
-            ("url: null", "? [a]\n: b", "texts"),
+            ("rate_limited: false", "rate_limited: *x", "YAML"),
+            ("rate_limited: false", "rate_limited: [", "YAML"),
+            ("rate_limited: false", "? [a]\n: b", "texts"),
             ("id: livekit", "--- 1\n--- 2\nid: livekit", "mapping"),
         ] {
             let text = good.replace(from, to);

@@ -71,8 +71,10 @@ class Site:
         """Nobody is there for the homeserver to pass requests on to, for a while."""
         self.service.stop()
         self._past = self.text
-        yield
-        self.service = Service(self.settings)
+        try:
+            yield
+        finally:
+            self.service = Service(self.settings)
 
     def stop(self):
         self.service.stop()

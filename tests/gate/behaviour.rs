@@ -16,6 +16,7 @@ crate::tests![
     a_half_closed_client_still_gets_its_answer,
     large_answers_arrive_whole,
     bodies_arrive_whole_however_they_are_cut,
+    a_large_body_is_for_those_who_may_send_one_and_bounded_for_them_too,
     a_panic_costs_its_request_only,
     only_known_fields_reach_a_handler,
     a_unix_socket_is_as_good_as_the_network,
@@ -190,6 +191,32 @@ fn large_answers_arrive_whole() {
             read_answer(&mut stream, false).expect("an answer").text(),
             "ok"
         );
+    }
+    service.stop();
+}
+
+fn a_large_body_is_for_those_who_may_send_one_and_bounded_for_them_too() {
+    let service = Service::stand(&[]);
+    let most = 16 << 20;
+    let body = vec![b'x'; most];
+    let head = |target, length| {
+        format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
+    };
+    for size in [(64 << 10) + 1, 1 << 20, most] {
+        let mut stream = open(&service);
+        let head = head("/echo/large", size);
+        stream.write_all(head.as_bytes()).expect("write");
+        stream.write_all(&body[..size]).expect("write");
+        let text = read_answer(&mut stream, false).expect("an answer").text();
+        let expected = format!("POST /echo/large {size} ");
+        assert!(text.starts_with(&expected), "{text}");
+    }
+    for (target, length) in [("/echo", (64 << 10) + 1), ("/echo/large", most + 1)] {
+        let mut stream = open(&service);
+        let head = head(target, length);
+        stream.write_all(head.as_bytes()).expect("write");
+        let answer = read_answer(&mut stream, false).expect("an answer");
+        assert_eq!(answer.status, 413, "{target}");
     }
     service.stop();
 }

@@ -1,7 +1,8 @@
 //! A service behind the real gate whose work is only to tell what arrived and to take its time. It is a fake because the
 //! real endpoints neither echo nor sleep.
 
-use livekit_token_service::http::gate::{self, Limits, Listener};
+use livekit_token_service::http::gate::{self, Limits, Listener, Prospect};
+use livekit_token_service::http::head::{BODY_BYTES, LARGE_BODY_BYTES};
 use livekit_token_service::notify::Supervisor;
 use sha2::{Digest, Sha256};
 use std::env;
@@ -45,7 +46,13 @@ pub(crate) fn run() -> ExitCode {
         vec![listener],
         number("STAND_WORKERS").unwrap_or(16),
         limits,
-        |head| head.target().starts_with("/outbound"),
+        |head| Prospect {
+            outbound: head.target().starts_with("/outbound"),
+            body: match head.target() {
+                "/echo/large" => LARGE_BODY_BYTES,
+                _ => BODY_BYTES,
+            },
+        },
         handle,
         || answer(500, "panicked".into()),
         |_| {

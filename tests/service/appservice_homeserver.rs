@@ -3,6 +3,7 @@
 //! A fake because it has to fail on command: a real one cannot be made to answer 10 MB, garbage or nothing. A real one is in
 //! `tests/e2e`. Its threads end with the test process.
 
+use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ pub(crate) const HS_TOKEN: &str = "never-logged-hs-token-of-the-black-box-suite"
 pub(crate) const AS_TOKEN: &str = "never-logged-as-token-of-the-black-box-suite";
 pub(crate) const ROOM: &str = "!room:own.example";
 pub(crate) const USER_PATH: &str = "/_matrix/client/v1/rtc/livekit/get_token";
+pub(crate) const EVENTS_PATH: &str = "/_matrix/app/v1/transactions/";
 pub(crate) const SERVER_PATH: &str = "/_matrix/federation/v1/rtc/livekit/get_token";
 
 /// How it answers.
@@ -40,12 +42,13 @@ pub(crate) enum Answer {
 pub(crate) struct Beside {
     pub(crate) sfu: Sfu,
     pub(crate) service: Service,
+    pub(crate) settings: Settings,
     state: Arc<State>,
 }
 
 struct State {
-    memberships: Mutex<Answer>,
-    relays: Mutex<Answer>,
+    /// By the end of the path.
+    answers: Mutex<HashMap<&'static str, Answer>>,
     as_token: Mutex<&'static str>,
     seen: Mutex<Vec<Request>>,
 }
@@ -60,8 +63,10 @@ impl Beside {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            memberships: Mutex::new(Answer::Says("200 OK", br#"{"joined":true}"#.to_vec())),
-            relays: Mutex::new(relayed(200, &json!({ "jwt": "a.b.c" }))),
+            answers: Mutex::new(HashMap::from([
+                ("is_joined", says("200 OK", &json!({ "joined": true }))),
+                ("fed_proxy", relayed(200, &json!({ "jwt": "a.b.c" }))),
+            ])),
             as_token: Mutex::new(AS_TOKEN),
             seen: Mutex::default(),
         });
@@ -79,22 +84,29 @@ impl Beside {
             .set("LIVEKIT_HS_TOKEN", HS_TOKEN)
             .set("LIVEKIT_HS_SERVER_NAME", NAME)
             .set("LIVEKIT_HS_URL", format!("http://{address}"));
-        let service = Service::start(&change(settings));
+        let settings = change(settings);
+        let service = Service::start(&settings);
         Self {
             sfu,
             service,
+            settings,
             state,
         }
     }
 
     /// Answers so from now on, when it is asked who is in a room.
     pub(crate) fn memberships(&self, answer: Answer) {
-        *self.state.memberships.lock().unwrap() = answer;
+        self.answers("is_joined", answer);
     }
 
     /// Answers so from now on, when it is to ask another homeserver.
     pub(crate) fn relays(&self, answer: Answer) {
-        *self.state.relays.lock().unwrap() = answer;
+        self.answers("fed_proxy", answer);
+    }
+
+    /// Answers so from now on where a path ends like this.
+    pub(crate) fn answers(&self, end: &'static str, answer: Answer) {
+        self.state.answers.lock().unwrap().insert(end, answer);
     }
 
     /// Knows the service by this token from now on.
@@ -120,10 +132,20 @@ impl Beside {
 
     /// A request with these fields, each a line.
     pub(crate) fn post(&self, path: &str, fields: &[String], body: &Value) -> Reply {
+        self.ask("POST", path, fields, body)
+    }
+
+    /// A push of these events, with the homeserver's token.
+    pub(crate) fn push(&self, events: &Value) -> Reply {
+        let path = format!("{EVENTS_PATH}1");
+        self.ask("PUT", &path, &[bearer()], &json!({ "events": events }))
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, fields: &[String], body: &Value) -> Reply {
         let (body, fields) = (body.to_string(), fields.join("\r\n"));
         let length = body.len();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         );
         raw(self.service.address(), request.as_bytes())
     }
@@ -142,7 +164,11 @@ impl Beside {
 }
 
 pub(crate) fn bearer() -> String {
-    format!("Authorization: Bearer {HS_TOKEN}")
+    bearer_of(HS_TOKEN)
+}
+
+pub(crate) fn bearer_of(token: &str) -> String {
+    format!("Authorization: Bearer {token}")
 }
 
 pub(crate) fn of_user(user: &str) -> String {
@@ -153,27 +179,39 @@ pub(crate) fn of_server(server: &str) -> String {
     format!("X-Matrix-Origin: {server}")
 }
 
+/// An answer of JSON.
+pub(crate) fn says(status: &'static str, body: &Value) -> Answer {
+    Answer::Says(status, body.to_string().into_bytes())
+}
+
 /// What another homeserver has answered, as this one tells it.
 pub(crate) fn relayed(status: u16, content: &Value) -> Answer {
-    let body = json!({ "status": status, "content": content });
-    Answer::Says("200 OK", body.to_string().into_bytes())
+    says("200 OK", &json!({ "status": status, "content": content }))
 }
 
 impl State {
+    fn answer(&self, request: &Request) -> Answer {
+        let unknown = says("404 Not Found", &json!({ "errcode": "M_UNRECOGNIZED" }));
+        let answers = self.answers.lock().unwrap();
+        let mut answers = answers.iter();
+        let answer = answers.find(|(end, _)| request.path().ends_with(*end));
+        let answer = answer.map_or(unknown, |(_, answer)| answer.clone());
+        let token = format!("Bearer {}", self.as_token.lock().unwrap());
+        match request.header("authorization") {
+            // a new one may come after it
+            Some(shown) => assert!(shown.starts_with(&token), "{request:?}"),
+            // what anybody may ask, and what is there behind a token
+            None if request.path().ends_with("versions") => {}
+            None if matches!(&answer, Answer::Says(status, _) if status.starts_with("404")) => {}
+            None => return says("401 Unauthorized", &json!({ "errcode": "M_MISSING_TOKEN" })),
+        }
+        answer
+    }
+
     fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
         while let Some(request) = Request::read(&mut stream) {
-            let token = format!("Bearer {}", self.as_token.lock().unwrap());
-            assert_eq!(
-                request.header("authorization"),
-                Some(&*token),
-                "{request:?}"
-            );
-            let answer = match request.path() {
-                path if path.ends_with("/is_joined") => self.memberships.lock().unwrap().clone(),
-                path if path.ends_with("/fed_proxy") => self.relays.lock().unwrap().clone(),
-                _ => Answer::Says("404 Not Found", br#"{"errcode":"M_UNRECOGNIZED"}"#.to_vec()),
-            };
+            let answer = self.answer(&request);
             self.seen.lock().unwrap().push(request);
             let written = match answer {
                 Answer::Says(status, body) => {

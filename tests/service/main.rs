@@ -31,7 +31,10 @@ mod trap;
 // the tests
 mod activation;
 mod addresses;
+mod appservice_doctor;
 mod appservice_hostile;
+mod appservice_leaving;
+mod appservice_reload;
 mod config;
 mod credentials;
 mod dev;

@@ -3,6 +3,8 @@
 //! A fake because a test has to see the very call (bytes, grants, order) and to make the SFU refuse, hang or talk rubbish.
 //! It reads protobuf and JWTs with code of its own. Its threads end with the test process.
 
+mod call;
+
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub(crate) use self::call::{Call, CreateRoom};
 use crate::jwt;
 use crate::request::Request;
 use crate::settings::SECRET;
@@ -43,22 +46,6 @@ pub(crate) struct Sfu {
     state: Arc<State>,
 }
 
-/// One call, with the claims of its token.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) request: Request,
-    pub(crate) claims: Value,
-}
-
-/// What `CreateRoomRequest` says (LiveKit protocol, `livekit_room.proto`). Absent numbers are 0.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct CreateRoom {
-    pub(crate) name: String,
-    pub(crate) empty_timeout: u64,
-    pub(crate) max_participants: u64,
-    pub(crate) departure_timeout: u64,
-}
-
 impl Sfu {
     pub(crate) fn start(conduct: Conduct) -> Self {
         Self::with_secret(conduct, SECRET)
@@ -74,6 +61,7 @@ impl Sfu {
             released: Mutex::new(false),
             calls: Mutex::default(),
             looks: Mutex::default(),
+            removals: Mutex::default(),
             present: Mutex::default(),
             changed: Condvar::new(),
             connections: AtomicUsize::new(0),
@@ -99,7 +87,7 @@ impl Sfu {
         self.address
     }
 
-    /// The calls so far, but for look-ups.
+    /// The calls so far, but for look-ups and removals.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.calls.lock().unwrap().clone()
     }
@@ -132,6 +120,21 @@ impl Sfu {
         assert!(looks >= from + more, "only {looks} look-ups");
     }
 
+    /// Waits for so many removals, and gives whom each was to remove: room and identity.
+    pub(crate) fn wait_for_removals(&self, count: usize) -> Vec<[String; 2]> {
+        let removals = self.state.removals.lock().unwrap();
+        let few = |removals: &mut Vec<Call>| removals.len() < count;
+        let waited = self
+            .state
+            .changed
+            .wait_timeout_while(removals, PATIENCE, few)
+            .unwrap();
+        let removals = waited.0.iter().map(Call::room_and_identity);
+        let removals: Vec<_> = removals.collect();
+        assert!(removals.len() >= count, "only {removals:?}");
+        removals
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
@@ -160,66 +163,13 @@ impl Sfu {
     }
 }
 
-impl Call {
-    /// The body, read as a `CreateRoomRequest`. Panics at anything that is none.
-    pub(crate) fn create_room(&self) -> CreateRoom {
-        let mut room = CreateRoom::default();
-        let mut rest = self.request.body.as_slice();
-        while !rest.is_empty() {
-            let tag = varint(&mut rest);
-            match (tag >> 3, tag & 7) {
-                (1, 2) => {
-                    let length = usize::try_from(varint(&mut rest)).unwrap();
-                    let (name, tail) = rest.split_at(length);
-                    room.name = String::from_utf8(name.to_vec()).unwrap();
-                    rest = tail;
-                }
-                (2, 0) => room.empty_timeout = varint(&mut rest),
-                (3, 0) => room.max_participants = varint(&mut rest),
-                (10, 0) => room.departure_timeout = varint(&mut rest),
-                other => panic!("field {other:?} in {self:?}"),
-            }
-        }
-        room
-    }
-}
-
-impl Call {
-    /// The body, read as a `RoomParticipantIdentity`.
-    fn room_and_identity(&self) -> [String; 2] {
-        let mut names = [String::new(), String::new()];
-        let mut rest = self.request.body.as_slice();
-        while !rest.is_empty() {
-            let tag = varint(&mut rest);
-            assert_eq!(tag & 7, 2, "{self:?}");
-            let length = usize::try_from(varint(&mut rest)).unwrap();
-            let (name, tail) = rest.split_at(length);
-            names[usize::try_from(tag >> 3).unwrap() - 1] = String::from_utf8(name.into()).unwrap();
-            rest = tail;
-        }
-        names
-    }
-}
-
-fn varint(rest: &mut &[u8]) -> u64 {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, tail) = rest.split_first().unwrap();
-        *rest = tail;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return value;
-        }
-    }
-    panic!("a varint without end");
-}
-
 struct State {
     conduct: Conduct,
     secret: &'static str,
     released: Mutex<bool>,
     calls: Mutex<Vec<Call>>,
     looks: Mutex<Vec<Call>>,
+    removals: Mutex<Vec<Call>>,
     /// Who is connected, and on which connection.
     present: Mutex<HashMap<(String, String), String>>,
     changed: Condvar,
@@ -238,13 +188,18 @@ impl State {
                 request,
             };
             let looks = call.request.target.ends_with("/GetParticipant");
-            let verdict = if looks {
-                self.presence(&call)
+            let removes = call.request.target.ends_with("/RemoveParticipant");
+            let verdict = if looks || removes {
+                self.participant(&call, removes)
             } else {
                 let (status, body) = verdict(&call);
                 (status, body.to_owned())
             };
-            let calls = if looks { &self.looks } else { &self.calls };
+            let calls = match (looks, removes) {
+                (true, _) => &self.looks,
+                (_, true) => &self.removals,
+                _ => &self.calls,
+            };
             calls.lock().unwrap().push(call);
             self.changed.notify_all();
             if number < self.frozen.load(Ordering::SeqCst) {
@@ -276,15 +231,20 @@ impl State {
 }
 
 impl State {
-    /// What the real one says of a participant.
-    fn presence(&self, call: &Call) -> (&'static str, String) {
+    /// What the real one says of a participant, or when it is to remove one.
+    fn participant(&self, call: &Call, removes: bool) -> (&'static str, String) {
         let [room, identity] = call.room_and_identity();
         let video = &call.claims["video"];
         if video["roomAdmin"] != true || video["room"] != room.as_str() {
             let body = r#"{"code":"unauthenticated","msg":"permissions denied"}"#;
             return ("401 Unauthorized", body.to_owned());
         }
-        match self.present.lock().unwrap().get(&(room, identity)) {
+        let (who, mut present) = ((room, identity), self.present.lock().unwrap());
+        match present.get(&who) {
+            Some(_) if removes => {
+                present.remove(&who);
+                ("200 OK", String::new())
+            }
             Some(sid) => {
                 let length = char::from(u8::try_from(sid.len()).unwrap());
                 ("200 OK", format!("\n{length}{sid}\u{18}\u{2}"))

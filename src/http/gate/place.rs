@@ -16,7 +16,7 @@ const GREETING: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost: gate\r\nTE: identity\r\n\r
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Bytes of the head of an answer; ours have a few hundred.
 const ANSWER_HEAD_BYTES: usize = 64 << 10;
-/// Bytes of a buffer that are kept from one job to the next.
+/// Bytes of a buffer that are kept from one job to the next: those of most answers, and of all requests but large ones.
 const KEPT_BYTES: usize = 64 << 10;
 
 /// For whom a place works.
@@ -153,6 +153,9 @@ impl Place {
 
     /// Ends the job: gives it back with the bytes of its answer, and the place is free.
     pub(super) fn finish(&mut self) -> Option<(Job, &[u8])> {
+        if self.request.capacity() > 2 * KEPT_BYTES {
+            self.request = Vec::new();
+        }
         Some((self.job.take()?, &self.answer))
     }
 }

@@ -105,6 +105,10 @@ impl Gate {
             return Err(Refusal::HeadTooLarge);
         }
         let head = Head::parse(&connection.input[..end])?;
+        let prospect = (self.prospects)(&head);
+        if matches!(head.framing(), Framing::Sized(length) if length > prospect.body) {
+            return Err(Refusal::BodyTooLarge);
+        }
         let client = client(&connection.peer, &head, &self.limits);
         let last = connection.served + 1 >= REQUESTS_PER_CONNECTION;
         if connection.request.capacity() == 0 {
@@ -120,13 +124,19 @@ impl Gate {
             modern: head.is_modern(),
             keep_alive: head.keeps_alive() && !last,
             bodiless: head.method() == "HEAD",
-            outbound: (self.lane)(&head),
+            outbound: prospect.outbound,
             charged: client.and_then(|address| self.limits.bucket(address)),
             body: connection.request.len(),
         };
         connection.stage = match head.framing() {
             Framing::Empty => Stage::Body(0),
-            Framing::Sized(length) => Stage::Body(length),
+            Framing::Sized(length) => {
+                if length > BODY_BYTES {
+                    // growing by and by, it would take up to twice as much; whoever may send it is believed to do so
+                    connection.request.reserve_exact(length);
+                }
+                Stage::Body(length)
+            }
             Framing::Chunked => Stage::ChunkedBody(Chunks::default()),
         };
         let invited = head.expects_continue() && connection.input.len() == end;

@@ -1,6 +1,6 @@
 //! tiny_http behind the gate: its private socket, its worker threads, and the end of both.
 
-use super::{Error, Gate, Limits, Listener, Stats, descriptors};
+use super::{Error, Gate, Limits, Listener, Prospect, Stats, descriptors};
 use crate::http::head::Head;
 use crate::notify::Supervisor;
 use std::env;
@@ -22,7 +22,7 @@ use tiny_http::{Request, ResponseBox, Server};
 ///
 /// `handle` is called on a worker's thread; what it panics costs that request an answer of `panicked`, nothing else. `opened`
 /// is told the counters once clients are let in, and gives whom the loop tells that it lives, and that it ends. See
-/// [`Gate::new`] for `lane`.
+/// [`Gate::new`] for `prospects`.
 ///
 /// # Errors
 /// Any of [`Error`]. The process ends at once, with a line in the log and status 1, if tiny_http fails while it serves:
@@ -31,7 +31,7 @@ pub fn serve<H>(
     listeners: Vec<Listener>,
     wanted: usize,
     limits: Limits,
-    lane: impl Fn(&Head<'_>) -> bool + 'static,
+    prospects: impl Fn(&Head<'_>) -> Prospect + 'static,
     handle: H,
     panicked: fn() -> ResponseBox,
     opened: impl FnOnce(Arc<Stats>) -> Supervisor,
@@ -59,7 +59,7 @@ where
         workers.push(work.employ(index).map_err(Error::Backend)?);
     }
     let address = back_door.listener.local_addr().map_err(Error::Backend)?;
-    let mut gate = Gate::new(listeners, &address, count, limits, lane)?;
+    let mut gate = Gate::new(listeners, &address, count, limits, prospects)?;
     back_door.close(&work.closing).map_err(Error::Backend)?;
     gate.supervisor = opened(gate.stats());
     let finished = gate.run()?;

@@ -16,6 +16,7 @@ pub(super) enum Endpoint {
     UserLeave,
     ServerToken,
     Ping,
+    Events,
     Unknown,
 }
 
@@ -36,6 +37,7 @@ impl Endpoint {
             Self::UserLeave => "client/delegate_delayed_leave",
             Self::ServerToken => "federation/get_token",
             Self::Ping => "ping",
+            Self::Events => "transactions",
             Self::Unknown => "unknown",
         }
     }
@@ -79,6 +81,7 @@ pub(super) fn proxied(target: &str) -> Option<Endpoint> {
         ("client", ["rtc", "livekit", "delegate_delayed_leave"]) => Endpoint::UserLeave,
         ("federation", ["rtc", "livekit", "get_token"]) => Endpoint::ServerToken,
         ("app", ["ping"]) if parts[start + 2] == "v1" => Endpoint::Ping,
+        ("app", ["transactions", _]) if parts[start + 2] == "v1" => Endpoint::Events,
         _ => Endpoint::Unknown,
     })
 }
@@ -120,6 +123,8 @@ mod tests {
                 Some(Endpoint::ServerToken),
             ),
             ("/_matrix/app/v1/ping", Some(Endpoint::Ping)),
+            ("/_matrix/app/v1/transactions/7", Some(Endpoint::Events)),
+            ("/_matrix/app/v1/transactions", Some(Endpoint::Unknown)),
             (
                 "/_matrix/federation/v1/rtc/livekit/delegate_delayed_leave",
                 Some(Endpoint::Unknown),

@@ -129,7 +129,8 @@ pub(super) fn relayed(answer: &Answer) -> Result<Relayed, Error> {
     })
 }
 
-fn refusal(answer: &Answer) -> Error {
+/// Why there is no answer to what was asked.
+pub(super) fn refusal(answer: &Answer) -> Error {
     match answer.status {
         status @ (401 | 403) => Error::Refused(status, errcode(&answer.body)),
         429 => Error::Busy,
@@ -137,7 +138,8 @@ fn refusal(answer: &Answer) -> Error {
     }
 }
 
-fn errcode(body: &[u8]) -> String {
+/// The errcode, if there is one.
+pub(super) fn errcode(body: &[u8]) -> String {
     let refusal = json::object::<Refusal>(body);
     refusal
         .map(|refusal| shown(&refusal.errcode))

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use door::{WORKERS, Work};
-use livekit_token_service::http::gate::{self, Limits, Listener};
+use livekit_token_service::http::gate::{self, Limits, Listener, Prospect};
+use livekit_token_service::http::head::BODY_BYTES;
 use livekit_token_service::notify::Supervisor;
 use tiny_http::Response;
 
@@ -14,7 +15,10 @@ fn main() -> ExitCode {
             vec![Listener::Tcp(listener)],
             WORKERS,
             Limits::default(),
-            |_head| false,
+            |_head| Prospect {
+                outbound: false,
+                body: BODY_BYTES,
+            },
             move |request| work.answer_tiny(request),
             || Response::empty(500).boxed(),
             |_stats| Supervisor::none(),

@@ -1,0 +1,305 @@
+//! `doctor` beside a homeserver: each way in which the two can be wired wrongly is told with its cure. Real Synapse's own answers are
+//! in `tests/e2e`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::appservice_homeserver::{Answer, Beside, says};
+use crate::appservice_reload;
+use crate::process::{Exit, run_to_exit};
+
+/// For all of it, where a homeserver does not answer and every budget is used up.
+const IN_TIME: Duration = Duration::from_secs(180);
+
+/// Beside a homeserver that answers as Synapse does.
+fn well() -> Beside {
+    let beside = appservice_reload::start();
+    let error = |errcode: &str| json!({ "errcode": errcode, "error": "never-logged" });
+    for (end, status, body) in [
+        (
+            "account/whoami",
+            "200 OK",
+            json!({ "user_id": "@livekit:own.example" }),
+        ),
+        ("is_joined", "200 OK", json!({ "joined": false })),
+        ("fed_proxy", "400 Bad Request", error("M_MISSING_PARAM")),
+        (
+            "versions",
+            "200 OK",
+            json!({ "versions": ["v1.16"], "unstable_features": { "org.matrix.msc4140": true } }),
+        ),
+        (
+            "delayed_events/livekit-token-service-doctor",
+            "404 Not Found",
+            error("M_NOT_FOUND"),
+        ),
+        (
+            "rtc/livekit/get_token",
+            "400 Bad Request",
+            error("M_INVALID_PARAM"),
+        ),
+        (
+            "appservice/doctor%27s/ping",
+            "200 OK",
+            json!({ "duration_ms": 7 }),
+        ),
+    ] {
+        beside.answers(end, says(status, &body));
+    }
+    beside
+}
+
+fn doctor(beside: &Beside) -> Exit {
+    let exit = run_to_exit(&["doctor"], &beside.settings);
+    assert!(!exit.stdout.contains("never-logged"), "{exit:?}");
+    exit
+}
+
+fn expect(exit: &Exit, what: &str, verdict: &str, words: &str) {
+    let begin = format!("{verdict} {what}: ");
+    let found = exit.stdout.lines().find(|line| line.starts_with(&begin));
+    let found = found.is_some_and(|line| line.contains(words));
+    assert!(found, "no {begin:?} with {words:?} in:\n{}", exit.stdout);
+}
+
+#[test]
+fn where_all_is_wired_rightly_nothing_fails() {
+    let beside = well();
+    let exit = doctor(&beside);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for (what, words) in [
+        ("homeserver", "own.example"),
+        ("homeserver is_joined", "MSC4502"),
+        ("homeserver fed_proxy", "MSC4512"),
+        ("homeserver delayed events", "MSC4140"),
+        ("homeserver to us", "hs_token"),
+        ("homeserver pushes", "7 ms"),
+    ] {
+        expect(&exit, what, "ok  ", words);
+    }
+    assert!(!exit.stdout.contains("public URL"), "{exit:?}");
+}
+
+#[test]
+fn what_is_wired_wrongly_is_told_with_its_cure() {
+    let (gone, denied) = ("404 Not Found", "403 Forbidden");
+    let error = |errcode: &str| json!({ "errcode": errcode });
+    let bad_status = |status: u16| json!({ "errcode": "M_BAD_STATUS", "status": status });
+    let page = json!("<html>");
+    let ping = "appservice/doctor%27s/ping";
+    let get_token = "rtc/livekit/get_token";
+    let table: [(&str, &'static str, Value, &str, &str, &str); 20] = [
+        (
+            "account/whoami",
+            "401 Unauthorized",
+            error("M_UNKNOWN_TOKEN"),
+            "homeserver",
+            "FAIL",
+            "as_token",
+        ),
+        (
+            "account/whoami",
+            "200 OK",
+            json!({ "user_id": "@x:other.example" }),
+            "homeserver",
+            "FAIL",
+            "LIVEKIT_HS_SERVER_NAME=other.example",
+        ),
+        (
+            "account/whoami",
+            "200 OK",
+            page.clone(),
+            "homeserver",
+            "FAIL",
+            "LIVEKIT_HS_URL",
+        ),
+        (
+            "account/whoami",
+            gone,
+            page.clone(),
+            "homeserver",
+            "FAIL",
+            "LIVEKIT_HS_URL",
+        ),
+        (
+            "is_joined",
+            denied,
+            error("M_FORBIDDEN"),
+            "homeserver is_joined",
+            "FAIL",
+            "scope",
+        ),
+        (
+            "is_joined",
+            gone,
+            error("M_UNRECOGNIZED"),
+            "homeserver is_joined",
+            "FAIL",
+            "experimental_features",
+        ),
+        (
+            "fed_proxy",
+            denied,
+            error("M_FORBIDDEN"),
+            "homeserver fed_proxy",
+            "FAIL",
+            "registration",
+        ),
+        (
+            "fed_proxy",
+            gone,
+            error("M_UNRECOGNIZED"),
+            "homeserver fed_proxy",
+            "FAIL",
+            "MSC4512",
+        ),
+        (
+            "versions",
+            "200 OK",
+            json!({ "unstable_features": { "org.matrix.msc4140": false } }),
+            "homeserver delayed events",
+            "warn",
+            "MSC4140",
+        ),
+        (
+            "delayed_events/livekit-token-service-doctor",
+            denied,
+            error("M_FORBIDDEN"),
+            "homeserver delayed events",
+            "FAIL",
+            "users",
+        ),
+        (
+            get_token,
+            gone,
+            error("M_UNRECOGNIZED"),
+            "homeserver to us",
+            "FAIL",
+            "msc4512_enabled",
+        ),
+        (
+            get_token,
+            denied,
+            error("M_FORBIDDEN"),
+            "homeserver to us",
+            "FAIL",
+            "hs_token",
+        ),
+        (
+            get_token,
+            "400 Bad Request",
+            error("M_BAD_JSON"),
+            "homeserver to us",
+            "FAIL",
+            "LIVEKIT_AS_",
+        ),
+        (
+            get_token,
+            "500 Broken",
+            error("M_UNKNOWN"),
+            "homeserver to us",
+            "FAIL",
+            "proxy_url",
+        ),
+        (
+            ping,
+            "400 Bad Request",
+            error("M_URL_NOT_SET"),
+            "homeserver pushes",
+            "warn",
+            "30 s",
+        ),
+        (
+            ping,
+            "502 Bad Gateway",
+            bad_status(403),
+            "homeserver pushes",
+            "FAIL",
+            "hs_token",
+        ),
+        (
+            ping,
+            "502 Bad Gateway",
+            bad_status(404),
+            "homeserver pushes",
+            "FAIL",
+            "is it this service?",
+        ),
+        (
+            ping,
+            "502 Bad Gateway",
+            error("M_CONNECTION_FAILED"),
+            "homeserver pushes",
+            "FAIL",
+            "does the service run?",
+        ),
+        (
+            ping,
+            "504 Gateway Timeout",
+            error("M_CONNECTION_TIMEOUT"),
+            "homeserver pushes",
+            "FAIL",
+            "does not answer",
+        ),
+        (
+            ping,
+            denied,
+            error("M_FORBIDDEN"),
+            "homeserver pushes",
+            "FAIL",
+            "registration",
+        ),
+    ];
+    for (end, status, body, what, verdict, words) in table {
+        let beside = well();
+        beside.answers(end, says(status, &body));
+        let exit = doctor(&beside);
+        expect(&exit, what, verdict, words);
+        assert_eq!(exit.code, Some(i32::from(verdict == "FAIL")), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_homeserver_that_rambles_or_says_nothing_ends_in_time() {
+    for answer in [
+        Answer::Hangs,
+        Answer::Closes,
+        Answer::Says("200 OK", vec![b' '; 10 << 20]),
+    ] {
+        let (beside, begin) = (well(), Instant::now());
+        for end in ["account/whoami", "appservice/doctor%27s/ping"] {
+            beside.answers(end, answer.clone());
+            let exit = doctor(&beside);
+            assert_eq!(exit.code, Some(1), "{exit:?}");
+            expect(
+                &exit,
+                "homeserver",
+                if end.contains("ping") { "ok  " } else { "FAIL" },
+                "http://",
+            );
+            // the other one next
+            beside.answers(
+                "account/whoami",
+                says("200 OK", &json!({ "user_id": "@livekit:own.example" })),
+            );
+        }
+        assert!(begin.elapsed() < IN_TIME, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn without_the_file_nobody_knows_the_id_to_ping_by() {
+    let beside = Beside::start();
+    beside.answers(
+        "account/whoami",
+        says("200 OK", &json!({ "user_id": "@livekit:own.example" })),
+    );
+    let exit = doctor(&beside);
+    expect(
+        &exit,
+        "homeserver pushes",
+        "warn",
+        "LIVEKIT_AS_REGISTRATION_FILE",
+    );
+}

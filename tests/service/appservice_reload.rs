@@ -1,0 +1,65 @@
+//! SIGHUP with another registration: both sides are to know each other by its new tokens.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::appservice_homeserver::{AS_TOKEN, Beside, HS_TOKEN, USER_PATH, bearer_of, of_user};
+
+const FILE: &str = "LIVEKIT_AS_REGISTRATION_FILE";
+
+/// As an administrator has it, with these ends of its tokens.
+pub(crate) fn registration(end: &str) -> String {
+    format!(
+        "id: doctor's\nas_token: {AS_TOKEN}{end}\nhs_token: {HS_TOKEN}{end}\nproxy_prefix: rtc/livekit\nproxy_url: http://x\n\
+         scopes: ['urn:matrix:client:rooms:is_joined']\n"
+    )
+}
+
+/// With the registration in a file.
+pub(crate) fn start() -> Beside {
+    Beside::start_with(|settings| {
+        let settings = settings.unset("LIVEKIT_AS_TOKEN").unset("LIVEKIT_HS_TOKEN");
+        settings.set_file(FILE, &registration(""))
+    })
+}
+
+#[test]
+fn new_tokens_are_in_force_and_the_old_ones_are_not() {
+    let beside = start();
+    let ask = |token: &str| {
+        let fields = [bearer_of(token), of_user("@alice:own.example")];
+        beside.post(USER_PATH, &fields, &beside.place()).status
+    };
+    let new = format!("{HS_TOKEN}-new");
+    assert_eq!((ask(HS_TOKEN), ask(&new)), (200, 403));
+
+    let file = beside.settings.path(FILE);
+    fs::write(&file, registration("-new")).unwrap();
+    beside.service.hang_up();
+    beside.service.wait_for_words(&["re-read", "registration"]);
+    let before = beside.seen().len();
+    assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
+    let seen = beside.seen();
+    let shown = seen[before..].iter().map(|r| r.header("authorization"));
+    let as_token = format!("Bearer {AS_TOKEN}-new");
+    assert!(shown.eq([Some(as_token.as_str())]), "{seen:?}");
+
+    fs::write(&file, "id: x\n").unwrap();
+    beside.service.hang_up();
+    let line = beside.service.wait_for_words(&["not re-read", FILE]);
+    assert!(
+        line.contains("level=error") && line.contains("registration"),
+        "{line}"
+    );
+    assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
+    assert!(!beside.service.log().contains("never-logged"));
+    let push = json!({ "events": [] });
+    let reply = beside.ask(
+        "PUT",
+        "/_matrix/app/v1/transactions/1",
+        &[bearer_of(&new)],
+        &push,
+    );
+    assert_eq!(reply.status, 200);
+}
