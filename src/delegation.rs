@@ -10,14 +10,15 @@ mod pool;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::info;
 
 use self::book::Book;
 use self::keeper::{Keeper, News};
+use crate::current::Current;
 use crate::journal::{self, Hold, Journal};
 use crate::leave::{Key, Leave, Order, Time};
 use crate::livekit::room_service::RoomService;
@@ -103,19 +104,12 @@ impl Clock {
 #[derive(Debug)]
 struct Shared {
     journal: Arc<dyn Journal>,
-    wires: RwLock<Arc<Wires>>,
+    /// Calls that are under way end on those that they began with.
+    wires: Current<Wires>,
     book: Book,
     clock: Clock,
     /// How often the SFU is asked about those who are connected.
     check: Option<Duration>,
-}
-
-impl Shared {
-    /// As they are now; calls that are under way end on those that they began with.
-    fn wires(&self) -> Arc<Wires> {
-        let wires = self.wires.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&wires)
-    }
 }
 
 /// The ways to others, which settings can change.
@@ -146,7 +140,7 @@ impl Delegation {
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             journal,
-            wires: RwLock::new(Arc::new(wires)),
+            wires: Current::new(wires),
             book: Book::default(),
             clock: Clock::start(),
             check,
@@ -159,23 +153,13 @@ impl Delegation {
 
     /// Calls others in these ways from now on.
     pub fn rewire(&self, wires: Wires) {
-        let mut current = self
-            .shared
-            .wires
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(wires);
+        self.shared.wires.replace(wires);
     }
 
     /// Whether leaves can be delegated for users of this homeserver; waits for its answer when it is not known.
     pub fn check(&self, server: &ServerName) -> Result<(), Error> {
-        match self
-            .shared
-            .wires()
-            .events
-            .client_api()
-            .delayed_events(server)
-        {
+        let wires = self.shared.wires.get();
+        match wires.events.client_api().delayed_events(server) {
             Ok(Support::Yes(_)) => Ok(()),
             Ok(Support::No) => Err(Error::NotSupported),
             Err(error) => Err(Error::NoClientApi(error)),
@@ -186,7 +170,7 @@ impl Delegation {
     pub fn delegate(&self, key: Key, order: Order) -> Result<u32, Error> {
         let shared = &*self.shared;
         let id = u32::from_ne_bytes(random::bytes());
-        let listed = shared.wires().listed.contains(order.user.server());
+        let listed = shared.wires.get().listed.contains(order.user.server());
         let place = shared.book.reserve(&key, &order.user, listed)?;
         let leave = Leave::new(key, order, id, shared.check, shared.clock.now());
         let record = leave.record().unwrap_or_default();

@@ -51,25 +51,23 @@ impl House {
             (routes, matrix) = (rooms.open(routes), Some(rooms));
         }
         let delegation = matrix.as_ref().map(|matrix| matrix.delegation().clone());
-        reloads.add(
-            "keys, homeservers, registration, authorities and level",
-            move || {
-                let (config, _) = Config::read(&env);
-                let config = config.map_err(reload::reasons)?;
-                if let Some(matrix) = &matrix {
-                    matrix.refurnish(&config, workers);
-                }
-                if let Some(source) = &source {
-                    source.sign_with(config.keys[0].clone());
-                }
-                logger::set_level(config.log_level);
-                let (key, named) = (config.keys[0].id(), config.full_access.names().count());
-                Ok(format!(
-                    "key={key} homeservers={named} level={}",
-                    config.log_level
-                ))
-            },
-        );
+        let name = "keys, homeservers, registration, authorities and level";
+        reloads.add(name, move || {
+            let (config, _) = Config::read(&env);
+            let config = config.map_err(reload::reasons)?;
+            if let Some(matrix) = &matrix {
+                matrix.refurnish(&config, workers);
+            }
+            if let Some(source) = &source {
+                source.sign_with(config.keys[0].clone());
+            }
+            logger::set_level(config.log_level);
+            let (key, named) = (config.keys[0].id(), config.full_access.names().count());
+            Ok(format!(
+                "key={key} homeservers={named} level={}",
+                config.log_level
+            ))
+        });
         reloads.start(supervisor)?;
         Ok(Self { routes, delegation })
     }

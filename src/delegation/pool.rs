@@ -83,7 +83,8 @@ fn done(shared: &Shared, task: Task) -> News {
             let outcome = match shared.journal.hold(&key, fence) {
                 Ok(Hold::Ours) => {
                     let deadline = Instant::now() + patience;
-                    Some(shared.wires().events.call(deed, &user, &delay, deadline))
+                    let wires = shared.wires.get();
+                    Some(wires.events.call(deed, &user, &delay, deadline))
                 }
                 Ok(Hold::Lost) => None,
                 Err(_) => Some(Outcome::NotNow(UNSURE)),
@@ -97,10 +98,8 @@ fn done(shared: &Shared, task: Task) -> News {
             })
         }
         Task::LookUp { serial, key } => {
-            let answer = shared
-                .wires()
-                .rooms
-                .get_participant(&key.room, &key.identity);
+            let wires = shared.wires.get();
+            let answer = wires.rooms.get_participant(&key.room, &key.identity);
             let presence = answer.map_err(|error| error.to_string());
             News::LookedUp(serial, presence)
         }

@@ -49,6 +49,7 @@ pub(crate) struct Beside {
 struct State {
     /// By the end of the path.
     answers: Mutex<HashMap<&'static str, Answer>>,
+    as_token: Mutex<&'static str>,
     seen: Mutex<Vec<Request>>,
 }
 
@@ -66,6 +67,7 @@ impl Beside {
                 ("is_joined", says("200 OK", &json!({ "joined": true }))),
                 ("fed_proxy", relayed(200, &json!({ "jwt": "a.b.c" }))),
             ])),
+            as_token: Mutex::new(AS_TOKEN),
             seen: Mutex::default(),
         });
         let shared = Arc::clone(&state);
@@ -105,6 +107,11 @@ impl Beside {
     /// Answers so from now on where a path ends like this.
     pub(crate) fn answers(&self, end: &'static str, answer: Answer) {
         self.state.answers.lock().unwrap().insert(end, answer);
+    }
+
+    /// Knows the service by this token from now on.
+    pub(crate) fn knows_us_by(&self, as_token: &'static str) {
+        *self.state.as_token.lock().unwrap() = as_token;
     }
 
     /// All that it was asked.
@@ -189,7 +196,7 @@ impl State {
         let mut answers = answers.iter();
         let answer = answers.find(|(end, _)| request.path().ends_with(*end));
         let answer = answer.map_or(unknown, |(_, answer)| answer.clone());
-        let token = format!("Bearer {AS_TOKEN}");
+        let token = format!("Bearer {}", self.as_token.lock().unwrap());
         match request.header("authorization") {
             // a new one may come after it
             Some(shown) => assert!(shown.starts_with(&token), "{request:?}"),

@@ -1,7 +1,9 @@
 //! SIGHUP: what files say anew takes effect as a whole, or not at all.
 
 use std::fs;
+use std::path::PathBuf;
 
+use crate::appservice_homeserver::{AS_TOKEN, Answer, Beside, HS_TOKEN, USER_PATH, of_user};
 use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::Service;
@@ -76,4 +78,43 @@ fn a_homeserver_that_is_named_anew_has_full_access_and_the_level_changes() {
     assert!(access("bob"));
     service.wait_for_words(&["level=debug"]);
     assert_eq!(sfu.calls().len(), 1);
+}
+
+#[test]
+fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_come_before() {
+    const NEXT_HS: &str = "never-logged-hs-token-that-comes-next";
+    const NEXT_AS: &str = "never-logged-as-token-that-comes-next";
+    let mut credentials = PathBuf::new();
+    let beside = Beside::start_with(|settings| {
+        credentials = settings.path("credentials");
+        fs::create_dir(&credentials).unwrap();
+        fs::write(credentials.join("LIVEKIT_AS_TOKEN"), AS_TOKEN).unwrap();
+        fs::write(credentials.join("LIVEKIT_HS_TOKEN"), HS_TOKEN).unwrap();
+        settings
+            .unset("LIVEKIT_AS_TOKEN")
+            .unset("LIVEKIT_HS_TOKEN")
+            .set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())
+            .set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1")
+    });
+    let place = beside.place();
+    assert_eq!(beside.for_alice(&place).status, 200);
+
+    fs::write(credentials.join("LIVEKIT_AS_TOKEN"), NEXT_AS).unwrap();
+    fs::write(credentials.join("LIVEKIT_HS_TOKEN"), NEXT_HS).unwrap();
+    beside.knows_us_by(NEXT_AS);
+    beside.service.hang_up();
+    beside.service.wait_for_words(&["re-read", "key="]);
+
+    assert_eq!(beside.for_alice(&place).status, 403, "the old hs_token");
+    let fields = [
+        format!("Authorization: Bearer {NEXT_HS}"),
+        of_user("@bob:own.example"),
+    ];
+    assert_eq!(beside.post(USER_PATH, &fields, &place).status, 200);
+
+    // only an answer to the new as_token can tell
+    beside.memberships(Answer::Says("200 OK", br#"{"joined":false}"#.to_vec()));
+    beside
+        .service
+        .wait_for_words(&["removed", "@alice:own.example"]);
 }

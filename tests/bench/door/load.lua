@@ -1,5 +1,5 @@
 -- Arguments: healthz or sign; kept or new (connections).
--- Prints one line: "result", requests, microseconds, p50, p99 (both in microseconds), requests without a 200.
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../measure.lua")
 
 function init(arguments)
   local work, mode = arguments[1], arguments[2]
@@ -11,17 +11,5 @@ function init(arguments)
       .. [["participant_name":"somebody","participant_metadata":"{\"device\":\"ABCDEFGHIJ\",\"user\":\"@somebody:example.org\",\"app\":\"bench\"}","can_publish":true}]]
   end
   if mode == "new" then wrk.headers["Connection"] = "close" end
-  text = wrk.format()
-  -- tiny_http closes a connection without saying so, which wrk takes for an error, but not from a server of HTTP/1.0
-  if mode == "new" then text = text:gsub("HTTP/1.1", "HTTP/1.0", 1) end
-end
-
-function request()
-  return text
-end
-
-function done(summary, latency)
-  local errors = summary.errors
-  local bad = errors.status + errors.connect + errors.read + errors.write + errors.timeout
-  print(string.format("result %d %d %d %d %d", summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), bad))
+  repeat_this(mode)
 end
