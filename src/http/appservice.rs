@@ -13,8 +13,8 @@ use crate::http::matrix::Asked;
 use crate::http::reply::{LEAVE_RETRY, Reply, Wish};
 use crate::http::request::{proxied, pushed};
 use crate::http::route::Call;
-use crate::http::tally::Tally;
 use crate::metrics;
+use crate::tally::Tally;
 
 /// Where the service of another homeserver is asked (MSC4195), by the name under which a client has asked us.
 const STABLE: &str = "/_matrix/federation/v1/rtc/livekit/get_token";

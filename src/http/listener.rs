@@ -10,14 +10,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::inherited::{Error as InheritedError, MAX_INHERITED, inherited};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
 use crate::http::gate::limits::BACKLOG;
 use crate::http::gate::{self, Limits, Prospect};
-use crate::http::head::{CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head, LARGE_BODY_BYTES};
+use crate::http::head::{BODY_BYTES, CLIENT_ADDRESS_HEADER, DOOR_HEADER, Head};
 use crate::http::reply::{CORS, Reply};
 use crate::http::route::{Call, Routes};
 use crate::http::token::{API_KEY_HEADER, shown};
@@ -118,6 +118,7 @@ pub fn serve(
     let seen = Arc::clone(&stats);
     let routes = Arc::new(routes);
     let lanes = Arc::clone(&routes);
+    let large = Mutex::default();
     gate::serve(
         listeners.collect(),
         workers,
@@ -135,7 +136,7 @@ pub fn serve(
             let door = Fields(request.headers()).first(DOOR_HEADER);
             let door = door.and_then(|door| door.parse().ok());
             if door.is_some_and(|door: usize| door < clients) {
-                return response(answer(request, &routes));
+                return response(answer(request, &routes, &large));
             }
             scrape::answer(request, seen.get(), routes.leaves())
         },
@@ -149,10 +150,20 @@ pub fn serve(
     )
 }
 
-fn answer(request: &mut Request, routes: &Routes) -> Reply {
-    // the gate has the whole of it, and it is no longer than this
-    let mut body = Vec::with_capacity(request.body_length().unwrap_or(0).min(LARGE_BODY_BYTES));
-    if request.as_reader().read_to_end(&mut body).is_err() {
+/// Reads the body, all of which the gate has, and has the request answered. `large` is where a large one is put: only our homeserver
+/// sends such, one after the other, and on each thread's own heap they would stay for long.
+fn answer(request: &mut Request, routes: &Routes, large: &Mutex<Vec<u8>>) -> Reply {
+    let length = request.body_length().unwrap_or(0);
+    if length > BODY_BYTES {
+        let mut body = large.lock().unwrap_or_else(PoisonError::into_inner);
+        body.clear();
+        return answer_with(request, routes, &mut body);
+    }
+    answer_with(request, routes, &mut Vec::with_capacity(length))
+}
+
+fn answer_with(request: &mut Request, routes: &Routes, body: &mut Vec<u8>) -> Reply {
+    if request.as_reader().read_to_end(body).is_err() {
         return Reply::broken();
     }
     let fields = Fields(request.headers());
@@ -161,7 +172,7 @@ fn answer(request: &mut Request, routes: &Routes) -> Reply {
         target: request.url(),
         client: fields.first(CLIENT_ADDRESS_HEADER).unwrap_or_default(),
         authorization: fields.first("Authorization"),
-        body: &body,
+        body,
         shown: fields.shown(),
         content_type: fields.first("Content-Type"),
         origin: fields.first("Origin"),

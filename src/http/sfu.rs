@@ -10,10 +10,10 @@ use crate::delegation::Delegation;
 use crate::guests::Guests;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
-use crate::http::tally::Tally;
 use crate::livekit::webhook::{Received, Receiver};
 use crate::metrics;
 use crate::readiness::Readiness;
+use crate::tally::Tally;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);

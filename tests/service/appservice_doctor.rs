@@ -79,6 +79,12 @@ fn where_all_is_wired_rightly_nothing_fails() {
         expect(&exit, what, "ok  ", words);
     }
     assert!(!exit.stdout.contains("public URL"), "{exit:?}");
+    // and that is what the service would answer, if it were asked so by a real homeserver
+    let seen = beside.seen();
+    let wish = seen.iter().find(|r| r.path().ends_with("/get_token"));
+    let wish = serde_json::from_slice(&wish.unwrap().body).unwrap();
+    let invalid = (400, "M_INVALID_PARAM".to_owned());
+    assert_eq!(beside.for_alice(&wish).verdict(), invalid);
 }
 
 #[test]

@@ -160,6 +160,12 @@ fn a_large_transaction_is_taken_of_the_homeserver_alone_and_bounded() {
     assert_eq!((reply.status, reply.json()), (200, json!({})));
     assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
 
+    for _ in 0..10 {
+        assert_eq!(beside.push(&json!(events)).status, 200);
+    }
+    let peak = beside.service.peak_memory();
+    assert!(peak < 120 << 10, "{peak} kB for what is 12 MB each time");
+
     let path = format!("{EVENTS_PATH}2");
     let announced = |fields: &[String], path: &str, length: usize| {
         let fields = fields.join("\r\n");

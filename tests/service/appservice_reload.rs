@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::appservice_homeserver::{AS_TOKEN, Beside, HS_TOKEN, USER_PATH, bearer_of, of_user};
 
+const NEW_AS_TOKEN: &str = "never-logged-as-token-of-the-black-box-suite-new";
 const FILE: &str = "LIVEKIT_AS_REGISTRATION_FILE";
 
 /// As an administrator has it, with these ends of its tokens.
@@ -36,13 +37,14 @@ fn new_tokens_are_in_force_and_the_old_ones_are_not() {
 
     let file = beside.settings.path(FILE);
     fs::write(&file, registration("-new")).unwrap();
+    beside.knows_us_by(NEW_AS_TOKEN);
     beside.service.hang_up();
     beside.service.wait_for_words(&["re-read", "registration"]);
     let before = beside.seen().len();
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
     let seen = beside.seen();
     let shown = seen[before..].iter().map(|r| r.header("authorization"));
-    let as_token = format!("Bearer {AS_TOKEN}-new");
+    let as_token = format!("Bearer {NEW_AS_TOKEN}");
     assert!(shown.eq([Some(as_token.as_str())]), "{seen:?}");
 
     fs::write(&file, "id: x\n").unwrap();

@@ -95,8 +95,7 @@ impl Homeserver {
         let deadline = Instant::now() + RELAY_BUDGET;
         let path = format!("v1/{PREFIX}/get_token");
         let nowhere = NOBODYS;
-        let body =
-            json!({ "url": nowhere, "room_id": nowhere, "slot_id": nowhere, "member_id": nowhere });
+        let body = json!({ "url": nowhere, "room_id": format!("!{nowhere}"), "slot_id": nowhere, "member_id": nowhere });
         let body = body.to_string();
         let ask = |token| self.fetch(&path, token, Some(body.as_bytes()), RELAY_LIMITS, deadline);
         let unproven = ask(None)?;
