@@ -292,6 +292,7 @@ impl AppService {
         self.rooms
             .create(&key.room)
             .map_err(Error::RoomNotCreated)?;
+        let sealed = self.guests.seal(&key, &guest);
         self.guests
             .admit(key.clone(), guest)
             .map_err(Error::TooMany)?;
@@ -301,7 +302,7 @@ impl AppService {
             can_update_own_metadata: false,
         };
         let now = clock::unix(SystemTime::now());
-        let claims = Claims::join(key.identity.clone(), &key.room, may);
+        let claims = Claims::join(key.identity.clone(), &key.room, may).carrying(&sealed);
         let token = claims.sign(&self.terms.key, now, self.terms.lifetime);
         Ok(Granted::Ours(token, key))
     }

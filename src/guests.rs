@@ -2,11 +2,13 @@
 //! put out of the LiveKit room (MSC4195).
 //!
 //! A token says that its holder *was* in the Matrix room. So they are looked at as soon as they are in the call, and again and again,
-//! until the SFU says that they are gone and their token can't bring them back. All of it is in memory: after a restart those whose
-//! token is older than it stay until they leave.
+//! until the SFU says that they are gone and their token can't bring them back. All of it is in memory, and of no loss: their tokens
+//! carry who they are, which the SFU shows to whoever of us asks, or hears that they come.
 
 mod report;
+mod seal;
 mod table;
+mod walk;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,13 +17,16 @@ use std::{fmt, io, panic, process, thread};
 use log::error;
 
 use self::report::Report;
+pub use self::seal::Seals;
 pub use self::table::{Guest, TooMany};
 use self::table::{Next, Table, Task, Verdict};
 use crate::current::Current;
 use crate::journal::Key;
 use crate::livekit::room_service::{Presence, RoomService};
+use crate::livekit::sealed::Sealed;
 use crate::livekit::webhook::{Kind, Webhook};
 use crate::matrix::appservice::Homeserver;
+use crate::metrics;
 
 /// Those who look; each asks one question at a time. A homeserver that takes 0.5 s for an answer has 8 of them to work at, which is
 /// what a browser asks of it.
@@ -41,6 +46,8 @@ pub struct Wires {
     pub homeserver: Arc<Homeserver>,
     /// To the SFU.
     pub rooms: Arc<RoomService>,
+    /// What shows whom the SFU speaks of.
+    pub seals: Arc<Seals>,
 }
 
 struct Shared {
@@ -60,17 +67,9 @@ impl Guests {
             report: Report::new(every),
         });
         for _ in 0..THREADS {
-            let shared = shared.clone();
-            let named = thread::Builder::new().name("guests".into());
-            named.spawn(move || {
-                let looked = panic::catch_unwind(panic::AssertUnwindSafe(|| shared.look_forever()));
-                if looked.is_err() {
-                    // nobody would be put out any more; whoever starts us anew finds the guests with the SFU
-                    error!("a thread that looks at the guests has failed");
-                    process::exit(1);
-                }
-            })?;
+            shared.begin("guests", Shared::look_forever)?;
         }
+        shared.begin("walker", walk::walk_forever)?;
         Ok(Self(shared))
     }
 
@@ -88,6 +87,11 @@ impl Guests {
         Ok(())
     }
 
+    /// What the token of somebody who is let in is to carry.
+    pub fn seal(&self, key: &Key, guest: &Guest) -> Sealed {
+        self.0.wires.get().seals.seal(key, guest)
+    }
+
     /// Takes in what the SFU tells: whoever comes is looked at.
     pub fn heard(&self, webhook: &Webhook) {
         let Some((identity, _)) = &webhook.participant else {
@@ -97,13 +101,9 @@ impl Guests {
             room: webhook.room.clone(),
             identity: identity.clone(),
         };
-        let now = Instant::now();
         match webhook.kind {
-            Kind::Joined => {
-                self.0.table().came(&key, now);
-                self.0.news.notify_one();
-            }
-            Kind::Left => self.0.table().left(&key, now),
+            Kind::Joined => self.0.came(&key, webhook.sealed.as_ref()),
+            Kind::Left => self.0.table().left(&key, Instant::now()),
             Kind::Aborted | Kind::RoomFinished => {}
         }
     }
@@ -137,6 +137,53 @@ impl fmt::Debug for Guests {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>, name: &str, work: fn(&Self)) -> io::Result<()> {
+        let shared = self.clone();
+        let named = thread::Builder::new().name(name.into());
+        let work = move || {
+            let worked = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&shared)));
+            if worked.is_err() {
+                // nobody would be put out any more; whoever starts us anew finds the guests with the SFU
+                error!("a thread that looks at the guests has failed");
+                process::exit(1);
+            }
+        };
+        named.spawn(work).map(drop)
+    }
+
+    /// Has somebody looked at who has come, if they are known or what they carry says who they are.
+    fn came(&self, key: &Key, sealed: Option<&Sealed>) {
+        let came = || self.table().came(key, Instant::now());
+        let is_found = |sealed| {
+            self.found(&self.wires.get(), key, sealed);
+            came()
+        };
+        if came() || sealed.is_some_and(is_found) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Takes in somebody who is in a call, if what they carry says who they are. Gives whether nobody here knew.
+    fn found(&self, wires: &Wires, key: &Key, sealed: &Sealed) -> bool {
+        let Some(guest) = wires.seals.open(key, sealed) else {
+            return false;
+        };
+        let local = guest.user.server() == wires.homeserver.name();
+        let mut table = self.table();
+        let is_new = !table.knows(key);
+        let found = table.found(key.clone(), guest, local, Instant::now());
+        drop(table);
+        if let Err(error) = found {
+            self.report.not_kept(key, &error);
+            return false;
+        }
+        self.news.notify_one();
+        if is_new {
+            metrics::guest("found");
+        }
+        is_new
     }
 
     fn look_forever(&self) {

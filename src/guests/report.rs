@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-use super::table::Task;
+use super::table::{Task, TooMany};
+use crate::journal::Key;
 use crate::metrics;
 use crate::tally::Tally;
 
@@ -23,6 +24,7 @@ pub(super) struct Report {
     late: Trouble,
     removed: Tally,
     not_removed: Tally,
+    not_kept: Tally,
 }
 
 impl Report {
@@ -35,6 +37,7 @@ impl Report {
             late: Trouble::default(),
             removed: Tally::default(),
             not_removed: Tally::default(),
+            not_kept: Tally::every(REMINDER),
         }
     }
 
@@ -99,6 +102,14 @@ impl Report {
                 "removed user={user:?} matrix_room={matrix_room:?} room={room} identity={identity:?} count={count}: not in the Matrix room any more"
             ),
             None => debug!("removed user={user:?} matrix_room={matrix_room:?} room={room}"),
+        }
+    }
+
+    /// Somebody is in a call for whom there is no place here.
+    pub(super) fn not_kept(&self, key: &Key, error: &TooMany) {
+        if let Some(count) = self.not_kept.count(Instant::now()) {
+            let (room, cause) = (&key.room, error.to_string());
+            warn!("in a call and not looked at room={room} count={count} cause={cause:?}");
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use self::entry::Entry;
 pub(super) use self::entry::Verdict;
 use self::queue::{Lane, Queue};
-pub use self::shares::TooMany;
 use self::shares::Shares;
+pub use self::shares::TooMany;
 use crate::journal::Key;
 use crate::matrix::id::{RoomId, UserId};
 
@@ -97,6 +97,11 @@ impl Table {
             return Ok(());
         }
         self.enter(key, Entry::new(guest, local, now, until), now)
+    }
+
+    /// Whether anything is known of somebody.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.guests.contains_key(key)
     }
 
     /// Somebody is in the call of whom nothing was known, such as before a restart.
