@@ -31,6 +31,7 @@ mod trap;
 mod activation;
 mod addresses;
 mod appservice_doctor;
+mod appservice_guests;
 mod appservice_hostile;
 mod appservice_leaving;
 mod appservice_reload;
