@@ -35,6 +35,7 @@ mod appservice_guests;
 mod appservice_hostile;
 mod appservice_leaving;
 mod appservice_reload;
+mod appservice_restart;
 mod config;
 mod credentials;
 mod dev;
