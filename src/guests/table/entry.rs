@@ -16,6 +16,7 @@ pub(super) const AFTERGLOW: Duration = Duration::from_secs(660);
 pub(super) const RARELY: u32 = 10;
 /// After a look that has failed; twice as long after each further one, until it is the usual time.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
+
 /// What came of a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::guests) enum Verdict {
