@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::appservice_guests::{come, named};
 use crate::appservice_homeserver::{AS_TOKEN, Answer, Beside, HS_TOKEN, USER_PATH, of_user};
+use crate::appservice_restart::tell_joined;
 use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::Service;
@@ -97,7 +99,7 @@ fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_com
             .set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1")
     });
     let place = beside.place();
-    assert_eq!(beside.for_alice(&place).status, 200);
+    come(&beside, &named(&beside, 1));
 
     fs::write(credentials.join("LIVEKIT_AS_TOKEN"), NEXT_AS).unwrap();
     fs::write(credentials.join("LIVEKIT_HS_TOKEN"), NEXT_HS).unwrap();
