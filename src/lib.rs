@@ -18,7 +18,7 @@
 //!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
 //!   [`matrix::appservice`] is the homeserver beside us. Logins of applications: [`caller::jwt`] and [`caller::jwks`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
-//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`], [`tally`] and [`metrics`].
+//! - Words: [`matrix::id`], [`livekit::token`], [`livekit::sealed`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`], [`tally`] and [`metrics`].
 
 pub mod access;
 pub mod alias;
