@@ -8,5 +8,6 @@ pub mod dns;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod fetch;
+pub mod lines;
 pub mod rate;
 pub mod tls;
