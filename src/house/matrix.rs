@@ -183,7 +183,7 @@ fn appservice(
         url: config.url.clone(),
         // with two doors, neither takes all places
         places: if config.matrix {
-            outbound / 2
+            outbound * 3 / 4
         } else {
             outbound
         },

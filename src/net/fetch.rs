@@ -26,6 +26,7 @@ use pool::{Kept, Pool};
 
 /// What took too long.
 const CONNECTING: &str = "connecting";
+const REQUEST: &str = "sending the request";
 const ANSWER: &str = "waiting for the answer";
 const EVERYTHING: &str = "the whole call";
 /// Addresses of one host that are tried, in the resolver's order.
@@ -340,7 +341,7 @@ fn failure(error: ureq::Error) -> Error {
             ureq::Timeout::Connect => CONNECTING,
             ureq::Timeout::RecvResponse => ANSWER,
             ureq::Timeout::RecvBody => "reading the answer",
-            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => "sending the request",
+            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => REQUEST,
             _ => EVERYTHING,
         }),
         ureq::Error::Protocol(error) => Error::NotHttp(error.to_string()),

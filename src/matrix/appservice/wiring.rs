@@ -81,7 +81,7 @@ impl Homeserver {
             "appservice/fed_proxy",
             Some(b"{}"),
             LIMITS,
-            BUDGET,
+            Instant::now() + BUDGET,
         )?;
         match answer.status {
             // it misses the destination

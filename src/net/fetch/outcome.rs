@@ -55,6 +55,15 @@ impl Error {
         matches!(self, Self::Crowded(_) | Self::LookUp(_, dns::Error::Busy))
     }
 
+    /// Whether the server was there, and only its answer came too late or was too much.
+    pub fn is_of_the_answer(&self) -> bool {
+        match self {
+            Self::TooLarge(_) => true,
+            Self::Timeout(part) => ![super::CONNECTING, super::REQUEST].contains(part),
+            _ => false,
+        }
+    }
+
     /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
     pub fn is_silence(&self) -> bool {
         !matches!(self, Self::Denied(..)) && !self.is_ours()
