@@ -114,7 +114,8 @@ fn wires(config: &Config, workers: usize, rooms: &Arc<RoomService>) -> Wires {
     let own = config.appservice.as_ref().map(|own| {
         listed.insert(own.server.clone());
         overrides.insert(own.server.clone(), own.url.clone());
-        (own.server.clone(), own.registration.as_token.clone())
+        let as_token = own.registration.as_token.clone();
+        (own.server.clone(), as_token, to_the_named(config, workers))
     });
     let client_api = ClientApi::new(to_homeservers(), overrides, listed.clone());
     Wires {
@@ -161,7 +162,7 @@ fn exchange(
 fn beside(own: &Own, config: &Config, workers: usize, rooms: &Arc<RoomService>) -> guests::Wires {
     let (server, url) = (own.server.clone(), own.url.clone());
     let as_token = own.registration.as_token.clone();
-    let fetcher = to_homeservers(config, workers)();
+    let fetcher = to_the_named(config, workers);
     guests::Wires {
         homeserver: Arc::new(Homeserver::new(fetcher, server, url, as_token)),
         rooms: rooms.clone(),
