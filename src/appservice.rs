@@ -277,9 +277,11 @@ impl AppService {
         })
     }
 
-    /// Clients have the SFU's URL from each other, who may write its slash or not.
+    /// Clients have the SFU's URL from each other, who may write its slash or not, or its port.
     fn is_ours(&self, url: &str) -> Result<(), Error> {
-        let same = || self.url.is_some() && BaseUrl::parse(url).ok() == self.url;
+        let ours = self.url.as_ref();
+        let same =
+            || ours.is_some_and(|ours| BaseUrl::parse(url).is_ok_and(|url| ours.means(&url)));
         if url == self.terms.url || same() {
             Ok(())
         } else {
