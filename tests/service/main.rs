@@ -33,6 +33,7 @@ mod addresses;
 mod appservice_doctor;
 mod appservice_hostile;
 mod appservice_leaving;
+mod appservice_meeting;
 mod appservice_reload;
 mod config;
 mod credentials;
