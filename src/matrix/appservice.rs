@@ -2,6 +2,7 @@
 //! (MSC4512).
 
 mod answer;
+mod api;
 mod wiring;
 
 use std::cell::Cell;
@@ -13,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 pub use self::answer::{Relayed, Scheduled};
+use self::api::{Api, DELAYED_EVENTS, FED_PROXY, IS_JOINED};
 pub use self::wiring::{Passing, Ping};
 use crate::flights::Flights;
 use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
@@ -329,33 +331,6 @@ impl Homeserver {
         })
     }
 }
-
-/// What it can be asked for, and the versions of the client-server API that have it.
-struct Api {
-    index: usize,
-    name: &'static str,
-    unstable: &'static str,
-    stable: &'static str,
-}
-
-const IS_JOINED: Api = Api {
-    index: 0,
-    name: "is_joined (MSC4502)",
-    unstable: "unstable/io.element.msc4502",
-    stable: "v3",
-};
-const FED_PROXY: Api = Api {
-    index: 1,
-    name: "fed_proxy (MSC4512)",
-    unstable: "unstable/io.element.msc4512",
-    stable: "v1",
-};
-const DELAYED_EVENTS: Api = Api {
-    index: 2,
-    name: "delayed events (MSC4140)",
-    unstable: "unstable/org.matrix.msc4140",
-    stable: "v1",
-};
 
 fn escaped(text: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(text, ESCAPED)
