@@ -18,6 +18,12 @@ pub fn room_name(room: &RoomId, slot: &SlotId) -> RoomName {
     RoomName::new(hash(&[room.as_str(), slot.as_str()])).unwrap_or_else(|_| unreachable!())
 }
 
+/// Whether a LiveKit room may have its name from [`room_name`]: an SFU may have other applications' rooms as well.
+pub fn may_be_ours(room: &RoomName) -> bool {
+    let hash = STANDARD_NO_PAD.decode(room.as_str());
+    hash.is_ok_and(|hash| hash.len() == Sha256::output_size())
+}
+
 /// The identity of a member who named their device.
 pub fn identity(user: &VerifiedUser, device: &DeviceId, member: &MemberId) -> Identity {
     let hash = hash(&[user.id().as_str(), device.as_str(), member.as_str()]);
@@ -63,6 +69,10 @@ mod tests {
             &SlotId::parse("slot1234").unwrap(),
         );
         assert_eq!(room.as_str(), "O8437W3+jmzMVjoIP3tNwbm+XxHQk2iKpOA7aqw3qSc");
+        assert!(may_be_ours(&room));
+        for other in ["standup", &"a".repeat(64), &room.as_str()[1..]] {
+            assert!(!may_be_ours(&RoomName::new(other.into()).unwrap()));
+        }
         let alice = VerifiedUser::for_test("@alice:example.com");
         let member = MemberId::parse("memberABC").unwrap();
         let identity = identity(&alice, &DeviceId::parse("DEVICE123").unwrap(), &member);

@@ -81,7 +81,7 @@ pub enum Error {
     NotRelayed(Box<NotRelayed>),
     /// No place is free: in all, or for what is between us and this server.
     Busy(Option<ServerName>),
-    /// There are too many guests.
+    /// All places are taken by guests who are in calls.
     TooMany(TooMany),
     /// The SFU did not create the room.
     RoomNotCreated(room_service::Error),
@@ -289,26 +289,27 @@ impl AppService {
         }
     }
 
-    /// Remembers them before they can come, and has a room for them.
+    /// Has a room for them, and remembers them before they can come; whoever gets no token takes nobody's place.
     fn grant(&self, user: &JoinedUser, place: &Place, local: bool) -> Result<Granted, Error> {
         let key = key(user, place);
         let guest = Guest {
             room: place.room.clone(),
             user: user.id().clone(),
         };
-        self.guests
-            .admit(key.clone(), guest)
-            .map_err(Error::TooMany)?;
         self.rooms
             .create(&key.room)
             .map_err(Error::RoomNotCreated)?;
+        let sealed = self.guests.seal(&key, &guest);
+        self.guests
+            .admit(key.clone(), guest)
+            .map_err(Error::TooMany)?;
         let may = Participation {
             can_publish: local,
             can_subscribe: true,
             can_update_own_metadata: false,
         };
         let now = clock::unix(SystemTime::now());
-        let claims = Claims::join(key.identity.clone(), &key.room, may);
+        let claims = Claims::join(key.identity.clone(), &key.room, may).carrying(&sealed);
         let token = claims.sign(&self.terms.key, now, self.terms.lifetime);
         Ok(Granted::Ours(token, key))
     }

@@ -12,5 +12,4 @@ pub mod reply;
 pub mod request;
 pub mod route;
 pub mod sfu;
-pub mod tally;
 pub mod token;

@@ -18,7 +18,7 @@
 //!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
 //!   [`matrix::appservice`] is the homeserver beside us. Logins of applications: [`caller::jwt`] and [`caller::jwks`].
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
-//! - Words: [`matrix::id`], [`livekit::token`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`] and [`metrics`].
+//! - Words: [`matrix::id`], [`livekit::token`], [`livekit::sealed`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`], [`tally`] and [`metrics`].
 
 pub mod access;
 pub mod alias;
@@ -47,12 +47,13 @@ pub mod policy;
 pub mod random;
 pub mod readiness;
 pub mod reload;
+pub mod tally;
 pub mod token_source;
 
 /// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use crate::livekit::room_service::fuzzing::{participant_sid, room_names};
+    pub use crate::livekit::room_service::fuzzing::{participant_sid, participants, room_names};
     pub use crate::livekit::webhook::fuzzing::event;
     pub use crate::matrix::appservice::fuzzing::{joined, relayed};
     pub use crate::matrix::client_api::fuzzing::{client_base, support};

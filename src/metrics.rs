@@ -76,6 +76,11 @@ pub fn leave(event: &'static str) {
     METRICS.leaves.get_or_create(&EventLabels { event }).inc();
 }
 
+/// Something has become of a guest of application-service mode, or of a look at one.
+pub fn guest(event: &'static str) {
+    METRICS.guests.get_or_create(&EventLabels { event }).inc();
+}
+
 /// An SFU's webhook came.
 pub fn webhook(outcome: &'static str) {
     METRICS
@@ -106,6 +111,10 @@ pub struct Now {
     pub malformed: u64,
     /// Delegated leaves that are kept.
     pub leaves: u64,
+    /// Guests of application-service mode who are kept.
+    pub guests: u64,
+    /// Seconds that those of them who are in calls are looked at too late.
+    pub guests_lag: u64,
 }
 
 /// All of it in Prometheus' text format (OpenMetrics).
@@ -185,6 +194,7 @@ struct Metrics {
     upstream: Family<UpstreamLabels, Counter>,
     look_ups: Family<CacheLabels, Counter>,
     leaves: Family<EventLabels, Counter>,
+    guests: Family<EventLabels, Counter>,
     webhooks: Family<OutcomeLabels, Counter>,
     /// Of no labels, and absent until somebody has asked.
     ready: Family<[(&'static str, &'static str); 0], Gauge>,
@@ -201,6 +211,7 @@ impl Default for Metrics {
             upstream: Family::default(),
             look_ups: Family::default(),
             leaves: Family::default(),
+            guests: Family::default(),
             webhooks: Family::default(),
             ready: Family::default(),
         }
@@ -238,6 +249,11 @@ impl Metrics {
             self.leaves.clone(),
         );
         to.register(
+            "guests",
+            "What became of guests of application-service mode, and of looks at them",
+            self.guests.clone(),
+        );
+        to.register(
             "ready",
             "What the last /readyz was answered: 1 is ready",
             self.ready.clone(),
@@ -264,6 +280,16 @@ fn register_now(now: &Now, to: &mut Registry) {
         now.connections_limit,
     );
     gauge("leaves_kept", "Delegated leaves that are kept", now.leaves);
+    gauge(
+        "guests_kept",
+        "Guests of application-service mode",
+        now.guests,
+    );
+    gauge(
+        "guests_lag_seconds",
+        "How much too late those of them who are in calls are looked at",
+        now.guests_lag,
+    );
     let mut counter = |name: &str, help: &str, value: u64| {
         let counter = Counter::<u64, AtomicU64>::default();
         counter.inc_by(value);
@@ -340,6 +366,7 @@ mod tests {
         upstream("other", "ok");
         look_up("other", true);
         leave("sent");
+        guest("removed");
         webhook("new");
         ready(true);
         let text = text(&Now::default());

@@ -1,19 +1,21 @@
 //! Who is to be looked at, and when. No clock of its own.
 
+mod entry;
+mod queue;
+mod shares;
+
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::UNSURE;
+use self::entry::Entry;
+pub(super) use self::entry::Verdict;
+use self::queue::{Lane, Queue};
+use self::shares::Shares;
+pub use self::shares::TooMany;
 use crate::journal::Key;
-use crate::matrix::id::{RoomId, ServerName, UserId};
+use crate::matrix::id::{RoomId, UserId};
 
-/// Most guests in all, at some 700 bytes.
-const TOTAL: usize = 20_000;
-/// Most of one user: one has few devices, but each time that one comes one may be another member.
-const PER_USER: usize = 64;
-/// Most of one other homeserver, which may make up as many users as it likes.
-const PER_STRANGER: usize = 2_000;
 /// Longest wait without anybody to look at.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -26,39 +28,18 @@ pub struct Guest {
     pub user: UserId,
 }
 
-/// There is no room for one more guest: in all, of this user, or of their homeserver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooMany;
-
-impl fmt::Display for TooMany {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "there are {TOTAL} guests already, {PER_USER} of the user, or {PER_STRANGER} of their homeserver"
-        )
-    }
-}
-
-impl std::error::Error for TooMany {}
-
 /// Somebody to be looked at now.
 #[derive(Debug)]
 pub(super) struct Task {
-    pub(super) key: Key,
+    pub(super) key: Arc<Key>,
     pub(super) guest: Guest,
     /// Whether they were put out already.
     pub(super) out: bool,
-    /// Whether the SFU is to say if they are there.
+    /// Whether they are in the call, as far as one knows.
+    pub(super) present: bool,
+    /// Whether the SFU is to say first if they are there.
     pub(super) ask_sfu: bool,
-}
-
-/// What came of a look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// To be looked at again; unless `sure`, the SFU has not said what it was asked.
-    Stays { out: bool, sure: bool },
-    /// Not there, and without a token that still works.
-    Gone,
+    lane: Lane,
 }
 
 #[derive(Debug)]
@@ -68,38 +49,25 @@ pub(super) enum Next {
 }
 
 #[derive(Debug)]
-struct Entry {
-    guest: Guest,
-    local: bool,
-    out: bool,
-    /// When to look next; none while somebody looks.
-    due: Option<Instant>,
-    /// Whether to look again at once, for they came while somebody looked.
-    again: bool,
-    /// From when on their token brings nobody back, unless they come before.
-    ask_sfu: Instant,
-}
-
-#[derive(Debug)]
 pub(super) struct Table {
     every: Duration,
-    stay: Duration,
-    guests: HashMap<Key, Entry>,
-    due: BTreeSet<(Instant, Key)>,
-    of_user: HashMap<UserId, Vec<Key>>,
-    of_stranger: HashMap<ServerName, usize>,
+    lifetime: Duration,
+    guests: HashMap<Arc<Key>, Entry>,
+    queue: Queue,
+    of_user: HashMap<UserId, BTreeSet<Arc<Key>>>,
+    shares: Shares,
 }
 
 impl Table {
-    /// Guests are looked at every `every`; what brings them in works for `stay`.
-    pub(super) fn new(every: Duration, stay: Duration) -> Self {
+    /// Guests are looked at every `every`; their tokens let them in for `lifetime`.
+    pub(super) fn new(every: Duration, lifetime: Duration) -> Self {
         Self {
             every,
-            stay,
+            lifetime,
             guests: HashMap::new(),
-            due: BTreeSet::new(),
+            queue: Queue::default(),
             of_user: HashMap::new(),
-            of_stranger: HashMap::new(),
+            shares: Shares::default(),
         }
     }
 
@@ -107,6 +75,12 @@ impl Table {
         self.guests.len()
     }
 
+    /// How much too late it is for those who are in calls, or come.
+    pub(super) fn lag(&self, now: Instant) -> Duration {
+        self.queue.lag(now)
+    }
+
+    /// Somebody gets a token. Where all places are taken, that of somebody is taken who is in no call: it is known when they come.
     pub(super) fn admit(
         &mut self,
         key: Key,
@@ -114,143 +88,178 @@ impl Table {
         local: bool,
         now: Instant,
     ) -> Result<(), TooMany> {
-        if let Some(entry) = self.guests.get_mut(&key) {
+        let (key, until) = (Arc::new(key), now + self.lifetime);
+        let known = self.change(&key, |entry| {
             entry.out = false;
-            entry.ask_sfu = now + self.stay;
+            entry.token_until = until;
+        });
+        if known {
             return Ok(());
         }
-        let (user, server) = (&guest.user, guest.user.server());
-        let of_user = self.of_user.get(user);
-        let of_user = of_user.is_some_and(|keys| keys.len() >= PER_USER);
-        let of_server = self.of_stranger.get(server);
-        let of_server = of_server.is_some_and(|n| *n >= PER_STRANGER);
-        if self.guests.len() >= TOTAL || of_user || of_server {
-            return Err(TooMany);
-        }
-        let of_user = self.of_user.entry(user.clone()).or_default();
-        of_user.push(key.clone());
-        if !local {
-            *self.of_stranger.entry(server.clone()).or_default() += 1;
-        }
-        let due = now + self.every;
-        self.due.insert((due, key.clone()));
-        let entry = Entry {
-            guest,
-            local,
-            out: false,
-            due: Some(due),
-            again: false,
-            ask_sfu: now + self.stay,
-        };
-        self.guests.insert(key, entry);
-        Ok(())
+        self.enter(key, Entry::new(guest, local, now, until), now)
     }
 
-    /// Somebody is in the call now.
-    pub(super) fn came(&mut self, key: &Key, now: Instant) {
-        let Some(entry) = self.guests.get_mut(key) else {
-            return;
-        };
-        entry.ask_sfu = now + self.stay;
-        entry.hasten(key, &mut self.due, now);
+    /// Whether anything is known of somebody.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.guests.contains_key(key)
+    }
+
+    /// Somebody is in the call of whom nothing was known, such as before a restart.
+    pub(super) fn found(
+        &mut self,
+        key: Key,
+        guest: Guest,
+        local: bool,
+        now: Instant,
+    ) -> Result<(), TooMany> {
+        let key = Arc::new(key);
+        if self.change(&key, |entry| entry.show(now)) {
+            return Ok(());
+        }
+        let mut entry = Entry::new(guest, local, now, now + self.lifetime);
+        entry.show(now);
+        self.enter(key, entry, now)
+    }
+
+    /// Somebody is in the call now, and looked at at once. Gives whether they are known.
+    pub(super) fn came(&mut self, key: &Key, now: Instant) -> bool {
+        self.change(key, |entry| entry.show(now)) && self.hasten(key, now)
+    }
+
+    /// Somebody has left the call, or one connection of theirs has: the SFU is asked when their time comes.
+    pub(super) fn left(&mut self, key: &Key, now: Instant) {
+        self.change(key, |entry| entry.ask_sfu = now);
     }
 
     /// Somebody may have left the Matrix room. Gives how many places in calls they have; where they were put out, nobody has to look.
     pub(super) fn doubt(&mut self, guest: &Guest, now: Instant) -> usize {
-        let mut count = 0;
-        for key in self.of_user.get(&guest.user).into_iter().flatten() {
-            let entry = self.guests.get_mut(key);
-            if let Some(entry) = entry.filter(|entry| entry.guest == *guest && !entry.out) {
-                entry.hasten(key, &mut self.due, now);
-                count += 1;
-            }
-        }
-        count
+        let keys = self.of_user.get(&guest.user).into_iter().flatten().cloned();
+        let doubted = |key: &Arc<Key>| {
+            let entry = self.guests.get(key);
+            entry.is_some_and(|entry| entry.guest == *guest && !entry.out)
+        };
+        let keys: Vec<_> = keys.filter(doubted).collect();
+        keys.iter().filter(|key| self.hasten(key, now)).count()
     }
 
     /// Whom to look at, or how long nobody is.
     pub(super) fn next(&mut self, now: Instant) -> Next {
-        let Some((due, key)) = self.due.first().cloned() else {
-            return Next::In(IDLE);
+        let (lane, key) = match self.queue.pop(now) {
+            None => return Next::In(IDLE),
+            Some(Err(due)) => return Next::In(due.saturating_duration_since(now)),
+            Some(Ok(found)) => found,
         };
-        if due > now {
-            return Next::In(due - now);
-        }
-        self.due.pop_first();
         let Some(entry) = self.guests.get_mut(&key) else {
             return Next::In(Duration::ZERO);
         };
-        entry.due = None;
+        entry.turn = None;
+        let present = entry.is_present();
         Next::Now(Task {
             guest: entry.guest.clone(),
             out: entry.out,
-            ask_sfu: entry.ask_sfu <= now,
+            present,
+            ask_sfu: lane != Lane::Urgent && (!present || entry.ask_sfu <= now),
             key,
+            lane,
         })
     }
 
     /// Takes in what came of a look.
     pub(super) fn done(&mut self, task: Task, verdict: Verdict, now: Instant) {
-        let Some(entry) = self.guests.get_mut(&task.key) else {
-            return;
-        };
-        let came_meanwhile = entry.ask_sfu > now;
-        match verdict {
-            Verdict::Gone if !came_meanwhile && !entry.again => {
-                self.forget(&task.key);
-                return;
+        let mut turn = None;
+        let every = self.every;
+        self.change(&task.key, |entry| {
+            // whoever has lost their place meanwhile, and has a new one, has a turn already
+            if entry.turn.is_none() {
+                entry.learn(verdict, now);
+                turn = entry.turn_after(verdict, task.lane, every, now);
+            } else {
+                turn = entry.turn;
             }
-            Verdict::Gone => {}
-            Verdict::Stays { out, sure } => {
-                entry.out = out;
-                if task.ask_sfu && !came_meanwhile {
-                    entry.ask_sfu = now + if sure { self.stay } else { UNSURE };
-                }
+        });
+        match (turn, self.guests.get_mut(&task.key)) {
+            (Some(turn), Some(entry)) if entry.turn.is_none() => {
+                entry.turn = Some(turn);
+                self.queue.push(turn, task.key);
             }
+            (None, Some(_)) => self.forget(&task.key),
+            _ => {}
         }
-        let due = if std::mem::take(&mut entry.again) {
-            now
-        } else {
-            now + self.every
-        };
-        entry.due = Some(due);
-        self.due.insert((due, task.key));
     }
 
-    fn forget(&mut self, key: &Key) {
+    fn enter(&mut self, key: Arc<Key>, mut entry: Entry, now: Instant) -> Result<(), TooMany> {
+        let (user, local) = (entry.guest.user.clone(), entry.local);
+        let goes = self
+            .shares
+            .place(&user, local, entry.is_present(), self.every)?;
+        if let Some(goes) = goes {
+            self.forget(&goes);
+        }
+        self.shares.enter(&user, local, entry.idle(&key).as_ref());
+        self.of_user.entry(user).or_default().insert(key.clone());
+        let turn = entry.usual_turn(self.every, now);
+        entry.turn = Some(turn);
+        self.queue.push(turn, key.clone());
+        self.guests.insert(key, entry);
+        Ok(())
+    }
+
+    /// Changes what is known of somebody. Gives whether anything was.
+    fn change(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) -> bool {
+        let Some((known, _)) = self.guests.get_key_value(key) else {
+            return false;
+        };
+        let key = known.clone();
+        let Some(entry) = self.guests.get_mut(&key) else {
+            return false;
+        };
+        let before = entry.idle(&key);
+        change(entry);
+        let after = entry.idle(&key);
+        if before != after {
+            let (user, local) = (&entry.guest.user, entry.local);
+            self.shares
+                .change(user, local, before.as_ref(), after.as_ref());
+        }
+        true
+    }
+
+    /// Has them looked at next. Gives whether they are known.
+    fn hasten(&mut self, key: &Key, now: Instant) -> bool {
+        let Some((known, _)) = self.guests.get_key_value(key) else {
+            return false;
+        };
+        let key = known.clone();
+        let Some(entry) = self.guests.get_mut(&key) else {
+            return false;
+        };
+        match entry.turn {
+            None => entry.again = true,
+            Some((Lane::Urgent, due)) if due <= now => {}
+            Some(turn) => {
+                self.queue.remove(turn, &key);
+                entry.turn = Some((Lane::Urgent, now));
+                self.queue.push((Lane::Urgent, now), key);
+            }
+        }
+        true
+    }
+
+    fn forget(&mut self, key: &Arc<Key>) {
         let Some(entry) = self.guests.remove(key) else {
             return;
         };
-        let (user, server) = (&entry.guest.user, entry.guest.user.server());
+        if let Some(turn) = entry.turn {
+            self.queue.remove(turn, key);
+        }
+        let user = &entry.guest.user;
+        self.shares
+            .leave(user, entry.local, entry.idle(key).as_ref());
         if let Some(keys) = self.of_user.get_mut(user) {
-            keys.retain(|other| other != key);
+            keys.remove(key);
             if keys.is_empty() {
                 self.of_user.remove(user);
             }
-        }
-        if !entry.local
-            && let Some(count) = self.of_stranger.get_mut(server)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.of_stranger.remove(server);
-            }
-        }
-    }
-}
-
-impl Entry {
-    /// Has them looked at next.
-    fn hasten(&mut self, key: &Key, queue: &mut BTreeSet<(Instant, Key)>, now: Instant) {
-        match self.due {
-            None => self.again = true,
-            // before all others, whose time has only come by and by; who is there already waits for no more
-            Some(due) if due > now => {
-                queue.remove(&(due, key.clone()));
-                self.due = Some(now);
-                queue.insert((now, key.clone()));
-            }
-            Some(_) => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use livekit_token_service::config::appservice::AppService as Own;
 use livekit_token_service::config::delegation::Store;
 use livekit_token_service::delegation::{Delegation, Wires};
 use livekit_token_service::exchange::{Exchange, Terms};
-use livekit_token_service::guests::{self, Guests};
+use livekit_token_service::guests::{self, Guests, Seals};
 use livekit_token_service::http::appservice::AppServiceDoor;
 use livekit_token_service::http::gate::limits::outbound_workers;
 use livekit_token_service::http::matrix::{self, MatrixDoor};
@@ -163,7 +163,10 @@ fn beside(own: &Own, config: &Config, workers: usize, rooms: &Arc<RoomService>) 
     let (server, url) = (own.server.clone(), own.url.clone());
     let as_token = own.registration.as_token.clone();
     let fetcher = to_the_named(config, workers);
+    // a configuration without a key was refused
+    let seals = Seals::new(&config.keys[0], &config.keys, &as_token);
     guests::Wires {
+        seals: Arc::new(seals),
         homeserver: Arc::new(Homeserver::new(fetcher, server, url, as_token)),
         rooms: rooms.clone(),
     }

@@ -10,11 +10,11 @@ use crate::appservice::{AppService, Error, Granted, Shown, Why};
 use crate::current::Current;
 use crate::delegation;
 use crate::http::matrix::Asked;
-use crate::http::reply::{LEAVE_RETRY, Reply, Wish};
+use crate::http::reply::{Reply, Wish};
 use crate::http::request::{proxied, pushed};
 use crate::http::route::Call;
-use crate::http::tally::Tally;
 use crate::metrics;
+use crate::tally::Tally;
 
 /// Where the service of another homeserver is asked (MSC4195), by the name under which a client has asked us.
 const STABLE: &str = "/_matrix/federation/v1/rtc/livekit/get_token";
@@ -25,6 +25,7 @@ const UNSTABLE: &str = "/_matrix/federation/unstable/io.element.msc4195/rtc/live
 pub struct AppServiceDoor {
     inside: Current<AppService>,
     unproven: Tally,
+    crowded: Tally,
 }
 
 impl AppServiceDoor {
@@ -33,6 +34,7 @@ impl AppServiceDoor {
         Self {
             inside: Current::new(inside),
             unproven: Tally::default(),
+            crowded: Tally::default(),
         }
     }
 
@@ -141,8 +143,13 @@ impl AppServiceDoor {
         let (reply, level, reason) = verdict(error);
         metrics::denied(reason);
         let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
-        if matches!(error, Error::NotAuthenticated | Error::NotTheHomeserver) {
-            if let Some(count) = self.unproven.count(Instant::now()) {
+        let tally = match error {
+            Error::NotAuthenticated | Error::NotTheHomeserver => Some(&self.unproven),
+            Error::TooMany(_) => Some(&self.crowded),
+            _ => None,
+        };
+        if let Some(tally) = tally {
+            if let Some(count) = tally.count(Instant::now()) {
                 warn!("refused {asked} status={status} count={count} cause={cause:?}");
             }
         } else {
@@ -258,7 +265,7 @@ fn verdict(error: &Error) -> (Reply, Level, &'static str) {
             (reply, Level::Info, reason)
         }
         Error::Busy(_) => (Reply::busy(AGAIN), Level::Info, "busy"),
-        Error::TooMany(_) => (Reply::limited(LEAVE_RETRY), Level::Warn, "busy"),
+        Error::TooMany(error) => (Reply::limited(error.after), Level::Warn, "busy"),
         Error::RoomNotCreated(_) => (
             Reply::error(500, "M_UNKNOWN", "Unable to create room on SFU"),
             Level::Error,

@@ -29,8 +29,8 @@ pub use workers::serve;
 #[cfg(doc)]
 use crate::http::head::BODY_BYTES;
 use crate::http::head::Head;
-use crate::http::tally::Tally;
 use crate::notify::Supervisor;
+use crate::tally::Tally;
 use admission::Door;
 use connection::{Connection, Ticket};
 use mio::net::UnixStream;

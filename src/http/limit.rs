@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use log::{debug, warn};
 
 use crate::http::gate::Limits;
-use crate::http::tally::Tally;
 use crate::net::rate::Rate;
+use crate::tally::Tally;
 
 /// Most addresses whose pace is remembered: 2 MB. Beyond it the one that waits least starts afresh.
 const MAX_ADDRESSES: usize = 16_384;

@@ -139,7 +139,7 @@ pub fn serve(
             if door.is_some_and(|door: usize| door < clients) {
                 return response(answer(request, &routes));
             }
-            scrape::answer(request, seen.get(), routes.leaves())
+            scrape::answer(request, seen.get(), routes.kept())
         },
         || response(Reply::broken()),
         move |counted| {

@@ -10,9 +10,9 @@ use crate::exchange::{self, Delay, Delegated, Exchange, Granted, TokenRequest};
 use crate::http::reply::{self, Reply, Wish};
 use crate::http::request;
 use crate::http::route::Call;
-use crate::http::tally::Tally;
 use crate::metrics;
 use crate::random;
+use crate::tally::Tally;
 
 /// What is behind the door; a reload of the settings replaces it as a whole.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::http::reply::Reply;
 use crate::http::request;
 use crate::http::sfu::SfuDoor;
 use crate::http::token::TokenDoor;
-use crate::metrics;
+use crate::metrics::{self, Now};
 use crate::token_source::Shown;
 
 /// Characters of an unknown path that reach the log.
@@ -105,9 +105,10 @@ impl Routes {
         proxied.unwrap_or_else(|| endpoint(target))
     }
 
-    /// Delegated leaves that are kept.
-    pub fn leaves(&self) -> u64 {
-        self.sfu.as_ref().map_or(0, |sfu| sfu.leaves())
+    /// How many leaves and guests are kept.
+    pub fn kept(&self) -> Now {
+        let sfu = self.sfu.as_ref();
+        sfu.map(|sfu| sfu.kept()).unwrap_or_default()
     }
 
     /// Whether the answer will wait for other servers.

@@ -10,10 +10,10 @@ use crate::delegation::Delegation;
 use crate::guests::Guests;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
-use crate::http::tally::Tally;
 use crate::livekit::webhook::{Received, Receiver};
-use crate::metrics;
+use crate::metrics::{self, Now};
 use crate::readiness::Readiness;
+use crate::tally::Tally;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -52,9 +52,15 @@ impl SfuDoor {
         self.inside.replace(inside);
     }
 
-    /// Leaves that are kept.
-    pub(super) fn leaves(&self) -> u64 {
-        self.delegation.kept()
+    /// How many leaves and guests are kept.
+    pub(super) fn kept(&self) -> Now {
+        let guests = self.guests.as_ref();
+        Now {
+            leaves: self.delegation.kept(),
+            guests: guests.map_or(0, Guests::kept),
+            guests_lag: guests.map_or(0, |guests| guests.lag().as_secs()),
+            ..Now::default()
+        }
     }
 
     /// Whether clients had better come; the log has what is amiss.

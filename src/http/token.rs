@@ -12,10 +12,10 @@ use crate::http::cors::{Fields, Origins};
 use crate::http::limit::Turnstile;
 use crate::http::reply::Reply;
 use crate::http::route::Call;
-use crate::http::tally::Tally;
 use crate::metrics;
 use crate::policy::Refusal;
 use crate::random;
+use crate::tally::Tally;
 use crate::token_source::{Admitted, Error, Granted, Shown, TokenSource};
 
 /// Carries an API key, for those whose Authorization is taken.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use crate::json;
+use crate::livekit::sealed::Sealed;
 use crate::livekit::token::{ApiKey, Claims, Identity, RoomName, Sid};
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::PER_NEIGHBOURHOOD;
@@ -24,6 +25,11 @@ const LIMITS: Limits = Limits {
     // a room's description has some 200 bytes; a proxy's error page may be longer
     max_body: 64 * 1024,
     neighbours: PER_NEIGHBOURHOOD,
+};
+/// The same for lists, in which a participant has 1 or 2 KiB, and a room less.
+const LIST_LIMITS: Limits = Limits {
+    max_body: 4 * 1024 * 1024,
+    ..LIMITS
 };
 /// The call's own token is used at once.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
@@ -78,6 +84,15 @@ pub enum Presence {
     Here(Option<Sid>),
     /// They are decidedly not.
     NotFound,
+}
+
+/// Somebody in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Participant {
+    /// Who they are.
+    pub identity: Identity,
+    /// What their token carries for us, or what somebody has put there in its place.
+    pub sealed: Option<Sealed>,
 }
 
 /// The SFU's API.
@@ -137,17 +152,40 @@ impl RoomService {
         accepted(&self.call("ListRooms", &Claims::list_rooms(), &message)?)
     }
 
-    /// Which of `names` are rooms that exist. No names mean all rooms: an SFU with more than some hundred of them says too much.
+    /// Which of `names` are rooms that exist. No names mean all rooms: an SFU with more than some thousands of
+    /// them, 4 MiB, says too much.
     pub fn list_rooms(&self, names: &[RoomName]) -> Result<Vec<RoomName>, Error> {
         let message = message::list_rooms(names);
-        let answer = self.call("ListRooms", &Claims::list_rooms(), &message)?;
+        let answer = self.call_for("ListRooms", &Claims::list_rooms(), &message, LIST_LIMITS)?;
         accepted(&answer)?;
         message::room_names(&answer.body)
             .ok_or_else(|| Error::Refused(answer.status, "not a list of rooms".into()))
     }
 
-    /// Makes one call with a token of its own.
+    /// Who is in `room`; nobody if there is no such room. More than some thousands of them, 4 MiB, are too much.
+    pub fn list_participants(&self, room: &RoomName) -> Result<Vec<Participant>, Error> {
+        let (message, may) = (message::list_participants(room), Claims::administer(room));
+        let answer = self.call_for("ListParticipants", &may, &message, LIST_LIMITS)?;
+        if is_not_found(&answer) {
+            return Ok(Vec::new());
+        }
+        accepted(&answer)?;
+        message::participants(&answer.body)
+            .ok_or_else(|| Error::Refused(answer.status, "not a list of participants".into()))
+    }
+
     fn call(&self, method: &str, claims: &Claims, message: &[u8]) -> Result<Answer, Error> {
+        self.call_for(method, claims, message, LIMITS)
+    }
+
+    /// Makes one call with a token of its own.
+    fn call_for(
+        &self,
+        method: &str,
+        claims: &Claims,
+        message: &[u8],
+        limits: Limits,
+    ) -> Result<Answer, Error> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -161,7 +199,7 @@ impl RoomService {
         };
         let answer = self
             .fetcher
-            .fetch(&self.route, request, LIMITS, Instant::now() + BUDGET);
+            .fetch(&self.route, request, limits, Instant::now() + BUDGET);
         answer.map_err(|error| {
             let url = self.url.to_string().into();
             Error::Unreachable(url, Box::new(error))
@@ -202,7 +240,7 @@ fn reason(body: &[u8]) -> String {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use super::message::fuzzing::{participant_sid, room_names};
+    pub use super::message::fuzzing::{participant_sid, participants, room_names};
 }
 
 #[cfg(test)]

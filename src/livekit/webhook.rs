@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use crate::livekit::sealed::Sealed;
 use crate::livekit::token::{self, ApiKey, Identity, RoomName, Sid, VerifyError};
 
 mod body;
@@ -39,6 +40,8 @@ pub struct Webhook {
     pub room: RoomName,
     /// To whom, and on which connection of theirs; none when it is about a room.
     pub participant: Option<(Identity, Option<Sid>)>,
+    /// What their token carries for us, or what somebody has put there in its place.
+    pub sealed: Option<Sealed>,
     /// `disconnectReason` as the SFU spells it, short and fit for the log.
     pub reason: Option<String>,
 }

@@ -13,6 +13,8 @@ from livekit.api import TokenVerifier
 from livekit.protocol.models import ParticipantInfo, Room
 from livekit.protocol.room import (
     CreateRoomRequest,
+    ListParticipantsRequest,
+    ListParticipantsResponse,
     ListRoomsRequest,
     ListRoomsResponse,
     RemoveParticipantResponse,
@@ -29,10 +31,11 @@ class NotFound(Exception):
 class FakeSfu:
     """Listens on loopback from the constructor on; `rooms` are the requests for rooms that it accepted, in order.
 
-    `present` says who is in a call: (room, identity) -> sid; `looked_up` are those that it was asked about, `removed` those that it put out."""
+    `present` says who is in a call: (room, identity) -> sid, and `attributes` what they brought along; `looked_up` are those that it was asked about, `removed` those that it put out."""
 
     def __init__(self, key, secret, port=0):
         self.rooms, self.refusals, self.present, self.looked_up, self.removed = [], [], {}, [], []
+        self.attributes = {}
         self._verifier = TokenVerifier(key, secret)
         sfu = self
 
@@ -65,6 +68,7 @@ class FakeSfu:
         calls = {
             ROOM_SERVICE + "CreateRoom": self._create_room,
             ROOM_SERVICE + "ListRooms": self._list_rooms,
+            ROOM_SERVICE + "ListParticipants": self._list_participants,
             ROOM_SERVICE + "GetParticipant": self._get_participant,
             ROOM_SERVICE + "RemoveParticipant": self._remove_participant,
         }
@@ -88,6 +92,16 @@ class FakeSfu:
         names = {room.name for room in self.rooms}
         return ListRoomsResponse(rooms=[Room(name=name) for name in names if name in wanted or not wanted])
 
+    def _list_participants(self, grants, body):
+        room = ListParticipantsRequest.FromString(body).room
+        assert grants.room_admin and grants.room == room, grants
+        here = [(identity, sid) for (name, identity), sid in list(self.present.items()) if name == room]
+        return ListParticipantsResponse(participants=[self._participant(room, *who) for who in here])
+
+    def _participant(self, room, identity, sid):
+        attributes = self.attributes.get((room, identity), {})
+        return ParticipantInfo(sid=sid, identity=identity, state=ParticipantInfo.ACTIVE, attributes=attributes)
+
     def _get_participant(self, grants, body):
         request = RoomParticipantIdentity.FromString(body)
         assert grants.room_admin and grants.room == request.room, grants
@@ -95,7 +109,7 @@ class FakeSfu:
         sid = self.present.get((request.room, request.identity))
         if sid is None:
             raise NotFound
-        return ParticipantInfo(sid=sid, identity=request.identity, state=ParticipantInfo.ACTIVE)
+        return self._participant(request.room, request.identity, sid)
 
     def _remove_participant(self, grants, body):
         request = RoomParticipantIdentity.FromString(body)

@@ -165,6 +165,34 @@ def test_whoever_is_banned_is_put_out_and_stays_out(home, alice, room):
     until(lambda: carol.get_token(room).status_code == 403, SOON, "no new token either")
 
 
+def in_call(home, room):
+    """A user of whom the SFU knows what their token carries, and nobody was told that they have come."""
+    user = User(home)
+    user.join(room, home.name)
+    reply = until(lambda: (reply := user.get_token(room)).status_code == 200 and reply, SOON, "who joins is let in")
+    attributes = node_verdict(reply.json()["jwt"], KEY, SECRET)["attributes"]
+    assert user.id not in str(attributes) and room not in str(attributes)
+    assert python_verdict(reply.json()["jwt"], KEY, SECRET).attributes == attributes
+    home.sfu.attributes[user.names(room)] = attributes
+    return user
+
+
+def test_whoever_is_banned_while_the_service_is_away_is_put_out_when_it_is_back(home, alice, room):
+    carol, dave = in_call(home, room), in_call(home, room)
+    for user in carol, dave:
+        home.sfu.present[user.names(room)] = f"PA_{user.member}"
+    with home.without_service():
+        alice.do("POST", f"rooms/{room}/ban", {"user_id": carol.id})
+    until(lambda: carol.names(room) in home.sfu.removed, SOON, "the banned user is found and removed")
+    assert dave.names(room) not in home.sfu.removed
+    erin = in_call(home, room)
+    with home.without_service():
+        alice.do("POST", f"rooms/{room}/ban", {"user_id": erin.id})
+    home.webhooks.joined(*erin.names(room))
+    until(lambda: erin.names(room) in home.sfu.removed, SOON, "who comes with an older token is removed")
+    assert dave.names(room) not in home.sfu.removed
+
+
 def test_only_the_homeserver_is_believed_about_who_asks(home, away, alice, room):
     for site in (home, away):
         forged = {"X-Matrix-User-Identifier": alice.id}

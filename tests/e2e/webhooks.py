@@ -52,7 +52,8 @@ class Webhooks:
         """Somebody has connected; their new sid."""
         sid = next(self._sids)
         self._sfu.present[room, identity] = sid
-        self.play(event_of("participant_joined", room, identity, sid, state=ParticipantInfo.ACTIVE))
+        attributes = self._sfu.attributes.get((room, identity), {})
+        self.play(event_of("participant_joined", room, identity, sid, state=ParticipantInfo.ACTIVE, attributes=attributes))
         return sid
 
     def left(self, room, identity, sid):

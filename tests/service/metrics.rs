@@ -9,13 +9,13 @@ fn stage() -> Stage {
     Stage::restricted_with(|settings| settings.set("LIVEKIT_METRICS_BIND", "127.0.0.1:0"))
 }
 
-fn metrics_of(service: &Service) -> Address {
+pub(crate) fn metrics_of(service: &Service) -> Address {
     let line = service.wait_for_log("metrics at ");
     let (_, rest) = line.split_once("metrics at ").unwrap();
     Address::Tcp(rest.split('"').next().unwrap().parse().unwrap())
 }
 
-fn scrape(address: &Address) -> String {
+pub(crate) fn scrape(address: &Address) -> String {
     let reply = client::request(address, "GET", "/metrics", b"");
     assert_eq!(reply.status, 200);
     String::from_utf8(reply.body).unwrap()
@@ -30,7 +30,7 @@ fn samples(text: &str) -> Vec<(&str, f64)> {
         .collect()
 }
 
-fn value(text: &str, name: &str) -> f64 {
+pub(crate) fn value(text: &str, name: &str) -> f64 {
     let name = format!("livekit_token_service_{name}");
     let found = samples(text).into_iter().find(|(found, _)| *found == name);
     found.unwrap_or_else(|| panic!("no {name} in\n{text}")).1

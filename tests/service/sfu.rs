@@ -4,11 +4,12 @@
 //! It reads protobuf and JWTs with code of its own. Its threads end with the test process.
 
 mod call;
+mod list;
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -62,7 +63,10 @@ impl Sfu {
             calls: Mutex::default(),
             looks: Mutex::default(),
             removals: Mutex::default(),
+            lists: Mutex::default(),
             present: Mutex::default(),
+            carried: Mutex::default(),
+            keeps_lists: AtomicBool::new(false),
             changed: Condvar::new(),
             connections: AtomicUsize::new(0),
             frozen: AtomicUsize::new(0),
@@ -87,7 +91,7 @@ impl Sfu {
         self.address
     }
 
-    /// The calls so far, but for look-ups and removals.
+    /// The calls so far, but for look-ups, removals and lists.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.calls.lock().unwrap().clone()
     }
@@ -170,8 +174,13 @@ struct State {
     calls: Mutex<Vec<Call>>,
     looks: Mutex<Vec<Call>>,
     removals: Mutex<Vec<Call>>,
+    lists: Mutex<Vec<Call>>,
     /// Who is connected, and on which connection.
     present: Mutex<HashMap<(String, String), String>>,
+    /// What their tokens brought with them: room and identity, and their attributes.
+    carried: Mutex<HashMap<(String, String), Value>>,
+    /// Whether it answers 503 when it is asked for a list.
+    keeps_lists: AtomicBool,
     changed: Condvar,
     connections: AtomicUsize,
     /// The number of the first connection that is not frozen.
@@ -189,15 +198,20 @@ impl State {
             };
             let looks = call.request.target.ends_with("/GetParticipant");
             let removes = call.request.target.ends_with("/RemoveParticipant");
+            let lists = list::is_list(&call);
             let verdict = if looks || removes {
-                self.participant(&call, removes)
+                let (status, body) = self.participant(&call, removes);
+                (status, body.into_bytes())
+            } else if lists {
+                self.list(&call)
             } else {
                 let (status, body) = verdict(&call);
-                (status, body.to_owned())
+                (status, body.as_bytes().to_vec())
             };
-            let calls = match (looks, removes) {
-                (true, _) => &self.looks,
-                (_, true) => &self.removals,
+            let calls = match (looks, removes, lists) {
+                (true, _, _) => &self.looks,
+                (_, true, _) => &self.removals,
+                (_, _, true) => &self.lists,
                 _ => &self.calls,
             };
             calls.lock().unwrap().push(call);
@@ -218,7 +232,7 @@ impl State {
                     drop(wait);
                     respond(stream.get_mut(), verdict.0, &verdict.1)
                 }
-                Conduct::Says(status, body) => respond(stream.get_mut(), status, body),
+                Conduct::Says(status, body) => respond(stream.get_mut(), status, body.as_bytes()),
                 Conduct::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
                 Conduct::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
             };
@@ -257,14 +271,12 @@ impl State {
     }
 }
 
-fn respond(out: &mut impl Write, status: &str, body: &str) -> std::io::Result<()> {
+fn respond(out: &mut impl Write, status: &str, body: &[u8]) -> std::io::Result<()> {
     let length = body.len();
-    out.write_all(
-        format!(
-            "HTTP/1.1 {status}\r\nContent-Type: application/protobuf\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .as_bytes(),
-    )
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/protobuf\r\nContent-Length: {length}\r\n\r\n"
+    );
+    out.write_all(&[head.as_bytes(), body].concat())
 }
 
 /// The claims of the call's token, or null if none stands there. Panics at a wrong signature.

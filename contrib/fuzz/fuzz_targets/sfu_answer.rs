@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::fuzzing::{participant_sid, room_names};
+use livekit_token_service::fuzzing::{participant_sid, participants, room_names};
 
 fn holds(bytes: &[u8], text: &str) -> bool {
     bytes
@@ -16,5 +16,11 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for name in room_names(bytes).unwrap_or_default() {
         assert!((1..=256).contains(&name.as_str().len()) && holds(bytes, name.as_str()));
+    }
+    for who in participants(bytes).unwrap_or_default() {
+        assert!(holds(bytes, who.identity.as_str()));
+        if let Some(sealed) = who.sealed {
+            assert!((1..=720).contains(&sealed.as_str().len()) && holds(bytes, sealed.as_str()));
+        }
     }
 });

@@ -11,10 +11,10 @@ use crate::metrics::{self, Now};
 /// OpenMetrics 1.0, which Prometheus has read since 2.5.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn answer(request: &Request, stats: Option<&Arc<Stats>>, leaves: u64) -> ResponseBox {
+pub(super) fn answer(request: &Request, stats: Option<&Arc<Stats>>, kept: Now) -> ResponseBox {
     let path = request.url().split('?').next().unwrap_or_default();
     let (status, text) = match (request.method().as_str(), path) {
-        ("GET" | "HEAD", "/metrics") => (200, metrics::text(&now(stats, leaves))),
+        ("GET" | "HEAD", "/metrics") => (200, metrics::text(&now(stats, kept))),
         ("GET" | "HEAD", "/healthz") => (200, String::new()),
         (_, "/metrics" | "/healthz") => (405, String::new()),
         _ => (404, String::new()),
@@ -27,9 +27,9 @@ pub(super) fn answer(request: &Request, stats: Option<&Arc<Stats>>, leaves: u64)
     response.boxed()
 }
 
-fn now(stats: Option<&Arc<Stats>>, leaves: u64) -> Now {
+fn now(stats: Option<&Arc<Stats>>, kept: Now) -> Now {
     let Some(stats) = stats else {
-        return Now::default();
+        return kept;
     };
     let read = |number: &AtomicU64| number.load(Relaxed);
     Now {
@@ -39,6 +39,6 @@ fn now(stats: Option<&Arc<Stats>>, leaves: u64) -> Now {
         turned_away: read(&stats.turned_away),
         shed: read(&stats.shed),
         malformed: read(&stats.refused),
-        leaves,
+        ..kept
     }
 }

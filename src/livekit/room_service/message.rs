@@ -1,6 +1,8 @@
 //! The few protobuf messages that we need, encoded and read here in a few lines; `prost` would bring seven crates and a code
 //! generator for them.
 
+use super::Participant;
+use crate::livekit::sealed::{self, Sealed};
 use crate::livekit::token::{Identity, RoomName, Sid};
 
 /// Wire types (protobuf, "Encoding").
@@ -37,6 +39,13 @@ pub(super) fn list_rooms(names: &[RoomName]) -> Vec<u8> {
     message
 }
 
+/// `livekit.ListParticipantsRequest`: room = 1.
+pub(super) fn list_participants(room: &RoomName) -> Vec<u8> {
+    let mut message = Vec::with_capacity(room.as_str().len() + 3);
+    put_text(&mut message, 1, room.as_str());
+    message
+}
+
 /// The sid of a `livekit.ParticipantInfo`: sid = 1. Without one, or without protobuf, it is not known.
 pub(super) fn participant_sid(message: &[u8]) -> Option<Sid> {
     let sid = last_text(message, 1)?;
@@ -52,6 +61,34 @@ pub(super) fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
         }
     }
     Some(names)
+}
+
+/// Who is in a `livekit.ListParticipantsResponse`: participants = 1, repeated, each a `livekit.ParticipantInfo` with identity = 2 and
+/// attributes = 15, a map: repeated, each with key = 1 and value = 2.
+pub(super) fn participants(message: &[u8]) -> Option<Vec<Participant>> {
+    let mut all = Vec::new();
+    for field in Fields(message) {
+        if let (1, Some(info)) = field?
+            && let Some(identity) = last_text(info, 2)
+            && let Ok(identity) = Identity::new(identity)
+        {
+            let sealed = sealed(info);
+            all.push(Participant { identity, sealed });
+        }
+    }
+    Some(all)
+}
+
+fn sealed(info: &[u8]) -> Option<Sealed> {
+    let mut sealed = None;
+    for field in Fields(info) {
+        if let (15, Some(entry)) = field?
+            && last_text(entry, 1).as_deref() == Some(sealed::ATTRIBUTE)
+        {
+            sealed = last_text(entry, 2).and_then(|text| Sealed::parse(&text));
+        }
+    }
+    sealed
 }
 
 /// A text field; the last one of its number counts.
@@ -140,7 +177,7 @@ fn put_varint(message: &mut Vec<u8>, mut value: u64) {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    use super::{RoomName, Sid};
+    use super::{Participant, RoomName, Sid};
 
     /// The connection in what is said of a participant.
     pub fn participant_sid(message: &[u8]) -> Option<Sid> {
@@ -150,6 +187,11 @@ pub(super) mod fuzzing {
     /// The rooms in a list of them.
     pub fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
         super::room_names(message)
+    }
+
+    /// The participants in a list of them.
+    pub fn participants(message: &[u8]) -> Option<Vec<Participant>> {
+        super::participants(message)
     }
 }
 
@@ -207,6 +249,56 @@ mod tests {
         ] {
             assert_eq!(participant_sid(broken), None, "{broken:?}");
         }
+    }
+
+    #[test]
+    fn participants_are_listed_with_what_they_carry() {
+        let entry = |name: &str, value: &str| {
+            let mut entry = Vec::new();
+            put_text(&mut entry, 1, name);
+            put_text(&mut entry, 2, value);
+            entry
+        };
+        let nested = |number, inner: &[u8]| {
+            let mut outer = Vec::new();
+            put_field(&mut outer, number, BYTES);
+            put_varint(&mut outer, inner.len() as u64);
+            [&outer, inner].concat()
+        };
+        let who = |name: &str, attributes: &[Vec<u8>]| {
+            let mut info = Vec::new();
+            put_text(&mut info, 1, "PA_1");
+            put_text(&mut info, 2, name);
+            info.extend([0x18, 2]);
+            info.extend(attributes.iter().flat_map(|entry| nested(15, entry)));
+            nested(1, &info)
+        };
+        let ours = entry(sealed::ATTRIBUTE, "abc");
+        let message = [
+            who("a", &[entry("x", "y"), ours.clone()]),
+            who("b", &[]),
+            who("c", &[entry("x", "abc")]),
+            who("d", &[entry(sealed::ATTRIBUTE, "not of the alphabet")]),
+            who("e", &[vec![0xff], ours]),
+            who("", &[]),
+        ];
+        let all = participants(&message.concat()).unwrap();
+        let all = all
+            .iter()
+            .map(|who| (who.identity.as_str(), who.sealed.as_ref()));
+        let abc = Sealed::parse("abc");
+        let carries = |name| (name, None);
+        assert!(all.eq([
+            ("a", abc.as_ref()),
+            carries("b"),
+            carries("c"),
+            carries("d"),
+            ("e", abc.as_ref())
+        ]));
+        assert_eq!(participants(b""), Some(vec![]));
+        assert_eq!(participants(b"<html>"), None);
+        let room = room("r");
+        assert_eq!(list_participants(&room), [0x0a, 1, b'r']);
     }
 
     #[test]

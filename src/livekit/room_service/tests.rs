@@ -53,6 +53,8 @@ fn each_call_may_do_what_it_does_and_nothing_else() {
     assert_eq!(grant(&fake), in_room);
     rooms.remove_participant(&room, &identity).unwrap();
     assert_eq!(grant(&fake), in_room);
+    rooms.list_participants(&room).unwrap();
+    assert_eq!(grant(&fake), in_room);
     rooms.list_rooms(&[room]).unwrap();
     assert_eq!(grant(&fake), serde_json::json!({"roomList": true}));
     let method = |name| format!("POST /sfu/twirp/livekit.RoomService/{name}");
@@ -60,6 +62,7 @@ fn each_call_may_do_what_it_does_and_nothing_else() {
         "CreateRoom",
         "GetParticipant",
         "RemoveParticipant",
+        "ListParticipants",
         "ListRooms",
     ];
     assert_eq!(fake.lines(), methods.map(method));
@@ -139,6 +142,22 @@ fn rooms_that_exist_are_listed() {
     let long = [b'a'; MAX_NAME + 1];
     let long = [b"\x0a\x84\x02\x12\x81\x02", &long[..]].concat();
     assert_eq!(list(&long).unwrap(), vec![], "no room has such a name");
+}
+
+#[test]
+fn whoever_is_in_a_room_is_listed_even_if_they_are_many() {
+    let (room, me) = names();
+    let list = |head, body: Vec<u8>| rooms(&answering(head, body)).list_participants(&room);
+    let one = b"\x0a\x04\x12\x02me";
+    let many = list("200 OK", one.repeat(20_000)).unwrap();
+    assert_eq!(many.len(), 20_000);
+    assert_eq!(many[0].identity, me);
+    let too_much = one.repeat(LIST_LIMITS.max_body / one.len() + 1);
+    assert!(list("200 OK", too_much).is_err());
+    let gone = list("404 Not Found", NOT_FOUND.into());
+    assert_eq!(gone.unwrap(), vec![]);
+    assert!(list("404 Not Found", "<html>".into()).is_err());
+    assert!(list("200 OK", "<html>".into()).is_err());
 }
 
 #[test]

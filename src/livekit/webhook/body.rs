@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Kind, Webhook};
 use crate::json;
+use crate::livekit::sealed::{self, Sealed};
 use crate::livekit::token::{Identity, RoomName, Sid};
 
 /// Longest id of an event in bytes; the SFU's have 15. A longer one is cut, for it is only compared.
@@ -61,6 +62,8 @@ fn matters(event: &Map<String, Value>) -> Option<Webhook> {
         Kind::RoomFinished => None,
     };
     let reason = participant.and_then(|who| who.get("disconnectReason"));
+    let attributes = participant.and_then(|who| who.get("attributes"));
+    let sealed = attributes.and_then(|all| text(all, sealed::ATTRIBUTE));
     let participant = match (kind, participant) {
         (Kind::RoomFinished, _) => None,
         (_, Some(who)) => {
@@ -78,6 +81,7 @@ fn matters(event: &Map<String, Value>) -> Option<Webhook> {
         kind,
         room: RoomName::new(room.to_owned()).ok()?,
         participant,
+        sealed: sealed.and_then(Sealed::parse),
         reason: reason.and_then(reason_of),
     })
 }

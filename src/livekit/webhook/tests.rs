@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::livekit::sealed;
 use crate::livekit::token::{Claims, Participation};
 
 const NOW: u64 = 1_800_000_000;
@@ -67,6 +68,7 @@ fn what_the_sfu_sends_is_understood() {
             kind: Kind::Left,
             room: RoomName::new("Demo Room".into()).unwrap(),
             participant: Some((identity, Some(sid))),
+            sealed: None,
             reason: Some("CLIENT_INITIATED".into()),
         })
     );
@@ -224,5 +226,33 @@ fn events_that_do_not_matter_are_fine() {
         let token = token::tests::webhook(&key(), body.as_bytes(), NOW);
         let received = receiver.receive(Some(&token), body.as_bytes(), NOW);
         assert_eq!(received, Err(Error::NotAnEvent), "{body}");
+    }
+}
+
+#[test]
+fn what_somebody_carries_is_read_if_it_may_be_a_note_of_ours() {
+    let carried = |attributes: Value| {
+        let mut body = joined("EV_1");
+        body["participant"]["attributes"] = attributes;
+        match read(&body) {
+            Received::New(webhook) => webhook.sealed,
+            other => panic!("{other:?}"),
+        }
+    };
+    let longest = "a".repeat(sealed::MAX_SEALED);
+    let sealed = carried(json!({"x": "y", sealed::ATTRIBUTE: longest}));
+    assert_eq!(sealed.unwrap().as_str(), longest);
+    for other in [
+        json!({}),
+        json!(null),
+        json!(sealed::ATTRIBUTE),
+        json!([[sealed::ATTRIBUTE, "a"]]),
+        json!({sealed::ATTRIBUTE: 1}),
+        json!({sealed::ATTRIBUTE: ""}),
+        json!({sealed::ATTRIBUTE: "{}"}),
+        json!({sealed::ATTRIBUTE: format!("{longest}a")}),
+        json!({"x": "y"}),
+    ] {
+        assert_eq!(carried(other.clone()), None, "{other}");
     }
 }

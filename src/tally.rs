@@ -3,12 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines.
+/// Between two lines, unless somebody says otherwise.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what was not told yet.
-#[derive(Debug, Default)]
-pub struct Tally(Mutex<Untold>);
+#[derive(Debug)]
+pub struct Tally {
+    interval: Duration,
+    untold: Mutex<Untold>,
+}
 
 #[derive(Debug, Default)]
 struct Untold {
@@ -16,12 +19,26 @@ struct Untold {
     told: Option<Instant>,
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self::every(INTERVAL)
+    }
+}
+
 impl Tally {
+    /// One line in `interval`.
+    pub fn every(interval: Duration) -> Self {
+        Self {
+            interval,
+            untold: Mutex::default(),
+        }
+    }
+
     /// Counts one more. The number since the last line, if it is time for another; the first one is told at once.
     pub fn count(&self, now: Instant) -> Option<u64> {
-        let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
         untold.count += 1;
-        let waits = |told: Instant| now.saturating_duration_since(told) < INTERVAL;
+        let waits = |told: Instant| now.saturating_duration_since(told) < self.interval;
         if untold.told.is_some_and(waits) {
             return None;
         }
@@ -42,5 +59,13 @@ mod tests {
         assert!((0..99).all(|_| tally.count(now).is_none()));
         assert_eq!(tally.count(now + INTERVAL), Some(100));
         assert_eq!(tally.count(now + INTERVAL), None);
+    }
+
+    #[test]
+    fn some_floods_are_told_more_rarely() {
+        let (tally, now) = (Tally::every(60 * INTERVAL), Instant::now());
+        assert_eq!(tally.count(now), Some(1));
+        assert_eq!(tally.count(now + 59 * INTERVAL), None);
+        assert_eq!(tally.count(now + 60 * INTERVAL), Some(2));
     }
 }

@@ -1,0 +1,147 @@
+//! Nobody keeps others out by asking for more tokens than they use, and nobody stays in a call because a look failed.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::appservice_homeserver::{Beside, says};
+use crate::callers::tell;
+use crate::client::Reply;
+use crate::jwt;
+use crate::metrics::{metrics_of, scrape, value};
+use crate::settings::SECRET;
+use crate::sfu::{Conduct, Sfu};
+
+/// The service keeps as many tokens of one user in mind.
+const PER_USER: usize = 64;
+/// Longer than anything here may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
+
+fn ask_as(beside: &Beside, member: usize) -> Reply {
+    let mut place = beside.place();
+    place["member_id"] = format!("m{member}").into();
+    beside.for_alice(&place)
+}
+
+/// Alice's LiveKit room and identity as one of her members, for which she gets a token.
+fn named(beside: &Beside, member: usize) -> [String; 2] {
+    let claims = jwt::claims(&ask_as(beside, member).jwt(), SECRET);
+    let names = [&claims["video"]["room"], &claims["sub"]];
+    names.map(|name| name.as_str().unwrap().to_owned())
+}
+
+/// Has somebody come into the call, and the SFU tell of it.
+fn come(beside: &Beside, names: &[String; 2]) {
+    beside.sfu.connect(&names[0], &names[1], Some("PA_1"));
+    let joined = json!({
+        "event": "participant_joined", "id": format!("EV_{}", names[1]), "createdAt": jwt::now().to_string(),
+        "room": { "name": names[0], "sid": "RM_1" },
+        "participant": { "sid": "PA_1", "identity": names[1], "state": "ACTIVE" },
+    });
+    let told = tell(&beside.service, joined.to_string().as_bytes());
+    assert_eq!(told.status, 200);
+}
+
+fn memberships_fail(beside: &Beside) {
+    beside.memberships(says("500 Internal Server Error", &json!({})));
+}
+
+/// How often the homeserver was asked about a membership.
+fn asked(beside: &Beside) -> usize {
+    let seen = beside.seen();
+    let memberships = seen.iter().filter(|r| r.path().ends_with("/is_joined"));
+    memberships.count()
+}
+
+fn wait_until(condition: impl Fn() -> bool, what: &str) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_token_that_was_never_used_takes_nobodys_place() {
+    let beside = Beside::start_with(|s| s.set("LIVEKIT_TOKEN_LIFETIME_SECONDS", "86400"));
+    for member in 0..PER_USER + 3 {
+        assert_eq!(ask_as(&beside, member).status, 200, "member {member}");
+    }
+}
+
+#[test]
+fn a_user_who_is_in_calls_too_often_is_told_when_to_come_again() {
+    let beside = Beside::start_with(|s| s.set(CHECK, "77"));
+    for member in 0..PER_USER {
+        come(&beside, &named(&beside, member));
+    }
+    let refused = ask_as(&beside, PER_USER);
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("retry-after"), Some("77"));
+    let line = beside
+        .service
+        .wait_for_log("@alice:own.example is in calls");
+    assert!(line.contains("level=warn"), "{line}");
+    for _ in 0..50 {
+        assert_eq!(ask_as(&beside, PER_USER).status, 429);
+    }
+    let log = beside.service.log();
+    let lines = log.lines().filter(|line| line.contains("is in calls"));
+    assert!(lines.count() < 40, "a line for each of them");
+}
+
+#[test]
+fn whoever_gets_no_room_takes_no_place() {
+    let broken = Sfu::start(Conduct::Says("503 Service Unavailable", "{}"));
+    let beside = Beside::start_with(|s| {
+        s.set("LIVEKIT_API_URL", broken.url().replace("ws:", "http:"))
+            .set("LIVEKIT_METRICS_BIND", "127.0.0.1:0")
+    });
+    assert_eq!(ask_as(&beside, 0).status, 500);
+    let text = scrape(&metrics_of(&beside.service));
+    assert!(value(&text, "guests_kept").abs() < f64::EPSILON, "{text}");
+}
+
+#[test]
+fn a_look_that_fails_when_somebody_comes_is_repeated_at_once() {
+    let beside = Beside::start_with(|s| s.set(CHECK, "3600"));
+    let alice = named(&beside, 1);
+    memberships_fail(&beside);
+    let before = asked(&beside);
+    come(&beside, &alice);
+    wait_until(|| asked(&beside) >= before + 2, "nobody tries again");
+    beside.memberships(says("200 OK", &json!({ "joined": false })));
+    assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
+    beside
+        .service
+        .wait_for_log("memberships can be checked again");
+}
+
+#[test]
+fn a_homeserver_that_fails_is_told_of_once_and_counted() {
+    let beside =
+        Beside::start_with(|s| s.set(CHECK, "1").set("LIVEKIT_METRICS_BIND", "127.0.0.1:0"));
+    let metrics = metrics_of(&beside.service);
+    let mut names: Vec<_> = (0..10).map(|member| named(&beside, member)).collect();
+    names.iter().for_each(|names| come(&beside, names));
+    memberships_fail(&beside);
+    let before = asked(&beside);
+    wait_until(|| asked(&beside) > before + 30, "nobody looks");
+    let log = beside.service.log();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("memberships cannot"));
+    assert!((1..4).contains(&lines.count()), "{log}");
+
+    beside.memberships(says("200 OK", &json!({ "joined": false })));
+    let mut removed = beside.sfu.wait_for_removals(names.len());
+    removed.sort();
+    names.sort();
+    assert_eq!(removed, names);
+    let counted = |text: &str| value(text, r#"guests_total{event="removed"}"#) > 9.5;
+    wait_until(|| counted(&scrape(&metrics)), "removals are not counted");
+    let text = scrape(&metrics);
+    assert!(value(&text, r#"guests_total{event="look_failed"}"#) > 29.5);
+    assert!(value(&text, "guests_kept") > 9.5 && value(&text, "guests_lag_seconds") < 30.0);
+}
