@@ -25,14 +25,14 @@ fn ask_as(beside: &Beside, member: usize) -> Reply {
 }
 
 /// Alice's LiveKit room and identity as one of her members, for which she gets a token.
-fn named(beside: &Beside, member: usize) -> [String; 2] {
+pub(crate) fn named(beside: &Beside, member: usize) -> [String; 2] {
     let claims = jwt::claims(&ask_as(beside, member).jwt(), SECRET);
     let names = [&claims["video"]["room"], &claims["sub"]];
     names.map(|name| name.as_str().unwrap().to_owned())
 }
 
 /// Has somebody come into the call, and the SFU tell of it.
-fn come(beside: &Beside, names: &[String; 2]) {
+pub(crate) fn come(beside: &Beside, names: &[String; 2]) {
     beside.sfu.connect(&names[0], &names[1], Some("PA_1"));
     let joined = json!({
         "event": "participant_joined", "id": format!("EV_{}", names[1]), "createdAt": jwt::now().to_string(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::appservice_guests::{come, named};
 use crate::appservice_homeserver::{AS_TOKEN, Answer, Beside, HS_TOKEN, USER_PATH, of_user};
 use crate::homeserver::Homeserver;
 use crate::jwt;
@@ -97,7 +98,7 @@ fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_com
             .set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1")
     });
     let place = beside.place();
-    assert_eq!(beside.for_alice(&place).status, 200);
+    let alice = named(&beside, 1);
 
     fs::write(credentials.join("LIVEKIT_AS_TOKEN"), NEXT_AS).unwrap();
     fs::write(credentials.join("LIVEKIT_HS_TOKEN"), NEXT_HS).unwrap();
@@ -112,8 +113,9 @@ fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_com
     ];
     assert_eq!(beside.post(USER_PATH, &fields, &place).status, 200);
 
-    // only an answer to the new as_token can tell
+    // only an answer to the new as_token can tell; until she came nobody asked
     beside.memberships(Answer::Says("200 OK", br#"{"joined":false}"#.to_vec()));
+    come(&beside, &alice);
     beside
         .service
         .wait_for_words(&["removed", "@alice:own.example"]);
