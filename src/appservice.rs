@@ -4,28 +4,37 @@
 //! then is there an identity to sign for. For another server's SFU, that server's service is asked through the homeserver.
 
 mod doorkeeper;
+mod relay;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use serde_json::json;
+use std::time::{Duration, Instant, SystemTime};
 
 pub use self::doorkeeper::{Doorkeeper, LocalUser, Origin, Shown};
+pub use self::relay::{NotRelayed, Why};
+use self::relay::{Relays, Wish};
 use crate::delegation::{self, Delegation};
 use crate::guests::{Guest, Guests, TooMany};
 use crate::leave::{Key, Order};
 use crate::livekit::room_service::{self, RoomService};
 use crate::livekit::token::{AccessToken, ApiKey, Claims, Participation};
-use crate::matrix::appservice::{self, Homeserver, JoinedUser, Relayed};
+use crate::matrix::appservice::{self, Homeserver, JoinedUser};
 use crate::matrix::id::{DelayId, MemberId, RoomId, ServerName, SlotId, UserId};
 use crate::matrix::registration::SharedToken;
 use crate::net::base_url::BaseUrl;
-use crate::net::bulkhead::PerKey;
+use crate::net::bulkhead::{KeyPlace, PerKey};
+use crate::net::lines::Lines;
 use crate::{alias, clock};
 
+/// For a wish in all, but for the SFU, which is the last to be asked. Synapse gives us 30 s, of which 5 s may have gone before there was
+/// a worker for it.
+const BUDGET: Duration = Duration::from_secs(22);
 /// Wishes of one other homeserver's users that may be under way: the others' are not to wait for them.
 const PER_ORIGIN: usize = 8;
+/// The same with those that wait until they may: in a meeting all of them ask us at once.
+const PER_ORIGIN_WAITING: usize = 32;
+/// How long they wait; with what comes after it, their own homeserver still waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A place in a call: parsed, not believed.
 #[derive(Debug)]
@@ -68,14 +77,10 @@ pub enum Error {
     NotOurs(String),
     /// Our homeserver did not say.
     Homeserver(appservice::Error),
-    /// The other server's service refused, as it may: 403.
-    TheyForbid(ServerName),
-    /// It finds that something is wrong: 400.
-    TheyFindInvalid(ServerName),
-    /// It, or our homeserver on the way to it, failed: status and errcode.
-    TheyFail(ServerName, u16, String),
-    /// No place is free.
-    Busy,
+    /// The other server's service has given no token.
+    NotRelayed(Box<NotRelayed>),
+    /// No place is free: in all, or for what is between us and this server.
+    Busy(Option<ServerName>),
     /// All places are taken by guests who are in calls.
     TooMany(TooMany),
     /// The SFU did not create the room.
@@ -99,13 +104,11 @@ impl fmt::Display for Error {
             Self::NotOfOrigin(user, origin) => write!(f, "{origin} speaks for {user}"),
             Self::NotOurs(url) => write!(f, "the SFU {url:?} is not ours (LIVEKIT_URL is)"),
             Self::Homeserver(error) => error.fmt(f),
-            Self::TheyForbid(server) => write!(f, "the service of {server} forbids it"),
-            Self::TheyFindInvalid(server) => write!(f, "the service of {server} finds it invalid"),
-            Self::TheyFail(server, status, errcode) => write!(
-                f,
-                "no token from the service of {server}: status {status} {errcode:?}"
-            ),
-            Self::Busy => f.write_str("no place is free"),
+            Self::NotRelayed(error) => error.fmt(f),
+            Self::Busy(None) => f.write_str("no place is free"),
+            Self::Busy(Some(server)) => {
+                write!(f, "no place is free for what {server} is asked or asks")
+            }
             Self::TooMany(error) => error.fmt(f),
             Self::RoomNotCreated(error) => error.fmt(f),
             Self::NoSuchEvent(user) => {
@@ -121,7 +124,7 @@ impl std::error::Error for Error {}
 impl From<appservice::Error> for Error {
     fn from(error: appservice::Error) -> Self {
         match error {
-            appservice::Error::Busy => Self::Busy,
+            appservice::Error::Busy => Self::Busy(None),
             error => Self::Homeserver(error),
         }
     }
@@ -151,7 +154,8 @@ pub struct AppService {
     terms: Terms,
     url: Option<BaseUrl>,
     under_way: Arc<PerKey<()>>,
-    origins: Arc<PerKey<ServerName>>,
+    relays: Relays,
+    origins: Arc<Lines<ServerName>>,
 }
 
 impl AppService {
@@ -171,9 +175,10 @@ impl AppService {
             delegation,
             guests,
             url: BaseUrl::parse(&terms.url).ok(),
-            terms,
             under_way: PerKey::new(),
-            origins: PerKey::new(),
+            relays: Relays::new(of_others(terms.places)),
+            origins: Lines::new(of_others(terms.places), PER_ORIGIN_WAITING),
+            terms,
         }
     }
 
@@ -191,21 +196,22 @@ impl AppService {
         place: &Place,
         path: &str,
     ) -> Result<Granted, Error> {
-        let _place = self
-            .under_way
-            .enter((), self.terms.places)
-            .ok_or(Error::Busy)?;
-        match server.filter(|server| *server != self.homeserver.name()) {
-            None => {
-                self.is_ours(&place.url)?;
-                let joined = self.joined(user.id(), place)?;
-                self.grant(&joined, place, true)
-            }
-            Some(server) => {
-                let joined = self.joined(user.id(), place)?;
-                self.relay(&joined, server, place, path)
-            }
-        }
+        let deadline = Instant::now() + BUDGET;
+        let server = server.filter(|server| *server != self.homeserver.name());
+        let relay = server.map(|server| self.relays.join(server)).transpose()?;
+        let _place = self.enter()?;
+        let Some(relay) = relay else {
+            self.is_ours(&place.url)?;
+            let joined = self.joined(user.id(), place, deadline)?;
+            return self.grant(&joined, place, true);
+        };
+        let wish = Wish {
+            user: &self.joined(user.id(), place, deadline)?,
+            place,
+            path,
+            deadline,
+        };
+        relay.ask(&self.homeserver, &wish).map(Granted::Theirs)
     }
 
     /// A token for a user of another homeserver, for our SFU.
@@ -219,28 +225,22 @@ impl AppService {
             return Err(Error::NotOfOrigin(user.clone(), origin.name().clone()));
         }
         self.is_ours(&place.url)?;
-        let at_once = PER_ORIGIN.min(self.terms.places);
-        let _one = self
-            .origins
-            .enter(origin.name().clone(), at_once)
-            .ok_or(Error::Busy)?;
-        let _place = self
-            .under_way
-            .enter((), self.terms.places)
-            .ok_or(Error::Busy)?;
-        let joined = self.joined(user, place)?;
+        let (now, crowded) = (Instant::now(), || Error::Busy(Some(origin.name().clone())));
+        let line = self.origins.join(origin.name().clone());
+        let mut line = line.map_err(|_| crowded())?;
+        let _place = self.enter()?;
+        let turn = line.turn(|| PER_ORIGIN, now + PATIENCE);
+        let _turn = turn.map_err(|_| crowded())?;
+        let joined = self.joined(user, place, now + BUDGET)?;
         self.grant(&joined, place, false)
     }
 
     /// Takes on the leave of one of our users, whose delayed event is looked up rather than believed. Gives its name in the log.
     pub fn delegate(&self, user: &LocalUser, place: &Place, delay: &DelayId) -> Result<u32, Error> {
         self.is_ours(&place.url)?;
-        let _place = self
-            .under_way
-            .enter((), self.terms.places)
-            .ok_or(Error::Busy)?;
-        let joined = self.joined(user.id(), place)?;
-        let event = self.homeserver.delayed_event(user.id(), delay)?;
+        let (_place, deadline) = (self.enter()?, Instant::now() + BUDGET);
+        let joined = self.joined(user.id(), place, deadline)?;
+        let event = self.homeserver.delayed_event(user.id(), delay, deadline)?;
         let event = event.filter(|event| event.room == place.room.as_str());
         let event = event.ok_or_else(|| Error::NoSuchEvent(user.id().clone()))?;
         self.delegation
@@ -261,8 +261,13 @@ impl AppService {
         self.guests.doubt(guest)
     }
 
-    fn joined(&self, user: &UserId, place: &Place) -> Result<JoinedUser, Error> {
-        let joined = self.homeserver.joined(&place.room, user)?;
+    fn enter(&self) -> Result<KeyPlace<()>, Error> {
+        let place = self.under_way.enter((), self.terms.places);
+        place.ok_or(Error::Busy(None))
+    }
+
+    fn joined(&self, user: &UserId, place: &Place, deadline: Instant) -> Result<JoinedUser, Error> {
+        let joined = self.homeserver.joined(&place.room, user, deadline)?;
         joined.ok_or_else(|| {
             self.doubt(&Guest {
                 room: place.room.clone(),
@@ -272,9 +277,11 @@ impl AppService {
         })
     }
 
-    /// Clients have the SFU's URL from each other, who may write its slash or not.
+    /// Clients have the SFU's URL from each other, who may write its slash or not, or its port.
     fn is_ours(&self, url: &str) -> Result<(), Error> {
-        let same = || self.url.is_some() && BaseUrl::parse(url).ok() == self.url;
+        let ours = self.url.as_ref();
+        let same =
+            || ours.is_some_and(|ours| BaseUrl::parse(url).is_ok_and(|url| ours.means(&url)));
         if url == self.terms.url || same() {
             Ok(())
         } else {
@@ -306,32 +313,12 @@ impl AppService {
         let token = claims.sign(&self.terms.key, now, self.terms.lifetime);
         Ok(Granted::Ours(token, key))
     }
+}
 
-    /// A server that has nobody in the room has no SFU for it, and is not asked.
-    fn relay(
-        &self,
-        user: &JoinedUser,
-        server: &ServerName,
-        place: &Place,
-        path: &str,
-    ) -> Result<Granted, Error> {
-        if !self.homeserver.has_server(&place.room, server)? {
-            return Err(Error::ServerNotJoined(server.clone()));
-        }
-        let body = json!({
-            "user_id": user.id().as_str(),
-            "url": place.url,
-            "room_id": place.room.as_str(),
-            "slot_id": place.slot.as_str(),
-            "member_id": place.member.as_str(),
-        });
-        match self.homeserver.relay(server, path, &body)? {
-            Relayed::Token(token) => Ok(Granted::Theirs(token)),
-            Relayed::Forbidden => Err(Error::TheyForbid(server.clone())),
-            Relayed::Invalid => Err(Error::TheyFindInvalid(server.clone())),
-            Relayed::Else(status, errcode) => Err(Error::TheyFail(server.clone(), status, errcode)),
-        }
-    }
+/// How many of so many places wishes for other servers' SFUs may take, and as many those of other servers' users: the rest is for our own
+/// users and our own SFU.
+fn of_others(places: usize) -> usize {
+    (places * 3 / 4).max(1)
 }
 
 fn key(user: &JoinedUser, place: &Place) -> Key {

@@ -300,6 +300,9 @@ fn config(reader: &mut Reader<'_>, defaults: &Defaults) -> Option<Config> {
         let overrides = delegation.as_ref().map(|d| &d.client_api_overrides);
         appservice::read(reader, token_lifetime, overrides)
     });
+    if doors.appservice && doors.matrix {
+        reader.report.warn(appservice::BOTH_DOORS);
+    }
     let mut boolean =
         |name, default| reader.parsed(name, default, values::BOOLEAN, values::boolean);
     let can_update_own_metadata = boolean("LIVEKIT_CAN_UPDATE_OWN_METADATA", "false");

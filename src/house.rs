@@ -111,10 +111,16 @@ pub(crate) fn to_homeservers(config: &Config, most_idle: usize) -> impl Fn() -> 
     move || Fetcher::new(Arc::clone(&tls), policy.clone(), most_idle).through(proxy.clone())
 }
 
-/// A fetcher for what the administrator has named, and so for what this host reaches by itself: the SFU.
+/// A fetcher for what the administrator has named, which this host reaches by itself. It may carry a token that opens more than a
+/// user's does, so certificates are checked in any case.
 pub(crate) fn to_the_named(config: &Config, most_idle: usize) -> Fetcher {
     let tls = client_config(&config.roots, Verification::On);
     Fetcher::new(tls, AddressPolicy::default(), most_idle)
+}
+
+/// A fetcher for the homeserver that we are an application service of, which may be anywhere.
+pub(crate) fn to_our_homeserver(config: &Config, most_idle: usize) -> Fetcher {
+    to_the_named(config, most_idle).through(config.egress.proxy.clone())
 }
 
 fn policy(config: &Config) -> AddressPolicy {

@@ -8,6 +8,7 @@ pub mod dns;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod fetch;
+pub mod lines;
 pub mod proxy;
 pub mod rate;
 pub mod tls;

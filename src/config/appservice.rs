@@ -17,6 +17,9 @@ const URL: &str = "LIVEKIT_HS_URL";
 const CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
 /// Any of these opens the door.
 pub(super) const OPENING: [&str; 5] = [FILE, AS_TOKEN, HS_TOKEN, SERVER_NAME, URL];
+/// What an administrator is told who opens the door for users of any homeserver as well.
+pub(super) const BOTH_DOORS: &str = "the doors for users of any homeserver and for the application service are both open: /get_token and /sfu/get \
+    do not ask who is in a Matrix room, so whoever is not in it, or banned from it, gets a token there (their own settings close them; see README)";
 /// Tokens shorter than this draw a warning: a generated one has 64.
 const SHORT: usize = 32;
 /// For how long a token lets in, unless somebody says otherwise: membership is checked when it is made out, so not for long.

@@ -58,7 +58,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("LIVEKIT_CA_FILE", Kind::Path, "PEM file with more certificate authorities to trust"),
     known("SSL_CERT_FILE", Kind::Path, "the same"),
     known("SSL_CERT_DIR", Kind::Path, "directories of such files, colon separated"),
-    known("LIVEKIT_INSECURE_SKIP_VERIFY_TLS", Kind::Value, "YES_I_KNOW_WHAT_I_AM_DOING: certificates of homeservers are not checked"),
+    known("LIVEKIT_INSECURE_SKIP_VERIFY_TLS", Kind::Value, "YES_I_KNOW_WHAT_I_AM_DOING: certificates of homeservers are not checked, except where LIVEKIT_AS_TOKEN is shown"),
     known("LIVEKIT_TOKEN_LIFETIME_SECONDS", Kind::Value, "seconds in which a token can be used to join, 60 to 86400; default 3600"),
     known("LIVEKIT_CAN_UPDATE_OWN_METADATA", Kind::Value, "whether participants may change their own metadata; default false"),
     known("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", Kind::Value, "whether users without full access may send audio, video and data; default true"),

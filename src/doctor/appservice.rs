@@ -1,6 +1,7 @@
 //! The wiring of application-service mode, from both sides.
 
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use livekit_token_service::config::Config;
 use livekit_token_service::config::appservice::AppService as Own;
@@ -9,8 +10,10 @@ use livekit_token_service::matrix::client_api::{ClientApi, Support};
 use livekit_token_service::matrix::id::{DelayId, RoomId, UserId};
 
 use super::Chart;
-use crate::house::to_homeservers;
+use crate::house::to_our_homeserver;
 
+/// How long a look-up of a delayed event may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// No such room can be, nor such a delayed event.
 const NO_ROOM: &str = "!livekit-token-service-doctor";
 const NO_EVENT: &str = "livekit-token-service-doctor";
@@ -24,7 +27,7 @@ pub(super) fn examine(
 ) -> io::Result<()> {
     let (name, url) = (own.server.clone(), own.url.clone());
     let as_token = own.registration.as_token.clone();
-    let fetcher = to_homeservers(config, 1);
+    let fetcher = || to_our_homeserver(config, 1);
     let homeserver = Homeserver::new(fetcher(), name, url, as_token);
     let Some(us) = introduce(own, &homeserver, chart)? else {
         return Ok(());
@@ -119,7 +122,7 @@ fn delayed_events(
     let Ok(event) = DelayId::parse(NO_EVENT) else {
         return Ok(());
     };
-    let looked_up = homeserver.delayed_event(us, &event);
+    let looked_up = homeserver.delayed_event(us, &event, Instant::now() + PATIENCE);
     let looked_up = looked_up.map(|_| "can be looked up, restarted and sent (MSC4140)");
     chart.either(what, looked_up)
 }

@@ -28,7 +28,7 @@ use livekit_token_service::net::bulkhead::Places;
 use livekit_token_service::net::tls::Roots;
 use livekit_token_service::readiness::Readiness;
 
-use super::{to_homeservers, to_the_named};
+use super::{to_homeservers, to_our_homeserver, to_the_named};
 
 /// The doors, and what goes on behind them.
 pub(super) struct Matrix {
@@ -114,7 +114,12 @@ fn wires(config: &Config, workers: usize, rooms: &Arc<RoomService>) -> Wires {
     let own = config.appservice.as_ref().map(|own| {
         listed.insert(own.server.clone());
         overrides.insert(own.server.clone(), own.url.clone());
-        (own.server.clone(), own.registration.as_token.clone())
+        let as_token = own.registration.as_token.clone();
+        (
+            own.server.clone(),
+            as_token,
+            to_our_homeserver(config, workers),
+        )
     });
     let client_api = ClientApi::new(to_homeservers(), overrides, listed.clone());
     Wires {
@@ -161,7 +166,7 @@ fn exchange(
 fn beside(own: &Own, config: &Config, workers: usize, rooms: &Arc<RoomService>) -> guests::Wires {
     let (server, url) = (own.server.clone(), own.url.clone());
     let as_token = own.registration.as_token.clone();
-    let fetcher = to_homeservers(config, workers)();
+    let fetcher = to_our_homeserver(config, workers);
     // a configuration without a key was refused
     let seals = Seals::new(&config.keys[0], &config.keys, &as_token);
     guests::Wires {
@@ -186,7 +191,7 @@ fn appservice(
         url: config.url.clone(),
         // with two doors, neither takes all places
         places: if config.matrix {
-            outbound / 2
+            outbound * 3 / 4
         } else {
             outbound
         },

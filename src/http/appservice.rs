@@ -6,7 +6,7 @@ use log::{Level, debug, info, log, warn};
 use serde_json::json;
 
 use crate::access::Access;
-use crate::appservice::{AppService, Error, Granted, Shown};
+use crate::appservice::{AppService, Error, Granted, Shown, Why};
 use crate::current::Current;
 use crate::delegation;
 use crate::http::matrix::Asked;
@@ -250,22 +250,21 @@ fn verdict(error: &Error) -> (Reply, Level, &'static str) {
             Level::Error,
             "homeserver",
         ),
-        Error::TheyForbid(_) => (
-            forbidden("The other server forbids it"),
-            Level::Info,
-            "relay_refused",
-        ),
-        Error::TheyFindInvalid(_) => (
-            invalid("The other server finds it invalid"),
-            Level::Info,
-            "relay_refused",
-        ),
-        Error::TheyFail(..) => (
-            failed("The other server gives no token"),
-            Level::Info,
-            "relay_failed",
-        ),
-        Error::Busy => (Reply::busy(AGAIN), Level::Info, "busy"),
+        Error::NotRelayed(error) => {
+            let (reply, reason) = match error.why {
+                Why::Forbidden => (forbidden("The other server forbids it"), "relay_refused"),
+                Why::Invalid => (
+                    invalid("The other server finds it invalid"),
+                    "relay_refused",
+                ),
+                // whatever it was, it is a failure of the other server (MSC4195)
+                Why::Failed(..) | Why::Nothing(_) => {
+                    (failed("The other server gives no token"), "relay_failed")
+                }
+            };
+            (reply, Level::Info, reason)
+        }
+        Error::Busy(_) => (Reply::busy(AGAIN), Level::Info, "busy"),
         Error::TooMany(error) => (Reply::limited(error.after), Level::Warn, "busy"),
         Error::RoomNotCreated(_) => (
             Reply::error(500, "M_UNKNOWN", "Unable to create room on SFU"),

@@ -125,6 +125,8 @@ pub struct Prospect {
     pub outbound: bool,
     /// Bytes that its body may have if their number is told beforehand; in chunks there are never more than [`BODY_BYTES`].
     pub body: usize,
+    /// Whether its address is charged for it: not for what a server proves to ask for its many users.
+    pub counted: bool,
 }
 
 type Prospects = Box<dyn Fn(&Head<'_>) -> Prospect>;

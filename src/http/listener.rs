@@ -127,9 +127,11 @@ pub fn serve(
             let text = |value| std::str::from_utf8(value).unwrap_or_default();
             let values = |name| head.values_from_last(name).map(text);
             let shown = shown(values(API_KEY_HEADER), values("Authorization"));
+            let authorization = values("Authorization").last();
             Prospect {
                 outbound: lanes.goes_outbound(head.method(), head.target(), shown),
-                body: lanes.body_bytes(head.target(), values("Authorization").last()),
+                body: lanes.body_bytes(head.target(), authorization),
+                counted: !lanes.is_of_our_homeserver(head.target(), authorization),
             }
         },
         move |request: &mut Request| {
@@ -171,7 +173,7 @@ fn answer_with(request: &mut Request, routes: &Routes, body: &mut Vec<u8>) -> Re
         method: request.method().as_str(),
         target: request.url(),
         client: fields.first(CLIENT_ADDRESS_HEADER).unwrap_or_default(),
-        authorization: fields.first("Authorization"),
+        authorization: fields.sole("Authorization"),
         body,
         shown: fields.shown(),
         content_type: fields.first("Content-Type"),

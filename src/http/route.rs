@@ -131,10 +131,18 @@ impl Routes {
 
     /// How many bytes a body may have: more where our homeserver pushes events, and proves that it is the one.
     pub fn body_bytes(&self, target: &str, authorization: Option<&str>) -> usize {
-        match (self.endpoint(target), &self.appservice) {
-            (Endpoint::Events, Some(door)) if door.knows(authorization) => LARGE_BODY_BYTES,
-            _ => BODY_BYTES,
+        let pushed = self.endpoint(target) == Endpoint::Events;
+        if pushed && self.is_of_our_homeserver(target, authorization) {
+            LARGE_BODY_BYTES
+        } else {
+            BODY_BYTES
         }
+    }
+
+    /// Whether our homeserver asks, and proves it.
+    pub fn is_of_our_homeserver(&self, target: &str, authorization: Option<&str>) -> bool {
+        let door = self.appservice.as_ref();
+        door.is_some_and(|door| self.endpoint(target).is_proxied() && door.knows(authorization))
     }
 
     /// Answers a request, however long that takes.

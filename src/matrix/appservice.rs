@@ -2,10 +2,11 @@
 //! (MSC4512).
 
 mod answer;
+mod api;
 mod wiring;
 
+use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 pub use self::answer::{Relayed, Scheduled};
+use self::api::{Api, DELAYED_EVENTS, FED_PROXY, IS_JOINED};
 pub use self::wiring::{Passing, Ping};
 use crate::flights::Flights;
 use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
@@ -20,7 +22,7 @@ use crate::matrix::registration::SharedToken;
 use crate::memo::Memo;
 use crate::metrics;
 use crate::net::base_url::BaseUrl;
-use crate::net::bulkhead::{PER_NEIGHBOURHOOD, PerKey};
+use crate::net::bulkhead::PER_NEIGHBOURHOOD;
 use crate::net::fetch::{Answer, Fetcher, Limits, Request, Route};
 
 /// For a question that the homeserver answers out of its own database, in all.
@@ -34,7 +36,7 @@ const LIMITS: Limits = Limits {
     max_body: 128 * 1024,
     neighbours: PER_NEIGHBOURHOOD,
 };
-/// For a question that it passes on to another one. With the membership before it, it has to end within the 30 s that Synapse gives us.
+/// For a question that it passes on to another one.
 const RELAY_BUDGET: Duration = Duration::from_secs(16);
 const RELAY_LIMITS: Limits = Limits {
     kind: "fed_proxy",
@@ -45,8 +47,6 @@ const RELAY_LIMITS: Limits = Limits {
     max_body: 64 * 1024,
     neighbours: PER_NEIGHBOURHOOD,
 };
-/// Questions to one other homeserver that may be under way: one that does not answer must not take all places.
-const PER_DESTINATION: usize = 4;
 /// How long it is believed that somebody is in a room; clients ask for several things in a row.
 const JOINED: Duration = Duration::from_secs(5);
 /// The same of somebody who is not, short: they may join next.
@@ -65,6 +65,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 pub enum Error {
     /// It did not answer: why not.
     Unreachable(String),
+    /// It is there, but what it answers comes too late or is too much.
+    Unanswered(String),
     /// It does not let us ask: status and errcode.
     Refused(u16, String),
     /// It does not know what was asked.
@@ -82,6 +84,7 @@ impl fmt::Display for Error {
                 f,
                 "the homeserver does not answer at {why} (LIVEKIT_HS_URL says where it is)"
             ),
+            Self::Unanswered(why) => write!(f, "no answer of the homeserver at {why}"),
             Self::Refused(status, errcode) => write!(
                 f,
                 "the homeserver refuses our as_token with status {status} {errcode} (its registration has to be the one here, with \
@@ -141,7 +144,6 @@ pub struct Homeserver {
     stable: [AtomicBool; 3],
     memberships: Memo<Membership, bool>,
     under_way: Flights<Membership, Result<bool, Error>>,
-    destinations: Arc<PerKey<ServerName>>,
 }
 
 impl Homeserver {
@@ -157,7 +159,6 @@ impl Homeserver {
             stable: Default::default(),
             memberships: Memo::new(MAX_REMEMBERED),
             under_way: Flights::new(),
-            destinations: PerKey::new(),
         }
     }
 
@@ -166,26 +167,43 @@ impl Homeserver {
         &self.name
     }
 
-    /// The user, if they are in the room; what is known of it may be 5 s old. Many who ask the same cause one question.
-    pub fn joined(&self, room: &RoomId, user: &UserId) -> Result<Option<JoinedUser>, Error> {
-        let joined = self.recall_or_ask(room, Who::User(user.clone()))?;
+    /// The user, if they are in the room; what is known of it may be 5 s old. Many who ask the same cause one question. Ends by
+    /// `deadline`, and after 8 s at the latest.
+    pub fn joined(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        deadline: Instant,
+    ) -> Result<Option<JoinedUser>, Error> {
+        let joined = self.recall_or_ask(room, Who::User(user.clone()), deadline)?;
         Ok(joined.then(|| JoinedUser(user.clone())))
     }
 
     /// Whether any user of `server` is in the room; as old as what [`Self::joined`] says.
-    pub fn has_server(&self, room: &RoomId, server: &ServerName) -> Result<bool, Error> {
-        self.recall_or_ask(room, Who::Server(server.clone()))
+    pub fn has_server(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        self.recall_or_ask(room, Who::Server(server.clone()), deadline)
     }
 
     /// Whether the user is in the room at this moment.
     pub fn is_still_joined(&self, room: &RoomId, user: &UserId) -> Result<bool, Error> {
-        self.ask(&(room.clone(), Who::User(user.clone())))
+        let membership = (room.clone(), Who::User(user.clone()));
+        self.ask(&membership, Instant::now() + BUDGET)
     }
 
-    /// Posts `body` to `path` of another homeserver, in our homeserver's name. Whatever that one answers is an answer.
-    pub fn relay(&self, to: &ServerName, path: &str, body: &Value) -> Result<Relayed, Error> {
-        let place = self.destinations.enter(to.clone(), PER_DESTINATION);
-        let _place = place.ok_or(Error::Busy)?;
+    /// Posts `body` to `path` of another homeserver, in our homeserver's name. Whatever that one answers is an answer. Ends by
+    /// `deadline`, and after 16 s at the latest.
+    pub fn relay(
+        &self,
+        to: &ServerName,
+        path: &str,
+        body: &Value,
+        deadline: Instant,
+    ) -> Result<Relayed, Error> {
         let body =
             json!({ "destination": to.as_str(), "method": "POST", "path": path, "body": body });
         let answer = self.call(
@@ -193,44 +211,64 @@ impl Homeserver {
             "appservice/fed_proxy",
             Some(body.to_string().as_bytes()),
             RELAY_LIMITS,
-            RELAY_BUDGET,
+            deadline.min(Instant::now() + RELAY_BUDGET),
         )?;
         answer::relayed(&answer)
     }
 
-    /// A delayed event of one of its users, if they have such a one (MSC4140).
-    pub fn delayed_event(&self, user: &UserId, id: &DelayId) -> Result<Option<Scheduled>, Error> {
+    /// A delayed event of one of its users, if they have such a one (MSC4140). Ends by `deadline`, and after 8 s at the latest.
+    pub fn delayed_event(
+        &self,
+        user: &UserId,
+        id: &DelayId,
+        deadline: Instant,
+    ) -> Result<Option<Scheduled>, Error> {
+        let deadline = deadline.min(Instant::now() + BUDGET);
         let target = format!(
             "delayed_events/{}?user_id={}",
             escaped(id.as_str()),
             escaped(user.as_str())
         );
-        let answer = self.call(&DELAYED_EVENTS, &target, None, LIMITS, BUDGET)?;
+        let answer = self.call(&DELAYED_EVENTS, &target, None, LIMITS, deadline)?;
         answer::scheduled(&answer)
     }
 
-    fn recall_or_ask(&self, room: &RoomId, who: Who) -> Result<bool, Error> {
+    /// Whoever only hears that somebody else's question has failed asks once more, together with all others who have.
+    fn recall_or_ask(&self, room: &RoomId, who: Who, deadline: Instant) -> Result<bool, Error> {
         let membership = (room.clone(), who);
         let known = self.memberships.recall(&membership, Instant::now());
         metrics::look_up("membership", known.is_some());
         if let Some(known) = known {
             return Ok(known);
         }
-        let deadline = Instant::now() + BUDGET;
-        let answer = self
-            .under_way
-            .share(&membership, deadline, || self.ask(&membership));
-        answer.unwrap_or(Err(Error::Busy))
+        let deadline = deadline.min(Instant::now() + BUDGET);
+        let asked = Cell::new(false);
+        let share = || {
+            let ask = || {
+                // somebody else may have asked since
+                let known = self.memberships.recall(&membership, Instant::now());
+                known.map(Ok).unwrap_or_else(|| {
+                    asked.set(true);
+                    self.ask(&membership, deadline)
+                })
+            };
+            let answer = self.under_way.share(&membership, deadline, ask);
+            answer.unwrap_or(Err(Error::Busy))
+        };
+        match share() {
+            Err(_) if !asked.get() && Instant::now() < deadline => share(),
+            answer => answer,
+        }
     }
 
-    fn ask(&self, membership: &Membership) -> Result<bool, Error> {
+    fn ask(&self, membership: &Membership, deadline: Instant) -> Result<bool, Error> {
         let (room, who) = membership;
         let query = match who {
             Who::User(user) => format!("mxid={}", escaped(user.as_str())),
             Who::Server(server) => format!("server_name={}", escaped(server.as_str())),
         };
         let target = format!("rooms/{}/is_joined?{query}", escaped(room.as_str()));
-        let answer = self.call(&IS_JOINED, &target, None, LIMITS, BUDGET)?;
+        let answer = self.call(&IS_JOINED, &target, None, LIMITS, deadline)?;
         let joined = answer::joined(&answer)?;
         let now = Instant::now();
         let lasting = if joined { JOINED } else { NOT_JOINED };
@@ -246,9 +284,8 @@ impl Homeserver {
         target: &str,
         post: Option<&[u8]>,
         limits: Limits,
-        budget: Duration,
+        deadline: Instant,
     ) -> Result<Answer, Error> {
-        let deadline = Instant::now() + budget;
         let known = &self.stable[api.index];
         let first = known.load(Ordering::Relaxed);
         for by_stable_name in [first, !first] {
@@ -284,39 +321,16 @@ impl Homeserver {
             post: post.map(|body| ("application/json", body)),
         };
         let answer = self.fetcher.fetch(&self.route, request, limits, deadline);
-        answer.map_err(|error| match error.is_ours() {
-            true => Error::Busy,
-            false => Error::Unreachable(format!("{}: {error}", self.url)),
+        answer.map_err(|error| {
+            let why = || format!("{}: {error}", self.url);
+            match &error {
+                error if error.is_ours() => Error::Busy,
+                error if error.is_of_the_answer() => Error::Unanswered(why()),
+                _ => Error::Unreachable(why()),
+            }
         })
     }
 }
-
-/// What it can be asked for, and the versions of the client-server API that have it.
-struct Api {
-    index: usize,
-    name: &'static str,
-    unstable: &'static str,
-    stable: &'static str,
-}
-
-const IS_JOINED: Api = Api {
-    index: 0,
-    name: "is_joined (MSC4502)",
-    unstable: "unstable/io.element.msc4502",
-    stable: "v3",
-};
-const FED_PROXY: Api = Api {
-    index: 1,
-    name: "fed_proxy (MSC4512)",
-    unstable: "unstable/io.element.msc4512",
-    stable: "v1",
-};
-const DELAYED_EVENTS: Api = Api {
-    index: 2,
-    name: "delayed events (MSC4140)",
-    unstable: "unstable/org.matrix.msc4140",
-    stable: "v1",
-};
 
 fn escaped(text: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(text, ESCAPED)

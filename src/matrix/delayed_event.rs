@@ -90,8 +90,8 @@ pub struct DelayedEvents {
     client_api: ClientApi,
     breakers: Breakers<ServerName>,
     under_way: Arc<PerKey<ServerName>>,
-    /// The server whose application service we are, and what it knows us by.
-    own: Option<(ServerName, SharedToken)>,
+    /// The server whose application service we are, what it knows us by, and the way to it.
+    own: Option<(ServerName, SharedToken, Fetcher)>,
 }
 
 impl DelayedEvents {
@@ -107,8 +107,8 @@ impl DelayedEvents {
     }
 
     /// Acts for the users of this homeserver with the as_token that it knows us by: it may want to know who asks, and if not, each
-    /// user has a rate of their own, or none.
-    pub fn acting_as(self, own: Option<(ServerName, SharedToken)>) -> Self {
+    /// user has a rate of their own, or none. The token, which opens more than a user's, goes by this way only.
+    pub fn acting_as(self, own: Option<(ServerName, SharedToken, Fetcher)>) -> Self {
         Self { own, ..self }
     }
 
@@ -161,9 +161,9 @@ impl DelayedEvents {
         api: &Api,
         deadline: Instant,
     ) -> Result<Outcome, fetch::Error> {
-        let own = self.own.as_ref().filter(|(own, _)| own == user.server());
-        if let Some((_, as_token)) = own {
-            let acting = Some((user, as_token.bearer()));
+        let own = self.own.as_ref();
+        if let Some((_, as_token, way)) = own.filter(|(own, ..)| own == user.server()) {
+            let acting = Some((user, as_token.bearer(), way));
             let outcome = self.try_forms(deed, user.server(), id, api, acting, deadline)?;
             if !matches!(outcome, Outcome::Denied(401 | 403)) {
                 return Ok(outcome);
@@ -179,7 +179,7 @@ impl DelayedEvents {
         server: &ServerName,
         id: &DelayId,
         api: &Api,
-        acting: Option<(&UserId, String)>,
+        acting: Option<(&UserId, String, &Fetcher)>,
         deadline: Instant,
     ) -> Result<Outcome, fetch::Error> {
         let known = match api.support {
@@ -190,15 +190,16 @@ impl DelayedEvents {
         let others = others.into_iter().filter(|form| *form != known);
         for form in [known].into_iter().chain(others) {
             let (mut target, body) = request(form, api.base.path(), deed, id);
-            if let Some((user, _)) = &acting {
+            if let Some((user, ..)) = &acting {
                 target += &format!("?user_id={}", utf8_percent_encode(user.as_str(), ESCAPED));
             }
             let request = Request {
                 target: &target,
-                authorization: acting.as_ref().map(|(_, bearer)| bearer.as_str()),
+                authorization: acting.as_ref().map(|(_, bearer, _)| bearer.as_str()),
                 post: Some(("application/json", body.as_bytes())),
             };
-            let answer = self.fetcher.fetch(&api.route, request, LIMITS, deadline)?;
+            let way = acting.as_ref().map_or(&self.fetcher, |(.., way)| *way);
+            let answer = way.fetch(&api.route, request, LIMITS, deadline)?;
             if let Meaning::Clear(outcome) = answer::meaning(&answer) {
                 if form != known {
                     log::debug!("delayed_events server={server} form={form:?}");

@@ -68,6 +68,13 @@ impl BaseUrl {
         })
     }
 
+    /// Whether it leads to the same place, however that is spelled: names are alike in any case, and the scheme's port goes without saying.
+    pub fn means(&self, other: &Self) -> bool {
+        let name = |url: &Self| url.host.to_string().to_ascii_lowercase();
+        let rest = |url: &Self| (url.tls, url.port(), url.path.clone());
+        rest(self) == rest(other) && name(self) == name(other)
+    }
+
     /// Whether the server is spoken to over TLS.
     pub fn tls(&self) -> bool {
         self.tls
@@ -150,6 +157,34 @@ mod tests {
             assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
             assert_eq!((url.authority().as_str(), url.path()), (authority, path));
         }
+    }
+
+    #[test]
+    fn a_place_can_be_spelled_in_several_ways() {
+        let means = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|text| BaseUrl::parse(text).unwrap());
+            assert_eq!(one.means(&other), other.means(&one));
+            one.means(&other)
+        };
+        for same in [
+            "wss://sfu.example.com",
+            "wss://sfu.example.com:443/",
+            "WSS://SFU.Example.COM",
+            "https://sfu.example.com",
+        ] {
+            assert!(means("wss://sfu.example.com/", same), "{same}");
+        }
+        for other in [
+            "ws://sfu.example.com",
+            "wss://sfu.example.com:80",
+            "wss://sfu.example.com/livekit",
+            "wss://sfu.example.com.",
+            "wss://sfu2.example.com",
+        ] {
+            assert!(!means("wss://sfu.example.com", other), "{other}");
+        }
+        assert!(!means("wss://h/a", "wss://h/A"), "a path has its case");
+        assert!(means("ws://[::1]:80", "ws://[0:0::1]"));
     }
 
     #[test]

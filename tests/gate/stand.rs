@@ -52,6 +52,7 @@ pub(crate) fn run() -> ExitCode {
                 "/echo/large" => LARGE_BODY_BYTES,
                 _ => BODY_BYTES,
             },
+            counted: true,
         },
         handle,
         || answer(500, "panicked".into()),

@@ -8,6 +8,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -32,6 +33,8 @@ pub(crate) const SERVER_PATH: &str = "/_matrix/federation/v1/rtc/livekit/get_tok
 pub(crate) enum Answer {
     /// With this status and body.
     Says(&'static str, Vec<u8>),
+    /// The same after this time.
+    Late(Duration, Box<Answer>),
     /// With nothing, and the connection closes.
     Closes,
     /// With nothing, while the connection stands.
@@ -210,8 +213,12 @@ impl State {
     fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
         while let Some(request) = Request::read(&mut stream) {
-            let answer = self.answer(&request);
+            let mut answer = self.answer(&request);
             self.seen.lock().unwrap().push(request);
+            while let Answer::Late(time, after) = answer {
+                thread::sleep(time);
+                answer = *after;
+            }
             let written = match answer {
                 Answer::Says(status, body) => {
                     let head = format!(
@@ -221,7 +228,7 @@ impl State {
                     let whole = [head.as_bytes(), &body].concat();
                     stream.get_mut().write_all(&whole)
                 }
-                Answer::Closes => return,
+                Answer::Closes | Answer::Late(..) => return,
                 Answer::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
             };
             if written.is_err() {

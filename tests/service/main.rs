@@ -35,6 +35,7 @@ mod appservice_doctor;
 mod appservice_guests;
 mod appservice_hostile;
 mod appservice_leaving;
+mod appservice_meeting;
 mod appservice_reload;
 mod appservice_restart;
 mod config;

@@ -125,7 +125,9 @@ impl Gate {
             keep_alive: head.keeps_alive() && !last,
             bodiless: head.method() == "HEAD",
             outbound: prospect.outbound,
-            charged: client.and_then(|address| self.limits.bucket(address)),
+            charged: client
+                .filter(|_| prospect.counted)
+                .and_then(|address| self.limits.bucket(address)),
             body: connection.request.len(),
         };
         connection.stage = match head.framing() {

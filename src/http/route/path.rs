@@ -41,6 +41,14 @@ impl Endpoint {
             Self::Unknown => "unknown",
         }
     }
+
+    /// Whether it is for the homeserver whose application service we are.
+    pub(super) fn is_proxied(self) -> bool {
+        matches!(
+            self,
+            Self::UserToken | Self::UserLeave | Self::ServerToken | Self::Ping | Self::Events
+        )
+    }
 }
 
 /// Reads the end of a path: proxies strip their prefix, or do not, or leave a slash too many.
@@ -61,17 +69,15 @@ pub(super) fn endpoint(target: &str) -> Endpoint {
 }
 
 /// Reads a path of the homeserver's whose application service we are; none if it is not one of its own. As it passes them on they
-/// are whole (MSC4512), but there may be a prefix of ours before them.
+/// are whole (MSC4512), but there may be a prefix of ours before them. What its users have written after that opens no other door.
 pub(super) fn proxied(target: &str) -> Option<Endpoint> {
     let parts: Vec<_> = path(target)
         .split('/')
         .filter(|part| !part.is_empty())
         .collect();
-    let start = parts.iter().rposition(|part| *part == "_matrix")?;
-    let api = *parts.get(start + 1)?;
-    if !matches!(api, "client" | "federation" | "app") {
-        return None;
-    }
+    let begins = |pair: &[&str]| matches!(pair, ["_matrix", "client" | "federation" | "app"]);
+    let start = parts.windows(2).position(begins)?;
+    let api = parts[start + 1];
     let rest = match &parts[start + 2..] {
         ["v1", rest @ ..] | ["unstable", "io.element.msc4195", rest @ ..] => rest,
         _ => return Some(Endpoint::Unknown),
@@ -151,7 +157,29 @@ mod tests {
                 "/_matrix/app/unstable/io.element.msc4195/ping",
                 Some(Endpoint::Unknown),
             ),
+            (
+                "/_matrix/livekit/_matrix/client/v1/rtc/livekit/get_token",
+                Some(Endpoint::UserToken),
+            ),
+            (
+                "/_matrix/client/v1/rtc/livekit/_matrix/x/readyz",
+                Some(Endpoint::Unknown),
+            ),
+            (
+                "/_matrix/client/v1/rtc/livekit/_matrix/x/sfu_webhook",
+                Some(Endpoint::Unknown),
+            ),
+            (
+                "/_matrix/client/v1/rtc/livekit/_matrix/federation/v1/rtc/livekit/get_token",
+                Some(Endpoint::Unknown),
+            ),
+            (
+                "/_matrix/federation/v1/rtc/livekit/_matrix/app/v1/ping",
+                Some(Endpoint::Unknown),
+            ),
+            ("/_matrix/client/healthz", Some(Endpoint::Unknown)),
             ("/_matrix/livekit/jwt/get_token", None),
+            ("/_matrix/livekit/client/readyz", None),
             ("/get_token?/_matrix/client/v1/rtc/livekit/get_token", None),
             ("/_matrix", None),
         ] {

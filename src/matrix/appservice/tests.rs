@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
 use crate::net::address::AddressPolicy;
 use crate::net::fake::Fake;
@@ -22,6 +25,10 @@ fn user(id: &str) -> UserId {
     UserId::parse(id).unwrap()
 }
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
 fn room() -> RoomId {
     RoomId::parse_for_path("!a/b?c#d:hs").unwrap()
 }
@@ -34,10 +41,13 @@ fn it_is_asked_in_one_path_with_our_token_and_believed_for_a_while() {
     });
     let homeserver = homeserver(&fake);
     for _ in 0..3 {
-        let joined = homeserver.joined(&room(), &user("@in&server_name=x:hs"));
+        let joined = homeserver.joined(&room(), &user("@in&server_name=x:hs"), soon());
         assert!(joined.unwrap().is_some());
     }
-    assert_eq!(homeserver.joined(&room(), &user("@out:hs")), Ok(None));
+    assert_eq!(
+        homeserver.joined(&room(), &user("@out:hs"), soon()),
+        Ok(None)
+    );
     assert_eq!(
         homeserver.is_still_joined(&room(), &user("@in:hs")),
         Ok(true)
@@ -64,7 +74,10 @@ fn a_server_that_knows_the_stable_name_only_is_asked_by_that_from_then_on() {
     });
     let homeserver = homeserver(&fake);
     for name in ["a", "b"] {
-        assert_eq!(homeserver.has_server(&room(), &server(name)), Ok(true));
+        assert_eq!(
+            homeserver.has_server(&room(), &server(name), soon()),
+            Ok(true)
+        );
     }
     assert_eq!(fake.asked().len(), 3);
 }
@@ -85,7 +98,7 @@ fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
     for (answer, word) in refusals {
         let fake = Fake::new(move |_| answer.clone());
         let error = homeserver(&fake)
-            .joined(&room(), &user("@a:hs"))
+            .joined(&room(), &user("@a:hs"), soon())
             .unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
         assert!(!error.to_string().contains("as-token"), "{error}");
@@ -96,7 +109,7 @@ fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
 fn another_server_is_asked_through_it() {
     let fake = Fake::new(|_| Some((OK, br#"{"status":200,"content":{"jwt":"a.b.c"}}"#.to_vec())));
     let body = json!({ "user_id": "@a:hs" });
-    let relayed = homeserver(&fake).relay(&server("b.org"), "/path", &body);
+    let relayed = homeserver(&fake).relay(&server("b.org"), "/path", &body, soon());
     assert!(relayed == Ok(Relayed::Token("a.b.c".into())));
     let asked = fake.asked();
     let line = "POST /base/_matrix/client/unstable/io.element.msc4512/appservice/fed_proxy";
@@ -111,8 +124,48 @@ fn another_server_is_asked_through_it() {
 fn a_delayed_event_is_looked_up_as_its_user_s() {
     let fake = Fake::new(|_| Some((OK, br#"{"room_id":"!r","delay_ms":1000}"#.to_vec())));
     let id = DelayId::parse("a/b").unwrap();
-    let event = homeserver(&fake).delayed_event(&user("@a:hs"), &id);
+    let event = homeserver(&fake).delayed_event(&user("@a:hs"), &id, soon());
     assert_eq!(event.unwrap().unwrap().room, "!r");
     let path = "GET /base/_matrix/client/unstable/org.matrix.msc4140/delayed_events/a%2Fb?user_id=%40a%3Ahs";
     assert_eq!(fake.lines(), [path]);
+}
+
+#[test]
+fn those_who_hear_that_another_s_question_has_failed_ask_once_more_together() {
+    const MANY: usize = 20;
+    let (asked, come) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let all = come.clone();
+    let fake = Fake::new(move |_| {
+        while all.load(Ordering::SeqCst) < MANY {
+            std::thread::yield_now();
+        }
+        Some(match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => ("500 Broken", b"{}".to_vec()),
+            _ => (OK, br#"{"joined":true}"#.to_vec()),
+        })
+    });
+    let homeserver = homeserver(&fake);
+    let ask = || {
+        come.fetch_add(1, Ordering::SeqCst);
+        homeserver.has_server(&room(), &server("b.org"), soon())
+    };
+    let refused = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..MANY).map(|_| scope.spawn(ask)).collect();
+        let answers = asking.into_iter().map(|asks| asks.join().unwrap());
+        answers.filter(Result::is_err).count()
+    });
+    assert_eq!((fake.asked().len(), refused), (2, 1));
+}
+
+#[test]
+fn nothing_is_waited_for_beyond_the_deadline() {
+    let fake = Fake::new(|_| panic!("asked too late"));
+    let (homeserver, late) = (homeserver(&fake), Instant::now());
+    let body = json!({});
+    let id = DelayId::parse("id").unwrap();
+    assert!(homeserver.joined(&room(), &user("@a:hs"), late).is_err());
+    assert!(homeserver.has_server(&room(), &server("b"), late).is_err());
+    assert!(homeserver.relay(&server("b"), "/", &body, late).is_err());
+    assert!(homeserver.delayed_event(&user("@a:hs"), &id, late).is_err());
+    assert!(fake.asked().is_empty());
 }

@@ -12,8 +12,9 @@ use crate::matrix::id::UserId;
 use crate::matrix::registration::PREFIX;
 use crate::net::fetch::Answer;
 
-/// An SFU, and a place in it, that nobody has.
+/// An SFU, and a place in it, that nobody has; and a room, which has to look like one to be read at all.
 const NOBODYS: &str = "livekit-token-service-doctor";
+const NOBODYS_ROOM: &str = "!livekit-token-service-doctor";
 
 /// What becomes of a wish of its users that is for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Homeserver {
             "appservice/fed_proxy",
             Some(b"{}"),
             LIMITS,
-            BUDGET,
+            Instant::now() + BUDGET,
         )?;
         match answer.status {
             // it misses the destination
@@ -94,8 +95,9 @@ impl Homeserver {
     pub fn passes_on(&self) -> Result<Passing, Error> {
         let deadline = Instant::now() + RELAY_BUDGET;
         let path = format!("v1/{PREFIX}/get_token");
-        let nowhere = NOBODYS;
-        let body = json!({ "url": nowhere, "room_id": format!("!{nowhere}"), "slot_id": nowhere, "member_id": nowhere });
+        let (nowhere, room) = (NOBODYS, NOBODYS_ROOM);
+        let body =
+            json!({ "url": nowhere, "room_id": room, "slot_id": nowhere, "member_id": nowhere });
         let body = body.to_string();
         let ask = |token| self.fetch(&path, token, Some(body.as_bytes()), RELAY_LIMITS, deadline);
         let unproven = ask(None)?;

@@ -49,7 +49,7 @@ fn our_own_homeserver_is_told_who_asks_and_another_is_not() {
         _ => Some((OK, b"{}".to_vec())),
     });
     let token = SharedToken::parse("as-token").unwrap();
-    let own = events(&fake).acting_as(Some((name("a.example"), token.clone())));
+    let own = events(&fake).acting_as(Some((name("a.example"), token.clone(), fetcher())));
     assert_eq!(restart(&own, "x"), Outcome::Done);
     let asked = fake.asked();
     let last = asked.last().unwrap();
@@ -61,7 +61,7 @@ fn our_own_homeserver_is_told_who_asks_and_another_is_not() {
     assert_eq!(last.authorization.as_deref(), Some("Bearer as-token"));
     // a registration without these users
     assert_eq!(restart(&own, "denied"), Outcome::Done);
-    let other = events(&fake).acting_as(Some((name("b.example"), token)));
+    let other = events(&fake).acting_as(Some((name("b.example"), token, fetcher())));
     assert_eq!(restart(&other, "y"), Outcome::Done);
     for asked in &fake.asked()[asked.len() + 1..] {
         assert_eq!(asked.authorization, None);

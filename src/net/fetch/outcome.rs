@@ -13,6 +13,7 @@ use crate::net::dns;
 
 /// What took too long.
 pub(super) const CONNECTING: &str = "connecting";
+const REQUEST: &str = "sending the request";
 pub(super) const ANSWER: &str = "waiting for the answer";
 pub(super) const EVERYTHING: &str = "the whole call";
 
@@ -74,6 +75,15 @@ impl Error {
         )
     }
 
+    /// Whether the server was there, and only its answer came too late or was too much.
+    pub fn is_of_the_answer(&self) -> bool {
+        match self {
+            Self::TooLarge(_) => true,
+            Self::Timeout(part) => ![CONNECTING, REQUEST].contains(part),
+            _ => false,
+        }
+    }
+
     /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
     pub fn is_silence(&self) -> bool {
         !matches!(self, Self::Denied(..)) && !self.is_ours()
@@ -125,7 +135,7 @@ pub(super) fn failure(error: ureq::Error) -> Error {
             ureq::Timeout::Connect => CONNECTING,
             ureq::Timeout::RecvResponse => ANSWER,
             ureq::Timeout::RecvBody => "reading the answer",
-            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => "sending the request",
+            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => REQUEST,
             _ => EVERYTHING,
         }),
         ureq::Error::Protocol(error) => Error::NotHttp(error.to_string()),

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             |_head| Prospect {
                 outbound: false,
                 body: BODY_BYTES,
+                counted: true,
             },
             move |request| work.answer_tiny(request),
             || Response::empty(500).boxed(),
