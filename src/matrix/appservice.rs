@@ -10,13 +10,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 pub use self::answer::{Relayed, Scheduled};
 use self::api::{Api, DELAYED_EVENTS, FED_PROXY, IS_JOINED};
 pub use self::wiring::{Passing, Ping};
 use crate::flights::Flights;
+use crate::matrix::escaped;
 use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
 use crate::matrix::registration::SharedToken;
 use crate::memo::Memo;
@@ -53,12 +53,6 @@ const JOINED: Duration = Duration::from_secs(5);
 const NOT_JOINED: Duration = Duration::from_secs(1);
 /// Memberships that are remembered, at some 300 bytes: those of a minute of joins.
 const MAX_REMEMBERED: usize = 4096;
-/// What a path segment or a query's value may hold unescaped (RFC 3986, 2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// Why the homeserver did not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -330,10 +324,6 @@ impl Homeserver {
             }
         })
     }
-}
-
-fn escaped(text: &str) -> impl fmt::Display + '_ {
-    utf8_percent_encode(text, ESCAPED)
 }
 
 /// See [`crate::fuzzing`].

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use crate::matrix::client_api::{self, Api, ClientApi, PathForm, Support};
+use crate::matrix::escaped;
 use crate::matrix::id::{ServerName, UserId};
 use crate::matrix::registration::SharedToken;
 use crate::net::breaker::Breakers;
@@ -38,12 +37,6 @@ const REST: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// When to try again where there was no place.
 const CROWDED_RETRY: Duration = Duration::from_secs(1);
-/// What an id may hold unescaped in a path (RFC 3986, 2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +184,7 @@ impl DelayedEvents {
         for form in [known].into_iter().chain(others) {
             let (mut target, body) = request(form, api.base.path(), deed, id);
             if let Some((user, ..)) = &acting {
-                target += &format!("?user_id={}", utf8_percent_encode(user.as_str(), ESCAPED));
+                target += &format!("?user_id={}", escaped(user.as_str()));
             }
             let request = Request {
                 target: &target,
@@ -217,7 +210,7 @@ impl DelayedEvents {
 fn request(form: PathForm, prefix: &str, deed: Deed, id: &DelayId) -> (String, String) {
     const UNSTABLE: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
     const STABLE: &str = "/_matrix/client/v1/delayed_events";
-    let id = utf8_percent_encode(id.as_str(), ESCAPED);
+    let id = escaped(id.as_str());
     let action = deed.action();
     match form {
         PathForm::Unstable => (format!("{prefix}{UNSTABLE}/{id}/{action}"), "{}".into()),

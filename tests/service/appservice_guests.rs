@@ -1,10 +1,8 @@
 //! Nobody keeps others out by asking for more tokens than they use, and nobody stays in a call because a look failed.
 
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 
-use crate::appservice_homeserver::{Beside, says};
+use crate::appservice_homeserver::{Beside, says, wait_until};
 use crate::callers::tell;
 use crate::client::Reply;
 use crate::jwt;
@@ -14,8 +12,6 @@ use crate::sfu::{Conduct, Sfu};
 
 /// The service keeps as many tokens of one user in mind.
 const PER_USER: usize = 64;
-/// Longer than anything here may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 const CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
 
 fn ask_as(beside: &Beside, member: usize) -> Reply {
@@ -45,21 +41,6 @@ pub(crate) fn come(beside: &Beside, names: &[String; 2]) {
 
 fn memberships_fail(beside: &Beside) {
     beside.memberships(says("500 Internal Server Error", &json!({})));
-}
-
-/// How often the homeserver was asked about a membership.
-fn asked(beside: &Beside) -> usize {
-    let seen = beside.seen();
-    let memberships = seen.iter().filter(|r| r.path().ends_with("/is_joined"));
-    memberships.count()
-}
-
-fn wait_until(condition: impl Fn() -> bool, what: &str) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -108,9 +89,12 @@ fn a_look_that_fails_when_somebody_comes_is_repeated_at_once() {
     let beside = Beside::start_with(|s| s.set(CHECK, "3600"));
     let alice = named(&beside, 1);
     memberships_fail(&beside);
-    let before = asked(&beside);
+    let before = beside.memberships_asked();
     come(&beside, &alice);
-    wait_until(|| asked(&beside) >= before + 2, "nobody tries again");
+    wait_until(
+        || beside.memberships_asked() >= before + 2,
+        "nobody tries again",
+    );
     beside.memberships(says("200 OK", &json!({ "joined": false })));
     assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
     beside
@@ -126,8 +110,8 @@ fn a_homeserver_that_fails_is_told_of_once_and_counted() {
     let mut names: Vec<_> = (0..10).map(|member| named(&beside, member)).collect();
     names.iter().for_each(|names| come(&beside, names));
     memberships_fail(&beside);
-    let before = asked(&beside);
-    wait_until(|| asked(&beside) > before + 30, "nobody looks");
+    let before = beside.memberships_asked();
+    wait_until(|| beside.memberships_asked() > before + 30, "nobody looks");
     let log = beside.service.log();
     let lines = log
         .lines()

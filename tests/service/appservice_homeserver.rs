@@ -8,7 +8,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -18,6 +18,8 @@ use crate::request::Request;
 use crate::settings::Settings;
 use crate::sfu::{Conduct, Sfu};
 
+/// Longer than anything here may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What it is called.
 pub(crate) const NAME: &str = "own.example";
 /// What it shows, and what it is shown.
@@ -122,6 +124,12 @@ impl Beside {
         self.state.seen.lock().unwrap().clone()
     }
 
+    /// How often it was asked about a membership.
+    pub(crate) fn memberships_asked(&self) -> usize {
+        let memberships = |request: &&Request| request.path().ends_with("/is_joined");
+        self.seen().iter().filter(memberships).count()
+    }
+
     /// How often it was to ask another homeserver.
     pub(crate) fn relayed(&self) -> usize {
         let relays = |request: &&Request| request.path().ends_with("/fed_proxy");
@@ -163,6 +171,15 @@ impl Beside {
         let mut body = self.place();
         body["user_id"] = user.into();
         self.post(SERVER_PATH, &[bearer(), of_server(origin)], &body)
+    }
+}
+
+/// Waits for something to be seen from outside.
+pub(crate) fn wait_until(condition: impl Fn() -> bool, what: &str) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,19 +1,17 @@
 //! Whoever leaves the Matrix room, or is banned from it, is put out of the call: when they come, now and then, and at once when there
 //! is a reason to ask.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
-use crate::appservice_homeserver::{Beside, EVENTS_PATH, HS_TOKEN, ROOM, bearer, bearer_of, says};
+use crate::appservice_homeserver::{
+    Beside, EVENTS_PATH, HS_TOKEN, ROOM, bearer, bearer_of, says, wait_until,
+};
 use crate::callers::tell;
 use crate::client::raw;
 use crate::jwt;
 use crate::settings::{SECRET, Settings};
 
 const ALICE: &str = "@alice:own.example";
-/// Longer than anything here may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nobody is looked at only because time has passed.
 fn unhurried(settings: Settings) -> Settings {
@@ -40,26 +38,11 @@ fn member(room: &str, user: &str, membership: &str) -> Value {
     })
 }
 
-/// How often the homeserver was asked about a membership.
-fn asked(beside: &Beside) -> usize {
-    let seen = beside.seen();
-    let memberships = seen.iter().filter(|r| r.path().ends_with("/is_joined"));
-    memberships.count()
-}
-
-fn wait_until(condition: impl Fn() -> bool, what: &str) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn whoever_is_banned_is_removed_by_looking_now_and_then() {
     let beside = Beside::start_with(|s| s.set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1"));
     let alice = in_call(&beside);
-    wait_until(|| asked(&beside) > 2, "nobody looks");
+    wait_until(|| beside.memberships_asked() > 2, "nobody looks");
     is_gone(&beside);
     // as long as they may come back they are looked for, though nobody tells that they are there
     for times in 1..=3 {
@@ -93,7 +76,7 @@ fn whoever_comes_with_a_token_from_before_the_ban_is_removed() {
 fn an_event_that_somebody_has_left_is_a_reason_to_ask_and_not_believed() {
     let beside = Beside::start_with(unhurried);
     let alice = in_call(&beside);
-    assert_eq!(asked(&beside), 1);
+    assert_eq!(beside.memberships_asked(), 1);
     let elsewhere = [
         member(ROOM, ALICE, "join"),
         member(ROOM, "@bob:own.example", "ban"),
@@ -107,12 +90,16 @@ fn an_event_that_somebody_has_left_is_a_reason_to_ask_and_not_believed() {
         beside.push(&json!([member(ROOM, ALICE, "leave")])).status,
         200
     );
-    wait_until(|| asked(&beside) > 1, "nobody asks");
+    wait_until(|| beside.memberships_asked() > 1, "nobody asks");
     is_gone(&beside);
     let pushed = beside.push(&json!([member(ROOM, ALICE, "ban")]));
     assert_eq!(pushed.status, 200);
     assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
-    assert_eq!(asked(&beside), 3, "one question for each reason");
+    assert_eq!(
+        beside.memberships_asked(),
+        3,
+        "one question for each reason"
+    );
 }
 
 #[test]
@@ -148,7 +135,7 @@ fn only_the_homeserver_may_push_and_only_by_put() {
         let reply = beside.ask("PUT", &path, &[bearer()], &body);
         assert_eq!(reply.status, 400, "{body}");
     }
-    assert_eq!(asked(&beside), 1, "nobody had a reason to ask");
+    assert_eq!(beside.memberships_asked(), 1, "nobody had a reason to ask");
 }
 
 #[test]

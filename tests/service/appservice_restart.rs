@@ -1,10 +1,8 @@
 //! Guests outlive the service: what their tokens carry tells another one, or the same after a restart, who they are.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
-use crate::appservice_homeserver::{AS_TOKEN, Beside, ROOM, says};
+use crate::appservice_homeserver::{AS_TOKEN, Beside, ROOM, says, wait_until};
 use crate::callers::tell;
 use crate::jwt;
 use crate::process::Service;
@@ -12,8 +10,6 @@ use crate::settings::SECRET;
 
 const ALICE: &str = "@alice:own.example";
 const CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
-/// Longer than anything here may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// With these seconds from one look to the next.
 fn looking(every: &str) -> Beside {
@@ -47,14 +43,6 @@ fn tell_joined(service: &Service, id: &str, claims: &Value) {
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-/// The memberships that the homeserver was asked about.
-fn asked(beside: &Beside) -> usize {
-    let seen = beside.seen();
-    seen.iter()
-        .filter(|r| r.path().ends_with("/is_joined"))
-        .count()
-}
-
 #[test]
 fn whoever_is_banned_while_nobody_looks_is_found_after_the_restart() {
     let mut beside = looking("1");
@@ -71,11 +59,8 @@ fn whoever_is_banned_after_the_restart_is_removed_though_no_webhook_came() {
     let mut beside = looking("1");
     let alice = beside.sfu.enter(&token(&beside, "m"));
     restart(&mut beside);
-    let (before, begin) = (asked(&beside), Instant::now());
-    while asked(&beside) < before + 2 {
-        assert!(begin.elapsed() < PATIENCE, "nobody looks");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let before = beside.memberships_asked();
+    wait_until(|| beside.memberships_asked() >= before + 2, "nobody looks");
     are_in_the_room(&beside, false);
     assert_eq!(beside.sfu.wait_for_removals(1)[0], alice);
 }
@@ -141,7 +126,7 @@ fn nothing_is_made_of_what_somebody_else_has_written_there() {
         beside.sfu.enter(claims);
     }
     let known = beside.sfu.enter(&other);
-    let before = asked(&beside);
+    let before = beside.memberships_asked();
     beside.service = Service::start(&beside.settings);
     assert_eq!(beside.sfu.wait_for_removals(1)[0], known);
     for (number, claims) in forged.iter().enumerate() {
@@ -154,7 +139,7 @@ fn nothing_is_made_of_what_somebody_else_has_written_there() {
         let removals = beside.sfu.wait_for_removals(times);
         assert!(removals.iter().all(|who| *who == known), "{removals:?}");
     }
-    assert!(asked(&beside) >= before + 4);
+    assert!(beside.memberships_asked() >= before + 4);
 }
 
 #[test]

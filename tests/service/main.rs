@@ -32,6 +32,7 @@ mod trap;
 mod activation;
 mod addresses;
 mod appservice_doctor;
+mod appservice_doors;
 mod appservice_guests;
 mod appservice_hostile;
 mod appservice_leaving;
