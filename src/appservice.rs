@@ -24,17 +24,28 @@ use crate::matrix::registration::SharedToken;
 use crate::net::base_url::BaseUrl;
 use crate::net::bulkhead::{KeyPlace, PerKey};
 use crate::net::lines::Lines;
+use crate::net::rate::Rate;
 use crate::{alias, clock};
 
 /// For a wish in all, but for the SFU, which is the last to be asked. Synapse gives us 30 s, of which 5 s may have gone before there was
 /// a worker for it.
 const BUDGET: Duration = Duration::from_secs(22);
+const MINUTE: Duration = Duration::from_secs(60);
 /// Wishes of one other homeserver's users that may be under way: the others' are not to wait for them.
 const PER_ORIGIN: usize = 8;
 /// The same with those that wait until they may: in a meeting all of them ask us at once.
 const PER_ORIGIN_WAITING: usize = 32;
 /// How long they wait; with what comes after it, their own homeserver still waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Tokens for our SFU in a minute: of one user, who needs one for each call and device, and of one other homeserver's users. Each may cost
+/// the SFU a room.
+const PER_USER_A_MINUTE: u32 = 120;
+const PER_ORIGIN_A_MINUTE: u32 = 1200;
+/// Those who are counted so.
+const COUNTED: usize = 4096;
+/// Characters of a URL that are said of one that is not ours.
+const MAX_SHOWN: usize = 100;
 
 /// A place in a call: parsed, not believed.
 #[derive(Debug)]
@@ -50,12 +61,20 @@ pub struct Place {
 }
 
 /// What was asked for.
-#[derive(Debug)]
 pub enum Granted {
     /// A token for our SFU.
     Ours(AccessToken, Key),
     /// Another server's token for its own.
     Theirs(Box<str>),
+}
+
+impl fmt::Debug for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours(..) => "Ours(hidden)",
+            Self::Theirs(_) => "Theirs(hidden)",
+        })
+    }
 }
 
 /// Why there is none.
@@ -81,6 +100,8 @@ pub enum Error {
     NotRelayed(Box<NotRelayed>),
     /// No place is free: in all, or for what is between us and this server.
     Busy(Option<ServerName>),
+    /// The user, or their homeserver, has had too many tokens lately: when they may come again.
+    TooOften(UserId, Duration),
     /// All places are taken by guests who are in calls.
     TooMany(TooMany),
     /// The SFU did not create the room.
@@ -109,6 +130,10 @@ impl fmt::Display for Error {
             Self::Busy(Some(server)) => {
                 write!(f, "no place is free for what {server} is asked or asks")
             }
+            Self::TooOften(user, _) => write!(
+                f,
+                "more than {PER_USER_A_MINUTE} tokens a minute for {user}, or {PER_ORIGIN_A_MINUTE} for users of their homeserver"
+            ),
             Self::TooMany(error) => error.fmt(f),
             Self::RoomNotCreated(error) => error.fmt(f),
             Self::NoSuchEvent(user) => {
@@ -123,10 +148,7 @@ impl std::error::Error for Error {}
 
 impl From<appservice::Error> for Error {
     fn from(error: appservice::Error) -> Self {
-        match error {
-            appservice::Error::Busy => Self::Busy(None),
-            error => Self::Homeserver(error),
-        }
+        Self::Homeserver(error)
     }
 }
 
@@ -154,6 +176,9 @@ pub struct AppService {
     terms: Terms,
     url: Option<BaseUrl>,
     under_way: Arc<PerKey<()>>,
+    with_others: Arc<PerKey<()>>,
+    pace_of_users: Rate<UserId>,
+    pace_of_origins: Rate<ServerName>,
     relays: Relays,
     origins: Arc<Lines<ServerName>>,
 }
@@ -176,6 +201,9 @@ impl AppService {
             guests,
             url: BaseUrl::parse(&terms.url).ok(),
             under_way: PerKey::new(),
+            with_others: PerKey::new(),
+            pace_of_users: Rate::new(MINUTE / PER_USER_A_MINUTE, PER_USER_A_MINUTE, COUNTED),
+            pace_of_origins: Rate::new(MINUTE / PER_ORIGIN_A_MINUTE, PER_ORIGIN_A_MINUTE, COUNTED),
             relays: Relays::new(of_others(terms.places)),
             origins: Lines::new(of_others(terms.places), PER_ORIGIN_WAITING),
             terms,
@@ -199,6 +227,10 @@ impl AppService {
         let deadline = Instant::now() + BUDGET;
         let server = server.filter(|server| *server != self.homeserver.name());
         let relay = server.map(|server| self.relays.join(server)).transpose()?;
+        let _among_others = relay
+            .as_ref()
+            .map(|_| self.enter_with_others())
+            .transpose()?;
         let _place = self.enter()?;
         let Some(relay) = relay else {
             self.is_ours(&place.url)?;
@@ -228,6 +260,7 @@ impl AppService {
         let (now, crowded) = (Instant::now(), || Error::Busy(Some(origin.name().clone())));
         let line = self.origins.join(origin.name().clone());
         let mut line = line.map_err(|_| crowded())?;
+        let _among_others = self.enter_with_others()?;
         let _place = self.enter()?;
         let turn = line.turn(|| PER_ORIGIN, now + PATIENCE);
         let _turn = turn.map_err(|_| crowded())?;
@@ -266,6 +299,11 @@ impl AppService {
         place.ok_or(Error::Busy(None))
     }
 
+    fn enter_with_others(&self) -> Result<KeyPlace<()>, Error> {
+        let place = self.with_others.enter((), of_others(self.terms.places));
+        place.ok_or(Error::Busy(None))
+    }
+
     fn joined(&self, user: &UserId, place: &Place, deadline: Instant) -> Result<JoinedUser, Error> {
         let joined = self.homeserver.joined(&place.room, user, deadline)?;
         joined.ok_or_else(|| {
@@ -285,12 +323,22 @@ impl AppService {
         if url == self.terms.url || same() {
             Ok(())
         } else {
-            Err(Error::NotOurs(url.to_owned()))
+            Err(Error::NotOurs(url.chars().take(MAX_SHOWN).collect()))
         }
+    }
+
+    /// Whether they have not had too many tokens lately.
+    fn is_paced(&self, user: &UserId, local: bool) -> Result<(), Error> {
+        let now = Instant::now();
+        let of_user = self.pace_of_users.take(user, now);
+        let of_origin = || self.pace_of_origins.take(user.server(), now);
+        let paced = of_user.and_then(|()| if local { Ok(()) } else { of_origin() });
+        paced.map_err(|after| Error::TooOften(user.clone(), after))
     }
 
     /// Has a room for them, and remembers them before they can come; whoever gets no token takes nobody's place.
     fn grant(&self, user: &JoinedUser, place: &Place, local: bool) -> Result<Granted, Error> {
+        self.is_paced(user.id(), local)?;
         let key = key(user, place);
         let guest = Guest {
             room: place.room.clone(),
@@ -315,8 +363,8 @@ impl AppService {
     }
 }
 
-/// How many of so many places wishes for other servers' SFUs may take, and as many those of other servers' users: the rest is for our own
-/// users and our own SFU.
+/// How many of so many places wishes for other servers' SFUs and those of other servers' users may take together: the rest is for our
+/// own users and our own SFU.
 fn of_others(places: usize) -> usize {
     (places * 3 / 4).max(1)
 }

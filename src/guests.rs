@@ -204,6 +204,8 @@ impl Shared {
             let wait = match table.next(now) {
                 Next::Now(task) => {
                     drop(table);
+                    // whoever was to wait for the next one is busy now
+                    self.news.notify_one();
                     self.report.lag(lag, guests);
                     return task;
                 }

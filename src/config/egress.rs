@@ -8,7 +8,7 @@ const PROXY: &str = "LIVEKIT_HTTPS_PROXY";
 /// How other servers are reached.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
-    /// The proxy to what is on public addresses, the SFU and Redis apart; none is dialling.
+    /// The proxy for TLS to public addresses, the SFU and Redis apart; without one they are dialled.
     pub proxy: Option<Proxy>,
 }
 

@@ -107,6 +107,7 @@ impl Report {
 
     /// Somebody is in a call for whom there is no place here.
     pub(super) fn not_kept(&self, key: &Key, error: &TooMany) {
+        metrics::guest("not_kept");
         if let Some(count) = self.not_kept.count(Instant::now()) {
             let (room, cause) = (&key.room, error.to_string());
             warn!("in a call and not looked at room={room} count={count} cause={cause:?}");

@@ -104,7 +104,8 @@ impl Table {
         self.guests.contains_key(key)
     }
 
-    /// Somebody is in the call of whom nothing was known, such as before a restart.
+    /// Somebody is in the call of whom nothing was known, such as before a restart; or not that they are, and so they are looked at at
+    /// once.
     pub(super) fn found(
         &mut self,
         key: Key,
@@ -113,7 +114,15 @@ impl Table {
         now: Instant,
     ) -> Result<(), TooMany> {
         let key = Arc::new(key);
-        if self.change(&key, |entry| entry.show(now)) {
+        let mut missed = false;
+        let known = self.change(&key, |entry| {
+            missed = !entry.is_present();
+            entry.show(now);
+        });
+        if known {
+            if missed {
+                self.hasten(&key, now);
+            }
             return Ok(());
         }
         let mut entry = Entry::new(guest, local, now, now + self.lifetime);

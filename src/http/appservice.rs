@@ -13,6 +13,7 @@ use crate::http::matrix::Asked;
 use crate::http::reply::{Reply, Wish};
 use crate::http::request::{proxied, pushed};
 use crate::http::route::Call;
+use crate::matrix::appservice;
 use crate::metrics;
 use crate::tally::Tally;
 
@@ -26,6 +27,7 @@ pub struct AppServiceDoor {
     inside: Current<AppService>,
     unproven: Tally,
     crowded: Tally,
+    busy: Tally,
 }
 
 impl AppServiceDoor {
@@ -35,6 +37,7 @@ impl AppServiceDoor {
             inside: Current::new(inside),
             unproven: Tally::default(),
             crowded: Tally::default(),
+            busy: Tally::default(),
         }
     }
 
@@ -49,7 +52,7 @@ impl AppServiceDoor {
             let inside = self.inside.get();
             let user = inside.doorkeeper().user(shown(call))?;
             let request = proxied::user_token(call.body).map_err(Refused::Unreadable)?;
-            let path = if path.contains("/unstable/") {
+            let path = if path.contains("/unstable/io.element.msc4195/") {
                 UNSTABLE
             } else {
                 STABLE
@@ -83,7 +86,7 @@ impl AppServiceDoor {
             let leave = inside.delegate(&user, &request.place, &request.delay)?;
             let (user, ms) = (user.id().as_str(), asked.ms());
             info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
-            Ok(Reply::delegated())
+            Ok(Reply::done())
         })
     }
 
@@ -92,7 +95,7 @@ impl AppServiceDoor {
         self.answer(call, "POST", "ping", |_| {
             let inside = self.inside.get();
             inside.doorkeeper().authenticate(call.authorization)?;
-            Ok(Reply::delegated())
+            Ok(Reply::done())
         })
     }
 
@@ -112,7 +115,7 @@ impl AppServiceDoor {
             let guests: usize = departures.iter().map(|who| inside.doubt(who)).sum();
             let departures = departures.len();
             debug!("events {asked} departures={departures} guests={guests}");
-            Ok(Reply::delegated())
+            Ok(Reply::done())
         })
     }
 
@@ -145,7 +148,7 @@ impl AppServiceDoor {
         let (status, cause, ms) = (reply.status, error.to_string(), asked.ms());
         let tally = match error {
             Error::NotAuthenticated | Error::NotTheHomeserver => Some(&self.unproven),
-            Error::TooMany(_) => Some(&self.crowded),
+            Error::TooMany(_) | Error::TooOften(..) => Some(&self.crowded),
             _ => None,
         };
         if let Some(tally) = tally {
@@ -157,6 +160,11 @@ impl AppServiceDoor {
                 level,
                 "refused {asked} status={status} ms={ms} cause={cause:?}"
             );
+        }
+        if let Error::Busy(_) | Error::Homeserver(appservice::Error::Busy) = error
+            && let Some(count) = self.busy.count(Instant::now())
+        {
+            warn!("busy refused={count} cause={cause:?}");
         }
         reply
     }
@@ -245,6 +253,8 @@ fn verdict(error: &Error) -> (Reply, Level, &'static str) {
             Level::Info,
             "not_our_sfu",
         ),
+        // there may be many, and a tally speaks for them
+        Error::Homeserver(appservice::Error::Busy) => (Reply::busy(AGAIN), Level::Debug, "busy"),
         Error::Homeserver(_) => (
             failed("The homeserver cannot be asked"),
             Level::Error,
@@ -264,7 +274,8 @@ fn verdict(error: &Error) -> (Reply, Level, &'static str) {
             };
             (reply, Level::Info, reason)
         }
-        Error::Busy(_) => (Reply::busy(AGAIN), Level::Info, "busy"),
+        Error::Busy(_) => (Reply::busy(AGAIN), Level::Debug, "busy"),
+        Error::TooOften(_, after) => (Reply::limited(*after), Level::Warn, "rate_limited"),
         Error::TooMany(error) => (Reply::limited(error.after), Level::Warn, "busy"),
         Error::RoomNotCreated(_) => (
             Reply::error(500, "M_UNKNOWN", "Unable to create room on SFU"),

@@ -103,7 +103,7 @@ impl MatrixDoor {
             Ok(Delegated { user, leave }) => {
                 let (user, ms) = (user.id().as_str(), asked.ms());
                 info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
-                Reply::delegated()
+                Reply::done()
             }
             Err(error) => self.refused(&asked, &request.server, &error, Wish::Leave),
         }

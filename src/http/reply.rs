@@ -84,8 +84,8 @@ impl Reply {
         }
     }
 
-    /// 200: the leave was taken on.
-    pub fn delegated() -> Self {
+    /// 200, and nothing to say.
+    pub fn done() -> Self {
         Self {
             body: b"{}".to_vec(),
             ..Self::empty()

@@ -83,13 +83,13 @@ impl SfuDoor {
                     webhook.kind,
                     webhook.room.as_str()
                 );
+                if let Some(guests) = &self.guests {
+                    guests.heard(&webhook);
+                }
                 if self.delegation.heard(&webhook).is_err() {
                     receiver.forget(&webhook);
                     metrics::webhook("busy");
                     return Reply::busy(AGAIN);
-                }
-                if let Some(guests) = &self.guests {
-                    guests.heard(&webhook);
                 }
                 receiver.done(&webhook);
                 metrics::webhook("new");

@@ -94,7 +94,9 @@ impl fmt::Display for Error {
                     "the homeserver's answer of status {status} makes no sense"
                 )
             }
-            Self::Busy => f.write_str("too many questions to the homeserver under way"),
+            Self::Busy => f.write_str(
+                "too many questions to the homeserver under way, or it says so itself (429)",
+            ),
         }
     }
 }

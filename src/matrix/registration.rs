@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use saphyr_parser::{Event, Parser};
+use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use crate::matrix::id::ServerName;
 use crate::net::base_url::BaseUrl;
@@ -182,7 +182,7 @@ namespaces:
   # lets it see to the delayed leaves that these users hand to it
   users:
     - exclusive: false
-      regex: '@.*:{users}'
+      regex: '@.*:{users}$'
   aliases: []
   rooms: []
 proxy_prefix: {PREFIX}
@@ -228,6 +228,8 @@ fn top_level(text: &str) -> Result<Vec<(String, Value)>, Invalid> {
             return Err(Invalid("each key once, and at most 256 of them".to_owned()));
         }
         let value = match events.next()? {
+            // nothing, in YAML's words: not a text
+            Event::Scalar(text, ScalarStyle::Plain, ..) if is_null(&text) => Value::Other,
             Event::Scalar(text, ..) => Value::Text(text.into_owned()),
             Event::SequenceStart(..) => events.list()?,
             Event::MappingStart(..) => {
@@ -242,6 +244,11 @@ fn top_level(text: &str) -> Result<Vec<(String, Value)>, Invalid> {
         (Event::DocumentEnd, Event::StreamEnd) => Ok(keys),
         _ => Err(no_mapping()),
     }
+}
+
+/// YAML 1.2, 10.3.2.
+fn is_null(plain: &str) -> bool {
+    matches!(plain, "" | "~" | "null" | "Null" | "NULL")
 }
 
 /// The events of a file without aliases, which no registration needs.

@@ -188,7 +188,15 @@ impl Fetcher {
                 route,
                 *address,
                 deadline.min(started + share),
-            )?;
+            );
+            let way = match way {
+                Ok(way) => way,
+                Err(error) => {
+                    // what an address has said before tells more
+                    last = last.or(Some(error));
+                    continue;
+                }
+            };
             let kept = Kept {
                 route: route.clone(),
                 agent: connection::agent(route, way, &self.tls),
@@ -196,7 +204,7 @@ impl Fetcher {
                 since: started,
             };
             let limits = Limits {
-                connect: share,
+                connect: share.saturating_sub(started.elapsed()),
                 ..limits
             };
             match self.exchange(kept, request, limits, deadline) {

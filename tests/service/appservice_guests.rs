@@ -1,8 +1,10 @@
 //! Nobody keeps others out by asking for more tokens than they use, and nobody stays in a call because a look failed.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::appservice_homeserver::{Beside, says, wait_until};
+use crate::appservice_homeserver::{Beside, USER_PATH, bearer, of_user, says, wait_until};
 use crate::callers::tell;
 use crate::client::Reply;
 use crate::jwt;
@@ -12,6 +14,8 @@ use crate::sfu::{Conduct, Sfu};
 
 /// The service keeps as many tokens of one user in mind.
 const PER_USER: usize = 64;
+/// Far longer than it takes to ask for more tokens than a user gets.
+const PATIENCE: Duration = Duration::from_secs(120);
 const CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
 
 fn ask_as(beside: &Beside, member: usize) -> Reply {
@@ -49,6 +53,26 @@ fn a_token_that_was_never_used_takes_nobodys_place() {
     for member in 0..PER_USER + 3 {
         assert_eq!(ask_as(&beside, member).status, 200, "member {member}");
     }
+}
+
+#[test]
+fn a_user_who_asks_for_tokens_all_the_time_has_to_wait_and_nobody_else_has() {
+    let beside = Beside::start();
+    let begin = Instant::now();
+    let refused = loop {
+        assert!(begin.elapsed() < PATIENCE, "nobody counts");
+        match ask_as(&beside, 0) {
+            reply if reply.status == 200 => {}
+            reply => break reply,
+        }
+    };
+    assert_eq!(refused.verdict(), (429, "M_LIMIT_EXCEEDED".into()));
+    assert_eq!(refused.header("Retry-After"), Some("1"));
+    beside
+        .service
+        .wait_for_words(&["level=warn", "tokens a minute", "@alice:own.example"]);
+    let fields = [bearer(), of_user("@bob:own.example")];
+    assert_eq!(beside.post(USER_PATH, &fields, &beside.place()).status, 200);
 }
 
 #[test]

@@ -150,6 +150,7 @@ fn an_sfu_that_is_not_there_yet_is_asked_again() {
     beside.sfu.keep_lists(true);
     are_in_the_room(&beside, false);
     beside.service = Service::start(&beside.settings);
+    beside.service.wait_for_log("cannot be looked for");
     beside.sfu.wait_for_lists(3);
     let log = beside.service.log();
     assert_eq!(log.matches("cannot be looked for").count(), 1, "{log}");

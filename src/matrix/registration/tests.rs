@@ -14,7 +14,7 @@ fn what_is_generated_is_read_and_never_the_same_twice() {
     assert_eq!(registration.as_token.length(), 64);
     assert_eq!(registration.id.as_deref(), Some("livekit-token-service"));
     assert_ne!(registration, Registration::read(&generated()).unwrap());
-    assert!(generated().contains(r"regex: '@.*:\[2001:db8::1\]:8448'"));
+    assert!(generated().contains(r"regex: '@.*:\[2001:db8::1\]:8448$'"));
     assert!(generated().contains("proxy_url: http://rtc.internal:8080\n"));
 }
 
@@ -72,6 +72,17 @@ fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
             .0
             .contains("256")
     );
+    for nothing in ["~", "null", "Null", "NULL"] {
+        let text = format!(
+            "as_token: a\nhs_token: {nothing}\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nscopes: [urn:matrix:client:rooms:is_joined]\n"
+        );
+        assert!(
+            Registration::read(&text)
+                .unwrap_err()
+                .0
+                .contains("hs_token")
+        );
+    }
     for text in ["", "a", "[]", "a: b\n---\nc: d\n"] {
         assert!(Registration::read(text).is_err(), "{text:?}");
     }

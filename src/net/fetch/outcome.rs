@@ -84,9 +84,19 @@ impl Error {
         }
     }
 
-    /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it.
+    /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it, nor does a proxy that
+    /// fails by itself.
     pub fn is_silence(&self) -> bool {
-        !matches!(self, Self::Denied(..)) && !self.is_ours()
+        let by_itself = |trouble: &Trouble| match trouble {
+            Trouble::LookUp(_) | Trouble::NotReached(_) | Trouble::NotHttp(_) => true,
+            Trouble::Refused(_, status) => matches!(status, 401 | 407),
+            Trouble::Silent(_) => false,
+        };
+        match self {
+            Self::Denied(..) => false,
+            Self::Proxy(_, trouble) => !by_itself(trouble) && !self.is_ours(),
+            _ => !self.is_ours(),
+        }
     }
 }
 

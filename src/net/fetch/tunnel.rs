@@ -262,6 +262,19 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_fails_by_itself_says_nothing_about_the_server() {
+        let to = "1.1.1.1:8448".parse().unwrap();
+        let silence =
+            |trouble| Error::Proxy(BaseUrl::parse("http://p").unwrap(), trouble).is_silence();
+        assert!(!silence(Trouble::NotReached(String::new())));
+        assert!(!silence(Trouble::NotHttp(String::new())));
+        assert!(!silence(Trouble::LookUp(dns::Error::Busy)));
+        assert!(!silence(Trouble::Refused(to, 407)));
+        assert!(silence(Trouble::Refused(to, 502)));
+        assert!(silence(Trouble::Silent(to)));
+    }
+
+    #[test]
     fn the_log_line_names_the_proxy_and_what_to_do() {
         let proxy = Proxy::parse("http://u:hunter2@proxy:3128").unwrap();
         let to = "1.1.1.1:8448".parse().unwrap();
