@@ -16,6 +16,10 @@ use crate::net::lines::{Lines, Standing};
 /// Wishes for one server's SFU that may be here, waiting or not. In a meeting each of our users asks each other server, all at once; but
 /// one that does not answer is to leave places for the others.
 const PER_DESTINATION: usize = 32;
+/// The same for one that has failed to answer lately: whoever names one that never does is to keep nobody from the others.
+const PER_FAILING: usize = 2 * PER_STRANGER;
+/// How long a server that has failed to counts as one that does.
+const FAILING_FOR: Duration = Duration::from_secs(60);
 /// How long to wait until the server may be asked: those before may ask in vain for longer, but then there is little hope.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is left for the question itself when it is asked.
@@ -75,7 +79,8 @@ pub(super) struct Wish<'a> {
 #[derive(Debug)]
 pub(super) struct Relays {
     lines: Arc<Lines<ServerName>>,
-    answering: Memo<ServerName, ()>,
+    /// Whether they have answered last.
+    answering: Memo<ServerName, bool>,
 }
 
 impl Relays {
@@ -89,7 +94,11 @@ impl Relays {
 
     /// A place for one for the SFU of `server`, from its beginning to its end.
     pub(super) fn join(&self, server: &ServerName) -> Result<Relay<'_>, Error> {
-        let line = self.lines.join(server.clone());
+        let longest = match self.answering.recall(server, Instant::now()) {
+            Some(false) => PER_FAILING,
+            _ => PER_DESTINATION,
+        };
+        let line = self.lines.join_up_to(longest, server.clone());
         let line = line.map_err(|_| Error::Busy(Some(server.clone())))?;
         Ok(Relay {
             of: self,
@@ -101,17 +110,16 @@ impl Relays {
     /// A server that has answered lately may be asked by more at once, and one that fails to by fewer again.
     fn remember(&self, server: &ServerName, answer: &Result<Relayed, appservice::Error>) {
         use appservice::Error::{NotUnderstood, Unanswered};
-        match answer {
-            Ok(Relayed::Token(_) | Relayed::Forbidden | Relayed::Invalid) => {
-                let now = Instant::now();
-                let until = now + KNOWN_FOR;
-                self.answering.learn(server.clone(), (), until, now);
-            }
+        let (answers, lasting) = match answer {
+            Ok(Relayed::Token(_) | Relayed::Forbidden | Relayed::Invalid) => (true, KNOWN_FOR),
             Ok(Relayed::Else(500.., _)) | Err(Unanswered(_) | NotUnderstood(_)) => {
-                self.answering.forget(server);
+                (false, FAILING_FOR)
             }
-            Ok(Relayed::Else(..)) | Err(_) => {}
-        }
+            Ok(Relayed::Else(..)) | Err(_) => return,
+        };
+        let now = Instant::now();
+        self.answering
+            .learn(server.clone(), answers, now + lasting, now);
     }
 }
 
@@ -135,8 +143,8 @@ impl Relay<'_> {
             return Err(Error::ServerNotJoined(server.clone()));
         }
         let at_once = || match self.of.answering.recall(server, Instant::now()) {
-            Some(()) => PER_KNOWN_STRANGER,
-            None => PER_STRANGER,
+            Some(true) => PER_KNOWN_STRANGER,
+            _ => PER_STRANGER,
         };
         let until = (wish.deadline - LEAST).min(Instant::now() + PATIENCE);
         let turn = self.line.turn(at_once, until);
@@ -167,5 +175,30 @@ impl Relay<'_> {
             server: server.clone(),
             why,
         })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_fails_gets_few_places_until_it_answers() {
+        let relays = Relays::new(PER_DESTINATION);
+        let server = ServerName::parse("b.org").unwrap();
+        let places = || {
+            let standing: Vec<_> = (0..PER_DESTINATION + 1)
+                .filter_map(|_| relays.join(&server).ok())
+                .collect();
+            standing.len()
+        };
+        assert_eq!(places(), PER_DESTINATION);
+        relays.remember(&server, &Err(appservice::Error::Unanswered("late".into())));
+        assert_eq!(places(), PER_FAILING);
+        // that is no fault of the other server
+        relays.remember(&server, &Err(appservice::Error::Busy));
+        assert_eq!(places(), PER_FAILING);
+        relays.remember(&server, &Ok(Relayed::Forbidden));
+        assert_eq!(places(), PER_DESTINATION);
     }
 }

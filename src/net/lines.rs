@@ -51,9 +51,14 @@ impl<K: Hash + Eq + Clone> Lines<K> {
 
     /// Stands in the line of `key`, if there is room; this does not wait.
     pub fn join(self: &Arc<Self>, key: K) -> Result<Standing<K>, TooLong> {
+        self.join_up_to(self.longest, key)
+    }
+
+    /// The same where no more than `longest` are to stand in this line.
+    pub fn join_up_to(self: &Arc<Self>, longest: usize, key: K) -> Result<Standing<K>, TooLong> {
         let mut state = self.lock();
         let length = state.lines.get(&key).map_or(0, |line| line.standing);
-        if state.standing >= self.most || length >= self.longest {
+        if state.standing >= self.most || length >= longest {
             return Err(TooLong);
         }
         state.standing += 1;
