@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::{Reply, raw};
+use crate::listen::listen;
 use crate::process::Service;
 use crate::request::Request;
 use crate::settings::Settings;
@@ -65,8 +66,6 @@ impl Beside {
     }
 
     pub(crate) fn start_with(change: impl FnOnce(Settings) -> Settings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address: SocketAddr = listener.local_addr().unwrap();
         let state = Arc::new(State {
             answers: Mutex::new(HashMap::from([
                 ("is_joined", says("200 OK", &json!({ "joined": true }))),
@@ -75,13 +74,7 @@ impl Beside {
             as_token: Mutex::new(AS_TOKEN),
             seen: Mutex::default(),
         });
-        let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&shared);
-                thread::spawn(move || state.serve(stream));
-            }
-        });
+        let address = listen(&state, State::serve);
         let sfu = Sfu::start(Conduct::Serves);
         let settings = Settings::complete()
             .set("LIVEKIT_URL", sfu.url())

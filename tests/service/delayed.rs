@@ -5,13 +5,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::listen::listen;
 use crate::request::Request;
 
 /// Longer than any call that a test waits for takes on a busy machine.
@@ -72,20 +72,12 @@ impl Delayed {
 
     /// One that answers this when it is asked for its versions.
     pub(crate) fn saying(versions: Answer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             versions: Mutex::new(versions),
             inner: Mutex::default(),
             changed: Condvar::new(),
         });
-        let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&shared);
-                thread::spawn(move || state.serve(stream));
-            }
-        });
+        let address = listen(&state, State::serve);
         Self { address, state }
     }
 

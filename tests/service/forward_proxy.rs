@@ -4,12 +4,13 @@
 //! loopback. A real one is asked in `tests/e2e`. Its threads end with the test process.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::listen::listen;
 use crate::request::Request;
 
 /// What an endless answer has before it ends after all.
@@ -44,20 +45,12 @@ struct State {
 
 impl ForwardProxy {
     pub(crate) fn start(treatment: Treatment) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             treatment,
             asked: Mutex::default(),
             sent: AtomicU64::new(0),
         });
-        let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&shared);
-                thread::spawn(move || state.serve(stream));
-            }
-        });
+        let address = listen(&state, State::serve);
         Self { address, state }
     }
 

@@ -20,6 +20,7 @@ mod fields;
 mod forward_proxy;
 mod homeserver;
 mod jwt;
+mod listen;
 mod login;
 mod process;
 mod request;
