@@ -26,6 +26,8 @@ use outcome::{ANSWER, CONNECTING, EVERYTHING, failure, outcome};
 use pool::{Kept, Pool};
 pub use tunnel::Trouble;
 use tunnel::Way;
+#[cfg(fuzzing)]
+pub use tunnel::fuzzing;
 
 /// Addresses of one host that are tried, in the resolver's order; of the proxy too.
 const MAX_ADDRESSES: usize = 4;

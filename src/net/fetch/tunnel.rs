@@ -212,6 +212,15 @@ fn why(error: Error) -> String {
     }
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// The status of a proxy's answer and the length of its head, if it is one and complete.
+    pub fn connect_answer(input: &[u8]) -> Option<(u16, usize)> {
+        super::head(input).ok().flatten()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::outcome::Error;
