@@ -20,35 +20,19 @@
 //! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
 //! - Words: [`matrix::id`], [`livekit::token`], [`livekit::sealed`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`], [`tally`] and [`metrics`].
 
-pub mod access;
-pub mod alias;
-pub mod appservice;
-pub mod caller;
+pub mod api;
+pub mod app;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod current;
 pub mod delegation;
 pub mod exchange;
-pub mod flights;
-pub mod guests;
-pub mod http;
-pub mod journal;
-pub mod json;
-pub mod leave;
 pub mod livekit;
-pub mod logger;
 pub mod matrix;
-pub mod memo;
-pub mod metrics;
+pub mod membership;
 pub mod net;
-pub mod notify;
-pub mod policy;
-pub mod random;
-pub mod readiness;
-pub mod reload;
-pub mod tally;
-pub mod token_source;
+pub mod server;
+pub mod token;
+pub mod util;
 
 /// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.
 #[cfg(fuzzing)]
@@ -60,13 +44,15 @@ pub mod fuzzing {
     pub use crate::matrix::delayed_event::fuzzing::{restart_target, retry_after};
     pub use crate::matrix::discovery::fuzzing::{delegation, redirect};
     pub use crate::net::dns::fuzzing::srv_answer;
-    pub use crate::net::fetch::fuzzing::connect_answer;
+    pub use crate::net::http_client::fuzzing::connect_answer;
 
     use crate::matrix::id::{ServerName, UserId};
 
     /// The user in a userinfo that `server` gave, if it is one of its own.
     pub fn userinfo(server: &ServerName, body: &[u8]) -> Option<UserId> {
-        let verdict = crate::matrix::openid::read(server, body).ok()?;
+        let verdict = crate::matrix::openid::parse_userinfo(server, body).ok()?;
         Some(verdict.ok()?.id().clone())
     }
 }
+
+pub use app::serve::main as run;

@@ -1,8 +1,6 @@
 //! The gate's reading of one request, without its sockets, and tiny_http's reading of what comes out of it.
 
-use livekit_token_service::http::head::{
-    BODY_BYTES, Chunks, Framing, HEAD_BYTES, Head, find_end, set_length,
-};
+use livekit_token_service::server::head::{BODY_BYTES, Chunks, Framing, HEAD_BYTES, Head, find_end, set_length};
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::linux::net::SocketAddrExt;

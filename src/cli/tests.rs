@@ -35,10 +35,13 @@ fn every_command_has_its_word_and_serve_needs_none() {
         (&["help"], Command::Help),
         (&["--version"], Command::Version),
         (&["-V"], Command::Version),
-        (&["keygen"], Command::Keygen(Name::parse("app").unwrap())),
+        (
+            &["keygen"],
+            Command::Keygen(CallerName::parse("app").unwrap()),
+        ),
         (
             &["keygen", "a.b"],
-            Command::Keygen(Name::parse("a.b").unwrap()),
+            Command::Keygen(CallerName::parse("a.b").unwrap()),
         ),
         (
             &["generate-registration", "hs.org"],
@@ -99,31 +102,31 @@ fn what_nobody_understands_is_answered_with_the_usage() {
 #[test]
 fn a_key_is_printed_once_and_what_to_store_does_not_have_it() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    keygen(&Name::parse("app").unwrap(), &mut out, &mut err).unwrap();
+    keygen(&CallerName::parse("app").unwrap(), &mut out, &mut err).unwrap();
     let [out, err] = [out, err].map(|bytes| String::from_utf8(bytes).unwrap());
     let lines: Vec<&str> = out.lines().collect();
     let [key, stored] = lines[..] else {
         panic!("{out}");
     };
-    assert!(key.starts_with(api_key::PREFIX));
+    assert!(key.starts_with(api_key::API_KEY_PREFIX));
     let secret = key.rsplit('_').next().unwrap();
     assert!(!stored.contains(secret) && !err.contains(secret));
     let (name, hash) = stored.split_once(':').unwrap();
-    let hash = api_key::KeyHash::parse(hash).unwrap();
-    let keys = api_key::ApiKeys::new(vec![(hash, Name::parse(name).unwrap())]);
+    let hash = api_key::ApiKeyHash::parse(hash).unwrap();
+    let keys = api_key::CallerApiKeys::new(vec![(hash, CallerName::parse(name).unwrap())]);
     assert_eq!(keys.find(key).unwrap().0.as_str(), "app");
 }
 
 #[test]
 fn the_help_has_a_line_for_every_setting() {
-    let help = printed(help);
-    for known in KNOWN {
+    let help = printed(print_help);
+    for known in SETTINGS {
         let lines = help
             .lines()
             .filter(|line| line.split_whitespace().next() == Some(known.name));
         assert_eq!(lines.count(), 1, "{}", known.name);
     }
-    assert!(printed(version).starts_with("livekit-token-service 0."));
+    assert!(printed(print_version).starts_with("livekit-token-service 0."));
 }
 
 #[test]
@@ -171,9 +174,9 @@ fn check_config_says_what_is_wrong_on_stderr() {
 
 #[test]
 fn the_hints_of_dev_name_the_real_port() {
-    let (config, _) = Config::dev(&Environment::default());
+    let (config, _) = Config::read_dev(&Environment::default());
     let config = config.unwrap();
-    let hints = |bind| dev_hints(&config, &Bind::parse(bind).unwrap()).join("\n");
+    let hints = |bind| dev_hints(&config, &BindAddress::parse(bind).unwrap()).join("\n");
     let text = hints("127.0.0.1:4711");
     assert!(text.contains("curl -i http://127.0.0.1:4711/healthz"));
     assert!(text.contains("http://127.0.0.1:4711/get_token -d '{"));

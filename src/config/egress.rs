@@ -1,25 +1,25 @@
 //! How requests leave for the public Internet: `LIVEKIT_HTTPS_PROXY`.
 
-use super::reader::{Reader, characters};
+use super::reader::{SettingsReader, describe_length};
 use crate::net::proxy::{InvalidProxy, Proxy};
 
 const PROXY: &str = "LIVEKIT_HTTPS_PROXY";
 
 /// How other servers are reached.
 #[derive(Debug, Clone, Default)]
-pub struct Egress {
+pub struct EgressConfig {
     /// The proxy for TLS to public addresses, the SFU and Redis apart; without one they are dialled.
     pub proxy: Option<Proxy>,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<Egress> {
+pub(super) fn read(reader: &mut SettingsReader<'_>) -> Option<EgressConfig> {
     let before = reader.errors.len();
-    let value = reader.value(PROXY);
+    let value = reader.read_value(PROXY);
     if reader.errors.len() > before {
         return None;
     }
     let Some(value) = value else {
-        return Some(Egress::default());
+        return Some(EgressConfig::default());
     };
     match Proxy::parse(&value.text) {
         Ok(proxy) => {
@@ -27,13 +27,13 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Egress> {
                 true => format!("{proxy} (login set)"),
                 false => proxy.to_string(),
             };
-            reader.report.set(value.name, shown, value.origin);
-            Some(Egress { proxy: Some(proxy) })
+            reader.report.add_setting(value.name, shown, value.origin);
+            Some(EgressConfig { proxy: Some(proxy) })
         }
         Err(InvalidProxy) => {
             // there may be a password in it, wherever it went wrong
-            let found = characters(&value.text);
-            reader.wrong(value.name, InvalidProxy::EXPECTED, found);
+            let found = describe_length(&value.text);
+            reader.push_invalid(value.name, InvalidProxy::EXPECTED, found);
             None
         }
     }
@@ -55,7 +55,7 @@ mod tests {
             ),
             ("", "(no row)"),
         ] {
-            let (config, report) = Config::read(&environment(&[(PROXY, value)]));
+            let (config, report) = Config::read_with_defaults(&environment(&[(PROXY, value)]));
             let config = config.unwrap();
             assert_eq!(config.egress.proxy.is_some(), !value.is_empty());
             assert_eq!(row(&report, PROXY), shown);

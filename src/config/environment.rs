@@ -10,7 +10,7 @@ pub struct Environment(BTreeMap<String, OsString>);
 
 impl Environment {
     /// The environment of this process.
-    pub fn of_process() -> Self {
+    pub fn from_process() -> Self {
         let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         std::env::vars_os().filter_map(named).collect()
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// A variable of that name.
     Environment,
     /// A file that a variable names.
@@ -13,63 +13,68 @@ pub enum Origin {
     /// A file in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), `LoadCredential=`).
     Credentials,
     /// Another setting, whose value it follows.
-    Follows(&'static str),
+    DerivedFrom(&'static str),
     /// Nobody set it.
     Default,
     /// Nobody set it, and `--dev` has a default of its own.
-    Dev,
+    DevDefault,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Environment => f.write_str("environment"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Credentials => f.write_str("credentials directory"),
-            Self::Follows(name) => write!(f, "from {name}"),
+            Self::DerivedFrom(name) => write!(f, "from {name}"),
             Self::Default => f.write_str("default"),
-            Self::Dev => f.write_str("--dev"),
+            Self::DevDefault => f.write_str("--dev"),
         }
     }
 }
 
 /// A setting as it was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub struct EffectiveSetting {
     /// The variable.
     pub name: &'static str,
     /// Its value; of a secret only the length.
-    pub shown: String,
+    pub display_value: String,
     /// Where it was found.
-    pub origin: Origin,
+    pub origin: SettingOrigin,
 }
 
 /// Warnings and settings, each in the order in which they were read.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct ConfigReport {
     warnings: Vec<String>,
-    settings: Vec<Setting>,
+    settings: Vec<EffectiveSetting>,
 }
 
-impl Report {
+impl ConfigReport {
     /// What the administrator should know; none of it keeps the service from starting.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// Every setting that has a value, by default or not.
-    pub fn settings(&self) -> &[Setting] {
+    pub fn settings(&self) -> &[EffectiveSetting] {
         &self.settings
     }
 
-    pub(super) fn warn(&mut self, warning: impl Into<String>) {
+    pub(super) fn add_warning(&mut self, warning: impl Into<String>) {
         self.warnings.push(warning.into());
     }
 
-    pub(super) fn set(&mut self, name: &'static str, shown: impl Into<String>, origin: Origin) {
-        self.settings.push(Setting {
+    pub(super) fn add_setting(
+        &mut self,
+        name: &'static str,
+        shown: impl Into<String>,
+        origin: SettingOrigin,
+    ) {
+        self.settings.push(EffectiveSetting {
             name,
-            shown: shown.into(),
+            display_value: shown.into(),
             origin,
         });
     }

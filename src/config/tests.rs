@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 /// A directory of a test's own.
-pub(super) struct Scratch(PathBuf);
+pub(super) struct TempDir(PathBuf);
 
-impl Scratch {
+impl TempDir {
     pub(super) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
@@ -22,7 +22,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -39,36 +39,38 @@ pub(super) fn environment(more: &[(&str, &str)]) -> Environment {
     NEEDED.iter().chain(more).copied().collect()
 }
 
-fn valid(more: &[(&str, &str)]) -> (Config, Report) {
-    let (config, report) = Config::read(&environment(more));
+fn valid(more: &[(&str, &str)]) -> (Config, ConfigReport) {
+    let (config, report) = Config::read_with_defaults(&environment(more));
     (config.unwrap(), report)
 }
 
 pub(super) fn errors(env: &Environment) -> Vec<String> {
-    let (config, _) = Config::read(env);
+    let (config, _) = Config::read_with_defaults(env);
     let errors = config.unwrap_err();
     errors.iter().map(ToString::to_string).collect()
 }
 
-pub(super) fn row(report: &Report, name: &str) -> String {
+pub(super) fn row(report: &ConfigReport, name: &str) -> String {
     let setting = report.settings().iter().find(|s| s.name == name);
-    setting.map_or("(no row)".into(), |s| format!("{} | {}", s.shown, s.origin))
+    setting.map_or("(no row)".into(), |s| {
+        format!("{} | {}", s.display_value, s.origin)
+    })
 }
 
 #[test]
 fn three_variables_are_enough_and_the_rest_has_defaults() {
     let (config, report) = valid(&[]);
-    assert_eq!(config.url, "wss://sfu.example.com/livekit/sfu/");
+    assert_eq!(config.sfu_url, "wss://sfu.example.com/livekit/sfu/");
     assert_eq!(
-        config.api_url.to_string(),
+        config.sfu_api_url.to_string(),
         "https://sfu.example.com/livekit/sfu"
     );
-    assert_eq!(config.bind, Bind::Everywhere(8080));
+    assert_eq!(config.bind, BindAddress::AllInterfaces(8080));
     assert_eq!(config.log_level, LevelFilter::Info);
-    assert_eq!(config.keys.len(), 1);
+    assert_eq!(config.api_keys.len(), 1);
     assert_eq!(config.token_lifetime, Duration::from_secs(3600));
-    assert_eq!(config.openid_cache, Duration::from_secs(30));
-    assert!(config.full_access.is_nobody() && config.federation_overrides.is_empty());
+    assert_eq!(config.openid_cache_ttl, Duration::from_secs(30));
+    assert!(config.full_access.is_empty() && config.federation_overrides.is_empty());
     assert!(config.remote_users_may_publish && !config.can_update_own_metadata);
     assert!(!config.insecure_skip_verify_tls);
     assert_eq!(report.warnings().len(), 1);
@@ -125,7 +127,7 @@ fn everything_that_is_wrong_is_said_at_once() {
 fn the_url_of_the_sfu_is_handed_out_unchanged_or_refused_without_its_secrets() {
     for url in ["ws://h:7880", "wss://h", "http://h/", "https://h/a/b/"] {
         let (config, _) = valid(&[("LIVEKIT_URL", &format!(" {url}\n"))]);
-        assert_eq!(config.url, url);
+        assert_eq!(config.sfu_url, url);
     }
     for (url, found) in [
         ("wss://me:pw@h/x", r#""wss://…@h/x""#),
@@ -140,12 +142,12 @@ fn the_url_of_the_sfu_is_handed_out_unchanged_or_refused_without_its_secrets() {
         }
     }
     let (config, _) = valid(&[("LIVEKIT_API_URL", "http://10.0.0.1:7880")]);
-    assert_eq!(config.api_url.to_string(), "http://10.0.0.1:7880");
+    assert_eq!(config.sfu_api_url.to_string(), "http://10.0.0.1:7880");
 }
 
 #[test]
 fn an_empty_value_is_an_unset_one() {
-    let empty: Vec<_> = known::KNOWN
+    let empty: Vec<_> = table::SETTINGS
         .iter()
         .filter(|known| NEEDED.iter().all(|(name, _)| *name != known.name))
         .map(|known| (known.name, " \n"))
@@ -176,7 +178,7 @@ fn full_access_has_two_names_and_says_whom_it_lets_in() {
         ]
     );
     let (config, report) = valid(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", "*")]);
-    assert!(config.full_access.is_everyone());
+    assert!(config.full_access.is_all());
     assert!(report.warnings()[0].starts_with("anybody on any homeserver can create rooms"));
     let (_, report) = valid(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", "a.org"), memory]);
     assert_eq!(report.warnings(), [""; 0]);
@@ -202,7 +204,7 @@ fn certificates_are_checked_unless_the_exact_words_say_otherwise() {
 
 #[test]
 fn authorities_of_every_program_may_be_absent_ours_may_not() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let ca = scratch.path().join("ca.pem");
     let certificate = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
     fs::write(&ca, certificate.cert.pem()).unwrap();
@@ -228,12 +230,12 @@ fn authorities_of_every_program_may_be_absent_ours_may_not() {
 
 #[test]
 fn dev_needs_nothing_and_stays_on_this_host() {
-    let dev = |variables: &[(&str, &str)]| Config::dev(&variables.iter().copied().collect());
+    let dev = |variables: &[(&str, &str)]| Config::read_dev(&variables.iter().copied().collect());
     let (config, report) = dev(&[]);
     let config = config.unwrap();
-    assert_eq!(config.url, "ws://localhost:7880");
+    assert_eq!(config.sfu_url, "ws://localhost:7880");
     assert_eq!(config.bind.to_string(), "127.0.0.1:8080");
-    assert!(config.full_access.is_everyone());
+    assert!(config.full_access.is_all());
     assert_eq!(row(&report, "LIVEKIT_URL"), "ws://localhost:7880 | --dev");
     assert_eq!(report.warnings(), [""; 0]);
 
@@ -258,5 +260,5 @@ fn dev_needs_nothing_and_stays_on_this_host() {
         ("LIVEKIT_SECRET", SECRET),
         ("LIVEKIT_JWT_BIND", ":9000"),
     ]);
-    assert_eq!(config.unwrap().bind, Bind::Everywhere(9000));
+    assert_eq!(config.unwrap().bind, BindAddress::AllInterfaces(9000));
 }

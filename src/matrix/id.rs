@@ -12,15 +12,15 @@ pub const MAX_ID: usize = 255;
 
 /// An identifier that is not one, with what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Invalid(&'static str);
+pub struct InvalidIdentifier(&'static str);
 
-impl fmt::Display for Invalid {
+impl fmt::Display for InvalidIdentifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl std::error::Error for Invalid {}
+impl std::error::Error for InvalidIdentifier {}
 
 /// The name of a homeserver: `hostname[:port]`. Compared byte for byte, case included.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,9 +32,9 @@ pub struct ServerName {
 
 impl ServerName {
     /// Parses a server name, strictly: what a resolver might read as an address in disguise is refused.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
         if text.len() > MAX_SERVER_NAME {
-            return Err(Invalid("a server name of at most 230 bytes"));
+            return Err(InvalidIdentifier("a server name of at most 230 bytes"));
         }
         let (host, port) = split_port(text)?;
         let ip = if let Some(inside) = host.strip_prefix('[') {
@@ -45,7 +45,7 @@ impl ServerName {
         } else if let Ok(v4) = host.parse::<Ipv4Addr>() {
             Some(IpAddr::V4(v4))
         } else {
-            dns_name(host)?;
+            check_dns_name(host)?;
             None
         };
         Ok(Self {
@@ -94,10 +94,11 @@ impl fmt::Debug for ServerName {
     }
 }
 
-const NOT_A_SERVER_NAME: Invalid =
-    Invalid("a server name like example.com, example.com:8448, 192.0.2.1 or [2001:db8::1]:8448");
+const NOT_A_SERVER_NAME: InvalidIdentifier = InvalidIdentifier(
+    "a server name like example.com, example.com:8448, 192.0.2.1 or [2001:db8::1]:8448",
+);
 
-fn split_port(text: &str) -> Result<(&str, Option<u16>), Invalid> {
+fn split_port(text: &str) -> Result<(&str, Option<u16>), InvalidIdentifier> {
     let colon = match text.rfind(']') {
         Some(bracket) if bracket + 1 == text.len() => None,
         Some(bracket) => Some(bracket + 1),
@@ -118,7 +119,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Invalid> {
 }
 
 /// Accepts a DNS name; refuses `127.1`, `2130706433` and `0x7f.1`, which fit the grammar but which getaddrinfo reads as addresses.
-fn dns_name(host: &str) -> Result<(), Invalid> {
+fn check_dns_name(host: &str) -> Result<(), InvalidIdentifier> {
     let label_fits = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
             && label
@@ -145,8 +146,9 @@ pub struct UserId {
 
 impl UserId {
     /// Parses a user id. The server is what follows the first `:`; the localpart may be a historical one, of any printable characters.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        const NOT_A_USER_ID: Invalid = Invalid("a user id like @alice:example.com");
+    pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
+        const NOT_A_USER_ID: InvalidIdentifier =
+            InvalidIdentifier("a user id like @alice:example.com");
         if text.len() > MAX_ID || text.chars().any(char::is_control) {
             return Err(NOT_A_USER_ID);
         }
@@ -195,11 +197,11 @@ macro_rules! opaque_id {
 
         impl $name {
             /// Accepts 1 to 255 bytes without control characters.
-            pub fn parse(text: &str) -> Result<Self, Invalid> {
+            pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
                 if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) {
                     Ok(Self(text.into()))
                 } else {
-                    Err(Invalid("1 to 255 bytes without control characters"))
+                    Err(InvalidIdentifier("1 to 255 bytes without control characters"))
                 }
             }
 
@@ -217,15 +219,15 @@ opaque_id! {
 }
 impl RoomId {
     /// A room whose id ends up in a path of its homeserver's. It has its sigil, and no segment `.` or `..`: see [`DelayId::parse`].
-    pub fn parse_for_path(text: &str) -> Result<Self, Invalid> {
-        let climbs = climbs(text);
+    pub fn parse_for_path(text: &str) -> Result<Self, InvalidIdentifier> {
+        let climbs = has_dot_segment(text);
         let parsed = (text.starts_with('!') && !climbs).then(|| Self::parse(text));
-        parsed.unwrap_or(Err(Invalid("a room id like !abc:example.com")))
+        parsed.unwrap_or(Err(InvalidIdentifier("a room id like !abc:example.com")))
     }
 }
 
 /// Whether a segment of a path leads upwards, or nowhere.
-fn climbs(text: &str) -> bool {
+fn has_dot_segment(text: &str) -> bool {
     text.split(['/', '\\'])
         .any(|segment| matches!(segment, "." | ".."))
 }
@@ -250,10 +252,11 @@ pub struct DelayId(Box<str>);
 impl DelayId {
     /// Accepts 1 to 255 bytes without control characters. A segment `.` or `..` is refused: escaped as it may be, a proxy that
     /// decodes a path before it passes it on would leave the folder of delayed events by it.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        const NOT_A_DELAY_ID: Invalid =
-            Invalid("1 to 255 bytes without control characters, and without the segments . and ..");
-        let climbs = climbs(text);
+    pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
+        const NOT_A_DELAY_ID: InvalidIdentifier = InvalidIdentifier(
+            "1 to 255 bytes without control characters, and without the segments . and ..",
+        );
+        let climbs = has_dot_segment(text);
         if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) && !climbs {
             Ok(Self(text.into()))
         } else {

@@ -8,27 +8,27 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::json;
-use crate::matrix::federation::{self, Federation};
-use crate::matrix::id::{Invalid, ServerName, UserId};
-use crate::memo::Memo;
-use crate::metrics;
-use crate::net::bulkhead::PER_NEIGHBOURHOOD;
-use crate::net::fetch::Limits;
+use crate::matrix::federation::{self, FederationClient};
+use crate::matrix::id::{InvalidIdentifier, ServerName, UserId};
+use crate::net::http_client::FetchLimits;
+use crate::net::permits::MAX_CALLS_PER_SUBNET;
+use crate::util::json;
+use crate::util::metrics;
+use crate::util::ttl_cache::TtlCache;
 
 /// Longest token that is passed on, in bytes. Synapse's have 24; escaped, this one still fits a request line.
-const MAX_TOKEN: usize = 2048;
+const MAX_OPENID_TOKEN: usize = 2048;
 /// Verdicts that are remembered: about 250 bytes each.
-const MAX_REMEMBERED: usize = 4096;
+const MAX_CACHED_RESULTS: usize = 4096;
 /// A refusal is remembered for this long at most, so that a token that was too early is not refused for long.
-const REFUSED: Duration = Duration::from_secs(10);
-const LIMITS: Limits = Limits {
+const MAX_REFUSAL_TTL: Duration = Duration::from_secs(10);
+const LIMITS: FetchLimits = FetchLimits {
     kind: "openid",
-    connect: Duration::from_secs(5),
-    head: Duration::from_secs(8),
-    body: Duration::from_secs(3),
+    connect_timeout: Duration::from_secs(5),
+    head_timeout: Duration::from_secs(8),
+    body_timeout: Duration::from_secs(3),
     max_body: 64 * 1024,
-    neighbours: PER_NEIGHBOURHOOD,
+    max_subnet_calls: MAX_CALLS_PER_SUBNET,
 };
 
 /// What a client got from its homeserver to show to us. Whoever holds it is taken for the user.
@@ -69,13 +69,13 @@ impl VerifiedUser {
 #[derive(Debug)]
 pub enum Error {
     /// Nobody was asked: the server name is not one.
-    BadServerName(Invalid),
+    BadServerName(InvalidIdentifier),
     /// Nobody was asked: the token is too long.
     TokenTooLong,
     /// The homeserver was not heard.
     Federation(federation::Error),
     /// The homeserver refused it, just now or a moment ago.
-    Refused(Refusal),
+    Refused(OpenIdRefusal),
     /// The homeserver answered with this status, which is neither yes nor no.
     Status(u16),
     /// The homeserver's answer is no userinfo.
@@ -84,26 +84,26 @@ pub enum Error {
 
 /// A clear no.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum OpenIdRefusal {
     /// The homeserver does not know the token.
     UnknownToken(u16),
     /// The homeserver vouched for something that is no user id.
-    NotAUser,
+    InvalidUserId,
     /// The homeserver vouched for a user of another server.
-    Stranger(UserId),
+    OtherServer(UserId),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for OpenIdRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownToken(status) => write!(
                 f,
                 "the homeserver does not know the token (status {status})"
             ),
-            Self::NotAUser => {
+            Self::InvalidUserId => {
                 f.write_str("the homeserver vouched for something that is no user id")
             }
-            Self::Stranger(user) => write!(
+            Self::OtherServer(user) => write!(
                 f,
                 "the homeserver vouched for {user}, who is of another server"
             ),
@@ -115,7 +115,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadServerName(expected) => write!(f, "matrix_server_name: expected {expected}"),
-            Self::TokenTooLong => write!(f, "access_token: expected at most {MAX_TOKEN} bytes"),
+            Self::TokenTooLong => {
+                write!(f, "access_token: expected at most {MAX_OPENID_TOKEN} bytes")
+            }
             Self::Federation(error) => error.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Status(status) => write!(f, "the homeserver answered with status {status}"),
@@ -132,38 +134,38 @@ struct Userinfo {
 }
 
 /// A clear answer.
-pub(crate) type Verdict = Result<VerifiedUser, Refusal>;
+pub(crate) type UserinfoResult = Result<VerifiedUser, OpenIdRefusal>;
 
 /// Reads the userinfo that `server` gave.
-pub(crate) fn read(server: &ServerName, body: &[u8]) -> Result<Verdict, Error> {
-    let userinfo: Userinfo = json::object(body).ok_or(Error::NotUserinfo)?;
+pub(crate) fn parse_userinfo(server: &ServerName, body: &[u8]) -> Result<UserinfoResult, Error> {
+    let userinfo: Userinfo = json::parse_object(body).ok_or(Error::NotUserinfo)?;
     Ok(match UserId::parse(&userinfo.sub) {
         Ok(user) if user.server() == server => Ok(VerifiedUser(user)),
-        Ok(user) => Err(Refusal::Stranger(user)),
-        Err(_) => Err(Refusal::NotAUser),
+        Ok(user) => Err(OpenIdRefusal::OtherServer(user)),
+        Err(_) => Err(OpenIdRefusal::InvalidUserId),
     })
 }
 
 /// Asks homeservers who their users are.
 #[derive(Debug)]
-pub struct Verifier {
-    federation: Federation,
-    remember: Duration,
-    verdicts: Memo<[u8; 32], Verdict>,
+pub struct OpenIdVerifier {
+    federation: FederationClient,
+    cache_ttl: Duration,
+    results: TtlCache<[u8; 32], UserinfoResult>,
 }
 
-impl Verifier {
+impl OpenIdVerifier {
     /// Verdicts are remembered for `remember` (0: not at all), as clients ask for several things in a row with one token.
-    pub fn new(federation: Federation, remember: Duration) -> Self {
+    pub fn new(federation: FederationClient, remember: Duration) -> Self {
         Self {
             federation,
-            remember,
-            verdicts: Memo::new(MAX_REMEMBERED),
+            cache_ttl: remember,
+            results: TtlCache::new(MAX_CACHED_RESULTS),
         }
     }
 
     /// The way to the homeservers that are asked.
-    pub fn federation(&self) -> &Federation {
+    pub fn federation(&self) -> &FederationClient {
         &self.federation
     }
 
@@ -175,7 +177,7 @@ impl Verifier {
         client: Option<IpAddr>,
     ) -> Result<VerifiedUser, Error> {
         let server = ServerName::parse(server).map_err(Error::BadServerName)?;
-        if token.0.len() > MAX_TOKEN {
+        if token.0.len() > MAX_OPENID_TOKEN {
             return Err(Error::TokenTooLong);
         }
         // a server name holds no NUL, so no two pairs give one key
@@ -185,30 +187,30 @@ impl Verifier {
             .chain_update(&*token.0)
             .finalize()
             .into();
-        let known = self.verdicts.recall(&key, Instant::now());
-        metrics::look_up("openid", known.is_some());
+        let known = self.results.get(&key, Instant::now());
+        metrics::count_cache_lookup("openid", known.is_some());
         if let Some(verdict) = known {
             return verdict.map_err(Error::Refused);
         }
-        let verdict = self.ask(&server, token, client)?;
+        let verdict = self.fetch_userinfo(&server, token, client)?;
         let lasting = match verdict {
-            Ok(_) => self.remember,
-            Err(_) => self.remember.min(REFUSED),
+            Ok(_) => self.cache_ttl,
+            Err(_) => self.cache_ttl.min(MAX_REFUSAL_TTL),
         };
         if !lasting.is_zero() {
             let now = Instant::now();
-            self.verdicts
-                .learn(key, verdict.clone(), now + lasting, now);
+            self.results
+                .insert(key, verdict.clone(), now + lasting, now);
         }
         verdict.map_err(Error::Refused)
     }
 
-    fn ask(
+    fn fetch_userinfo(
         &self,
         server: &ServerName,
         token: &OpenIdToken,
         client: Option<IpAddr>,
-    ) -> Result<Verdict, Error> {
+    ) -> Result<UserinfoResult, Error> {
         let token = utf8_percent_encode(&token.0, NON_ALPHANUMERIC);
         let target = format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
         let answer = self
@@ -217,9 +219,9 @@ impl Verifier {
             .map_err(Error::Federation)?;
         match answer.status {
             200 => {}
-            status @ (401 | 403) => return Ok(Err(Refusal::UnknownToken(status))),
+            status @ (401 | 403) => return Ok(Err(OpenIdRefusal::UnknownToken(status))),
             status => return Err(Error::Status(status)),
         }
-        read(server, &answer.body)
+        parse_userinfo(server, &answer.body)
     }
 }

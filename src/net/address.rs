@@ -61,7 +61,7 @@ impl Network {
     }
 
     /// The part of the Internet that one party is likely to own: the /24 or /64 of an address.
-    pub fn neighbourhood(ip: IpAddr) -> Self {
+    pub fn subnet_of(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(v4) => Self {
                 base: Ipv4Addr::from(u32::from(v4) & !0xff).into(),
@@ -136,7 +136,7 @@ impl fmt::Display for InvalidNetwork {
 impl std::error::Error for InvalidNetwork {}
 
 /// Not of the public Internet (IANA's special-purpose registries): dialled only for names that the administrator listed.
-const PRIVATE: [Network; 20] = [
+const PRIVATE_RANGES: [Network; 20] = [
     Network::v4(10, 0, 0, 0, 8),
     Network::v4(100, 64, 0, 0, 10),
     Network::v4(127, 0, 0, 0, 8),
@@ -160,7 +160,7 @@ const PRIVATE: [Network; 20] = [
 ];
 
 /// No homeserver is there, but a cloud's metadata service may be: dialled only if the administrator allows the very range.
-const NEVER: [Network; 11] = [
+const BLOCKED_RANGES: [Network; 11] = [
     Network::v4(0, 0, 0, 0, 8),
     Network::v4(169, 254, 0, 0, 16),
     Network::v4(224, 0, 0, 0, 4),
@@ -176,10 +176,10 @@ const NEVER: [Network; 11] = [
 ];
 
 /// What IANA has given out of IPv6 so far: nothing else is routed, whatever it may come to mean.
-const GLOBAL_V6: Network = Network::v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
+const GLOBAL_UNICAST_V6: Network = Network::v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
 /// The IPv4 address that an IPv6 address carries: mapped, translated (RFC 2765), compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
-fn embedded(ip: IpAddr) -> Option<IpAddr> {
+fn embedded_ipv4(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = ip else { return None };
     let v4 =
         |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)).into());
@@ -194,8 +194,8 @@ fn embedded(ip: IpAddr) -> Option<IpAddr> {
 }
 
 /// Whether one of the networks has the address, or the IPv4 address that it carries.
-fn any(networks: &[Network], ip: IpAddr) -> bool {
-    let carried = embedded(ip);
+fn any_contains(networks: &[Network], ip: IpAddr) -> bool {
+    let carried = embedded_ipv4(ip);
     networks
         .iter()
         .any(|n| n.contains(ip) || carried.is_some_and(|v4| n.contains(v4)))
@@ -203,12 +203,12 @@ fn any(networks: &[Network], ip: IpAddr) -> bool {
 
 /// Whether an address is one of the public Internet.
 pub fn is_public(ip: IpAddr) -> bool {
-    let routed = ip.is_ipv4() || GLOBAL_V6.contains(ip) || embedded(ip).is_some();
-    routed && !any(&PRIVATE, ip) && !any(&NEVER, ip)
+    let routed = ip.is_ipv4() || GLOBAL_UNICAST_V6.contains(ip) || embedded_ipv4(ip).is_some();
+    routed && !any_contains(&PRIVATE_RANGES, ip) && !any_contains(&BLOCKED_RANGES, ip)
 }
 
 /// What one party is likely to own: an IPv4 address, or the /64 of an IPv6 one.
-pub fn party(ip: IpAddr) -> IpAddr {
+pub fn client_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
         v4 => v4,
@@ -219,9 +219,9 @@ pub fn party(ip: IpAddr) -> IpAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Trust {
     /// A caller's: anybody's.
-    Stranger,
+    Unlisted,
     /// A caller's, who named a homeserver of `LIVEKIT_FULL_ACCESS_HOMESERVERS`.
-    FullAccess,
+    Listed,
     /// The administrator's: an override or the SFU.
     Administrator,
 }
@@ -243,10 +243,10 @@ impl AddressPolicy {
     pub fn allows(&self, ip: IpAddr, trust: Trust) -> bool {
         match trust {
             Trust::Administrator => true,
-            _ if any(&self.allowed, ip) => true,
-            _ if any(&self.denied, ip) || any(&NEVER, ip) => false,
-            Trust::FullAccess => true,
-            Trust::Stranger => is_public(ip),
+            _ if any_contains(&self.allowed, ip) => true,
+            _ if any_contains(&self.denied, ip) || any_contains(&BLOCKED_RANGES, ip) => false,
+            Trust::Listed => true,
+            Trust::Unlisted => is_public(ip),
         }
     }
 }
@@ -307,7 +307,7 @@ mod tests {
             "fd20:ce::254",
             "100::1",
         ] {
-            assert!(!policy.allows(ip(address), Trust::Stranger), "{address}");
+            assert!(!policy.allows(ip(address), Trust::Unlisted), "{address}");
         }
         for address in [
             "1.1.1.1",
@@ -319,7 +319,7 @@ mod tests {
             "2002:5db8:d822::1",
             "::ffff:1.1.1.1",
         ] {
-            assert!(policy.allows(ip(address), Trust::Stranger), "{address}");
+            assert!(policy.allows(ip(address), Trust::Unlisted), "{address}");
         }
     }
 
@@ -333,7 +333,7 @@ mod tests {
             "fd12::1",
             "::ffff:192.168.1.1",
         ] {
-            assert!(policy.allows(ip(address), Trust::FullAccess), "{address}");
+            assert!(policy.allows(ip(address), Trust::Listed), "{address}");
         }
         for address in [
             "169.254.169.254",
@@ -343,7 +343,7 @@ mod tests {
             "224.0.0.1",
             "::ffff:169.254.169.254",
         ] {
-            assert!(!policy.allows(ip(address), Trust::FullAccess), "{address}");
+            assert!(!policy.allows(ip(address), Trust::Listed), "{address}");
             assert!(
                 policy.allows(ip(address), Trust::Administrator),
                 "{address}"
@@ -358,11 +358,11 @@ mod tests {
             ranges("169.254.169.254 10.0.0.0/24"),
             ranges("1.1.1.0/24 10.0.0.0/8"),
         );
-        assert!(policy.allows(ip("169.254.169.254"), Trust::Stranger));
-        assert!(policy.allows(ip("10.0.0.9"), Trust::Stranger));
-        assert!(policy.allows(ip("::ffff:10.0.0.9"), Trust::Stranger));
-        assert!(!policy.allows(ip("10.0.1.9"), Trust::FullAccess));
-        assert!(!policy.allows(ip("1.1.1.1"), Trust::FullAccess));
+        assert!(policy.allows(ip("169.254.169.254"), Trust::Unlisted));
+        assert!(policy.allows(ip("10.0.0.9"), Trust::Unlisted));
+        assert!(policy.allows(ip("::ffff:10.0.0.9"), Trust::Unlisted));
+        assert!(!policy.allows(ip("10.0.1.9"), Trust::Listed));
+        assert!(!policy.allows(ip("1.1.1.1"), Trust::Listed));
     }
 
     #[test]
@@ -387,16 +387,16 @@ mod tests {
     #[test]
     fn neighbours_share_a_24_or_a_64() {
         assert_eq!(
-            Network::neighbourhood(ip("192.0.2.7")),
-            Network::neighbourhood(ip("192.0.2.200"))
+            Network::subnet_of(ip("192.0.2.7")),
+            Network::subnet_of(ip("192.0.2.200"))
         );
         assert_ne!(
-            Network::neighbourhood(ip("192.0.2.7")),
-            Network::neighbourhood(ip("192.0.3.7"))
+            Network::subnet_of(ip("192.0.2.7")),
+            Network::subnet_of(ip("192.0.3.7"))
         );
         assert_eq!(
-            Network::neighbourhood(ip("2001:db8::1")),
-            Network::neighbourhood(ip("2001:db8::2:0:0:1"))
+            Network::subnet_of(ip("2001:db8::1")),
+            Network::subnet_of(ip("2001:db8::2:0:0:1"))
         );
     }
 }

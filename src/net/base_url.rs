@@ -20,29 +20,29 @@ pub struct BaseUrl {
 
 /// A URL that cannot be a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidUrl;
+pub struct InvalidBaseUrl;
 
-impl fmt::Display for InvalidUrl {
+impl fmt::Display for InvalidBaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("expected a URL like https://host:port/path without user, query or fragment")
     }
 }
 
-impl std::error::Error for InvalidUrl {}
+impl std::error::Error for InvalidBaseUrl {}
 
 impl BaseUrl {
     /// Parses a URL of one of the schemes `http`, `https`, `ws` and `wss`; the last two mean the first two, as they do for an SFU.
-    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+    pub fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
         if text.len() > MAX_URL || text.contains('#') {
-            return Err(InvalidUrl);
+            return Err(InvalidBaseUrl);
         }
-        let uri: Uri = text.parse().map_err(|_| InvalidUrl)?;
+        let uri: Uri = text.parse().map_err(|_| InvalidBaseUrl)?;
         let tls = match uri.scheme_str().map(str::to_ascii_lowercase).as_deref() {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
-            _ => return Err(InvalidUrl),
+            _ => return Err(InvalidBaseUrl),
         };
-        let authority = uri.authority().ok_or(InvalidUrl)?;
+        let authority = uri.authority().ok_or(InvalidBaseUrl)?;
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => None,
             Some(port) => {
@@ -50,14 +50,14 @@ impl BaseUrl {
                 let few = |p: &&str| p.len() <= 5 && !p.starts_with('+');
                 let digits = port.strip_prefix(':').filter(few);
                 let port = digits.and_then(|p| p.parse().ok());
-                Some(port.filter(|p| *p != 0).ok_or(InvalidUrl)?)
+                Some(port.filter(|p| *p != 0).ok_or(InvalidBaseUrl)?)
             }
             // a user before the host
-            None => return Err(InvalidUrl),
+            None => return Err(InvalidBaseUrl),
         };
         if authority.as_str().contains('@') || authority.host().is_empty() || uri.query().is_some()
         {
-            return Err(InvalidUrl);
+            return Err(InvalidBaseUrl);
         }
         let path = uri.path().trim_end_matches('/').into();
         Ok(Self {
@@ -69,7 +69,7 @@ impl BaseUrl {
     }
 
     /// Whether it leads to the same place, however that is spelled: names are alike in any case, and the scheme's port goes without saying.
-    pub fn means(&self, other: &Self) -> bool {
+    pub fn is_equivalent_to(&self, other: &Self) -> bool {
         let name = |url: &Self| url.host.to_string().to_ascii_lowercase();
         let rest = |url: &Self| (url.tls, url.port(), url.path.clone());
         rest(self) == rest(other) && name(self) == name(other)
@@ -163,8 +163,8 @@ mod tests {
     fn a_place_can_be_spelled_in_several_ways() {
         let means = |one: &str, other: &str| {
             let [one, other] = [one, other].map(|text| BaseUrl::parse(text).unwrap());
-            assert_eq!(one.means(&other), other.means(&one));
-            one.means(&other)
+            assert_eq!(one.is_equivalent_to(&other), other.is_equivalent_to(&one));
+            one.is_equivalent_to(&other)
         };
         for same in [
             "wss://sfu.example.com",

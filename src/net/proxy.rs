@@ -64,7 +64,7 @@ impl Proxy {
     }
 
     /// The value of `Proxy-Authorization`: a secret.
-    pub(crate) fn credentials(&self) -> Option<&str> {
+    pub(crate) fn basic_auth(&self) -> Option<&str> {
         self.credentials.as_deref()
     }
 }
@@ -124,7 +124,7 @@ mod tests {
         ] {
             let proxy = Proxy::parse(text).unwrap();
             assert_eq!(proxy.to_string(), shown);
-            assert_eq!(proxy.credentials(), login);
+            assert_eq!(proxy.basic_auth(), login);
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
     fn a_login_is_never_shown() {
         let proxy = Proxy::parse("http://user:hunter2@h:1").unwrap();
         let shown = format!("{proxy} {proxy:?}");
-        let encoded = proxy.credentials().unwrap().trim_start_matches("Basic ");
+        let encoded = proxy.basic_auth().unwrap().trim_start_matches("Basic ");
         for secret in ["user", "hunter2", encoded] {
             assert!(!shown.contains(secret), "{shown}");
         }

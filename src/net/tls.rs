@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Largest certificate file that is read, in bytes; a system's whole bundle has some 250 KB.
-const MAX_FILE: u64 = 8 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// Files of a certificate directory that are read; a system's has some 300.
 const MAX_FILES: usize = 2048;
 /// Where distributions keep their bundle, and so where an administrator's own authority is found without a setting.
@@ -47,11 +47,11 @@ impl std::error::Error for Error {}
 
 /// The authorities whose certificates are believed.
 #[derive(Debug, Clone)]
-pub struct Roots(RootCertStore);
+pub struct RootCertificates(RootCertStore);
 
-impl Roots {
+impl RootCertificates {
     /// Mozilla's, and the system's if it has a bundle where one is expected.
-    pub fn common() -> Self {
+    pub fn built_in_and_system() -> Self {
         let mut roots = Self(RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         });
@@ -72,11 +72,11 @@ impl Roots {
         };
         let mut pem = Vec::new();
         let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
-        file.take(MAX_FILE + 1)
+        file.take(MAX_FILE_BYTES + 1)
             .read_to_end(&mut pem)
             .map_err(|e| fail(e.to_string()))?;
-        if pem.len() as u64 > MAX_FILE {
-            return Err(fail(format!("larger than {MAX_FILE} bytes")));
+        if pem.len() as u64 > MAX_FILE_BYTES {
+            return Err(fail(format!("larger than {MAX_FILE_BYTES} bytes")));
         }
         let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
         let found = found.map_err(|e| fail(format!("not a PEM file of certificates: {e}")))?;
@@ -104,7 +104,7 @@ impl Roots {
 
 /// Whether certificates are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verification {
+pub enum CertificateVerification {
     /// They are.
     On,
     /// Any certificate will do: `LIVEKIT_INSECURE_SKIP_VERIFY_TLS`.
@@ -114,18 +114,21 @@ pub enum Verification {
 /// TLS for connections of ours.
 ///
 /// Sessions are not resumed: the tickets and certificate chains of strangers' servers would have to be kept.
-pub fn client_config(roots: &Roots, verification: Verification) -> Arc<ClientConfig> {
+pub fn client_config(
+    roots: &RootCertificates,
+    verification: CertificateVerification,
+) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     // ring speaks TLS 1.2 and 1.3
     let builder = builder.unwrap_or_else(|_| unreachable!());
     let mut config = match verification {
-        Verification::On => builder
+        CertificateVerification::On => builder
             .with_root_certificates(roots.0.clone())
             .with_no_client_auth(),
-        Verification::Off => {
-            let any = Arc::new(AnyCertificate(provider));
+        CertificateVerification::Off => {
+            let any = Arc::new(InsecureCertVerifier(provider));
             builder
                 .dangerous()
                 .with_custom_certificate_verifier(any)
@@ -138,9 +141,9 @@ pub fn client_config(roots: &Roots, verification: Verification) -> Arc<ClientCon
 
 /// Believes every certificate, but still wants the peer to hold its key.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct InsecureCertVerifier(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for InsecureCertVerifier {
     fn verify_server_cert(
         &self,
         _certificate: &CertificateDer<'_>,
@@ -193,19 +196,31 @@ mod tests {
     fn a_file_without_certificates_is_refused_by_name() {
         let path = std::env::temp_dir().join(format!("lts-not-a-ca-{}.pem", std::process::id()));
         std::fs::write(&path, "nothing to see").unwrap();
-        let error = Roots::common().add_file(&path).unwrap_err().to_string();
+        let error = RootCertificates::built_in_and_system()
+            .add_file(&path)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("lts-not-a-ca") && error.contains("certificates"),
             "{error}"
         );
         std::fs::remove_file(&path).unwrap();
-        let error = Roots::common().add_file(&path).unwrap_err().to_string();
+        let error = RootCertificates::built_in_and_system()
+            .add_file(&path)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("No such file"), "{error}");
-        assert!(Roots::common().add_directory(&path).is_err());
+        assert!(
+            RootCertificates::built_in_and_system()
+                .add_directory(&path)
+                .is_err()
+        );
     }
 
     #[test]
     fn the_roots_that_are_compiled_in_are_always_there() {
-        assert!(Roots::common().0.len() >= webpki_roots::TLS_SERVER_ROOTS.len());
+        assert!(
+            RootCertificates::built_in_and_system().0.len() >= webpki_roots::TLS_SERVER_ROOTS.len()
+        );
     }
 }

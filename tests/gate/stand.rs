@@ -1,9 +1,10 @@
 //! A service behind the real gate whose work is only to tell what arrived and to take its time. It is a fake because the
 //! real endpoints neither echo nor sleep.
 
-use livekit_token_service::http::gate::{self, Limits, Listener, Prospect};
-use livekit_token_service::http::head::{BODY_BYTES, LARGE_BODY_BYTES};
-use livekit_token_service::notify::Supervisor;
+use livekit_token_service::server::event_loop;
+use livekit_token_service::server::event_loop::{ListenSocket, RequestClass, ServerLimits};
+use livekit_token_service::server::head::{MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES};
+use livekit_token_service::util::systemd::SystemdNotifier;
 use sha2::{Digest, Sha256};
 use std::env;
 use std::process::ExitCode;
@@ -18,47 +19,47 @@ pub(crate) fn run() -> ExitCode {
     let (listener, address) = match bind.strip_prefix("unix:") {
         Some(path) => {
             let listener = std::os::unix::net::UnixListener::bind(path).expect("bind");
-            (Listener::Unix(listener), bind)
+            (ListenSocket::Unix(listener), bind)
         }
         None => {
             let listener = std::net::TcpListener::bind(bind).expect("bind");
             let address = listener.local_addr().expect("address").to_string();
-            (Listener::Tcp(listener), address)
+            (ListenSocket::Tcp(listener), address)
         }
     };
     // clients of other loopback addresses stand for those of the Internet
-    let mut limits = Limits {
-        limits_private: true,
-        ..Limits::default()
+    let mut limits = ServerLimits {
+        limit_private_addresses: true,
+        ..ServerLimits::default()
     };
     if let Ok(trusted) = env::var("STAND_TRUSTED") {
         let networks = trusted.split(',').filter(|network| !network.is_empty());
-        limits.trusted = networks.map(|n| n.parse().expect("network")).collect();
+        limits.trusted_proxies = networks.map(|n| n.parse().expect("network")).collect();
     }
     let number = |name: &str| -> Option<usize> { env::var(name).ok()?.parse().ok() };
-    limits.connections = number("STAND_CONNECTIONS").unwrap_or(limits.connections);
-    limits.connections_per_address =
-        number("STAND_PER_ADDRESS").unwrap_or(limits.connections_per_address);
+    limits.max_connections = number("STAND_CONNECTIONS").unwrap_or(limits.max_connections);
+    limits.max_connections_per_address =
+        number("STAND_PER_ADDRESS").unwrap_or(limits.max_connections_per_address);
     if let Some(time) = number("STAND_WORK_MS") {
-        limits.work_time = Duration::from_millis(time as u64);
+        limits.work_timeout = Duration::from_millis(time as u64);
     }
-    let served = gate::serve(
+    let served = event_loop::serve(
         vec![listener],
         number("STAND_WORKERS").unwrap_or(16),
         limits,
-        |head| Prospect {
+        |head| RequestClass {
             outbound: head.target().starts_with("/outbound"),
-            body: match head.target() {
-                "/echo/large" => LARGE_BODY_BYTES,
-                _ => BODY_BYTES,
+            max_body_bytes: match head.target() {
+                "/echo/large" => MAX_LARGE_BODY_BYTES,
+                _ => MAX_BODY_BYTES,
             },
-            counted: true,
+            address_limited: true,
         },
         handle,
         || answer(500, "panicked".into()),
         |_| {
             eprintln!("listening on {address}");
-            Supervisor::none()
+            SystemdNotifier::disabled()
         },
     );
     match served {

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use livekit_token_service::journal::{Fence, Hold, Journal, Key, MAX_RECORD};
+use livekit_token_service::delegation::store::{
+    FencingToken, LeaveStore, MAX_RECORD_BYTES, Ownership, ParticipantKey,
+};
 
 /// A journal under test.
 pub(crate) trait Stand: Sync {
     fn start() -> Self;
-    fn journal(&self) -> &dyn Journal;
+    fn journal(&self) -> &dyn LeaveStore;
 }
 
 /// One that outlives whoever writes it.
@@ -19,13 +21,13 @@ pub(crate) trait Durable: Stand {
     fn after_the_end(self) -> Self;
 }
 
-pub(crate) fn key(name: &str) -> Key {
+pub(crate) fn key(name: &str) -> ParticipantKey {
     let names = serde_json::json!(["a room", name]);
-    Key::from_json(&names.to_string()).unwrap()
+    ParticipantKey::from_json(&names.to_string()).unwrap()
 }
 
 /// All that there is to adopt.
-pub(crate) fn adopted(journal: &dyn Journal) -> Vec<(Key, Fence, String)> {
+pub(crate) fn adopted(journal: &dyn LeaveStore) -> Vec<(ParticipantKey, FencingToken, String)> {
     let mut all = Vec::new();
     loop {
         let some = journal.adopt(3).unwrap();
@@ -39,13 +41,18 @@ pub(crate) fn adopted(journal: &dyn Journal) -> Vec<(Key, Fence, String)> {
 }
 
 /// As [`adopted`], without the fences.
-pub(crate) fn records(journal: &dyn Journal) -> Vec<(Key, String)> {
+pub(crate) fn records(journal: &dyn LeaveStore) -> Vec<(ParticipantKey, String)> {
     let all = adopted(journal).into_iter();
     all.map(|(key, _, record)| (key, record)).collect()
 }
 
-fn assert_held(journal: &dyn Journal, key: &Key, fence: Fence, hold: Hold) {
-    assert_eq!(journal.hold(key, fence).unwrap(), hold);
+fn assert_held(
+    journal: &dyn LeaveStore,
+    key: &ParticipantKey,
+    fence: FencingToken,
+    hold: Ownership,
+) {
+    assert_eq!(journal.check_ownership(key, fence).unwrap(), hold);
     assert_eq!(journal.update(key, fence, "a record").unwrap(), hold);
 }
 
@@ -53,10 +60,10 @@ pub(crate) fn a_leave_is_ours_from_its_beginning_to_its_end<S: Stand>() {
     let stand = S::start();
     let journal = stand.journal();
     let fence = journal.put(&key("a"), "new").unwrap();
-    assert_held(journal, &key("a"), fence, Hold::Ours);
-    assert_eq!(journal.remove(&key("a"), fence).unwrap(), Hold::Ours);
-    assert_held(journal, &key("a"), fence, Hold::Lost);
-    assert_eq!(journal.remove(&key("a"), fence).unwrap(), Hold::Lost);
+    assert_held(journal, &key("a"), fence, Ownership::Owned);
+    assert_eq!(journal.remove(&key("a"), fence).unwrap(), Ownership::Owned);
+    assert_held(journal, &key("a"), fence, Ownership::Lost);
+    assert_eq!(journal.remove(&key("a"), fence).unwrap(), Ownership::Lost);
     assert_eq!(adopted(journal), []);
 }
 
@@ -66,14 +73,14 @@ pub(crate) fn a_replaced_leave_is_lost<S: Stand>() {
     let old = journal.put(&key("a"), "old").unwrap();
     let new = journal.put(&key("a"), "new").unwrap();
     assert!(new > old);
-    assert_held(journal, &key("a"), old, Hold::Lost);
-    assert_eq!(journal.remove(&key("a"), old).unwrap(), Hold::Lost);
-    assert_held(journal, &key("a"), new, Hold::Ours);
+    assert_held(journal, &key("a"), old, Ownership::Lost);
+    assert_eq!(journal.remove(&key("a"), old).unwrap(), Ownership::Lost);
+    assert_held(journal, &key("a"), new, Ownership::Owned);
     // also by one that comes when the first has ended
     journal.remove(&key("a"), new).unwrap();
     let next = journal.put(&key("a"), "next").unwrap();
-    assert_held(journal, &key("a"), new, Hold::Lost);
-    assert_held(journal, &key("a"), next, Hold::Ours);
+    assert_held(journal, &key("a"), new, Ownership::Lost);
+    assert_held(journal, &key("a"), next, Ownership::Owned);
 }
 
 pub(crate) fn leaves_of_different_people_do_not_meet<S: Stand>() {
@@ -86,9 +93,9 @@ pub(crate) fn leaves_of_different_people_do_not_meet<S: Stand>() {
         .collect();
     journal.remove(&key("a"), fences[0]).unwrap();
     for (name, fence) in names.iter().zip(&fences).skip(1) {
-        assert_held(journal, &key(name), *fence, Hold::Ours);
+        assert_held(journal, &key(name), *fence, Ownership::Owned);
     }
-    assert_held(journal, &key("a"), fences[0], Hold::Lost);
+    assert_held(journal, &key("a"), fences[0], Ownership::Lost);
 }
 
 pub(crate) fn what_is_ours_is_not_adopted_again<S: Stand>() {
@@ -96,20 +103,22 @@ pub(crate) fn what_is_ours_is_not_adopted_again<S: Stand>() {
     let journal = stand.journal();
     let fence = journal.put(&key("a"), "a").unwrap();
     assert_eq!(adopted(journal), []);
-    assert!(journal.take(&key("a")).unwrap().is_none());
-    assert!(journal.take(&key("nobody")).unwrap().is_none());
-    assert_held(journal, &key("a"), fence, Hold::Ours);
+    assert!(journal.claim(&key("a")).unwrap().is_none());
+    assert!(journal.claim(&key("nobody")).unwrap().is_none());
+    assert_held(journal, &key("a"), fence, Ownership::Owned);
 }
 
 pub(crate) fn a_record_without_end_is_refused<S: Stand>() {
     let stand = S::start();
     let journal = stand.journal();
-    let fence = journal.put(&key("a"), &"x".repeat(MAX_RECORD)).unwrap();
-    let huge = "x".repeat(MAX_RECORD + 1);
+    let fence = journal
+        .put(&key("a"), &"x".repeat(MAX_RECORD_BYTES))
+        .unwrap();
+    let huge = "x".repeat(MAX_RECORD_BYTES + 1);
     assert!(journal.put(&key("a"), &huge).is_err());
     assert!(journal.update(&key("a"), fence, &huge).is_err());
-    assert_held(journal, &key("a"), fence, Hold::Ours);
-    assert!(journal.trouble().is_none());
+    assert_held(journal, &key("a"), fence, Ownership::Owned);
+    assert!(journal.problem().is_none());
 }
 
 pub(crate) fn of_many_who_come_at_once_the_last_one_stays<S: Stand>() {
@@ -117,7 +126,7 @@ pub(crate) fn of_many_who_come_at_once_the_last_one_stays<S: Stand>() {
     let journal = stand.journal();
     let turn = AtomicUsize::new(0);
     let put = || {
-        let mut fences: Vec<(Key, Fence)> = Vec::new();
+        let mut fences: Vec<(ParticipantKey, FencingToken)> = Vec::new();
         for _ in 0..40 {
             let number = turn.fetch_add(1, Ordering::SeqCst);
             let key = key(&(number % 7).to_string());
@@ -136,9 +145,9 @@ pub(crate) fn of_many_who_come_at_once_the_last_one_stays<S: Stand>() {
         let last = all.iter().filter(|(other, _)| other == key);
         let last = last.map(|(_, fence)| *fence).max().unwrap();
         let hold = if *fence == last {
-            Hold::Ours
+            Ownership::Owned
         } else {
-            Hold::Lost
+            Ownership::Lost
         };
         assert_held(journal, key, *fence, hold);
     }
@@ -150,13 +159,13 @@ pub(crate) fn a_record_that_is_set_aside_is_no_leave_any_more<S: Stand>() {
     let fence = journal.put(&key("a"), "nonsense").unwrap();
     let why = "it is nonsense";
     assert_eq!(
-        journal.set_aside(&key("a"), fence, why).unwrap(),
-        Hold::Ours
+        journal.quarantine(&key("a"), fence, why).unwrap(),
+        Ownership::Owned
     );
-    assert_held(journal, &key("a"), fence, Hold::Lost);
+    assert_held(journal, &key("a"), fence, Ownership::Lost);
     assert_eq!(
-        journal.set_aside(&key("a"), fence, why).unwrap(),
-        Hold::Lost
+        journal.quarantine(&key("a"), fence, why).unwrap(),
+        Ownership::Lost
     );
     assert_eq!(adopted(journal), []);
 }
@@ -195,13 +204,13 @@ pub(crate) fn what_is_adopted_is_ours<S: Durable>() {
     let journal = stand.journal();
     let adopted_ones = adopted(journal);
     assert_eq!(adopted_ones.len(), 1);
-    assert_held(journal, &key("a"), adopted_ones[0].1, Hold::Ours);
+    assert_held(journal, &key("a"), adopted_ones[0].1, Ownership::Owned);
     assert_eq!(adopted(journal), []);
     let new = journal.put(&key("a"), "new").unwrap();
-    assert_held(journal, &key("a"), adopted_ones[0].1, Hold::Lost);
+    assert_held(journal, &key("a"), adopted_ones[0].1, Ownership::Lost);
     let stand = stand.after_a_crash();
     assert_eq!(records(stand.journal()), [(key("a"), "new".to_owned())]);
-    assert_held(stand.journal(), &key("a"), new, Hold::Lost);
+    assert_held(stand.journal(), &key("a"), new, Ownership::Lost);
 }
 
 pub(crate) fn a_new_leave_takes_the_place_of_one_that_was_not_adopted_yet<S: Durable>() {
@@ -235,11 +244,11 @@ pub(crate) fn a_leave_that_was_not_adopted_yet_can_be_taken<S: Durable>() {
         stand.journal().put(&key(name), name).unwrap();
     }
     let stand = stand.after_a_crash();
-    let (fence, record) = stand.journal().take(&key("b")).unwrap().unwrap();
+    let (fence, record) = stand.journal().claim(&key("b")).unwrap().unwrap();
     assert_eq!(record, "b");
-    assert_held(stand.journal(), &key("b"), fence, Hold::Ours);
+    assert_held(stand.journal(), &key("b"), fence, Ownership::Owned);
     assert_eq!(records(stand.journal()), [(key("a"), "a".to_owned())]);
-    assert!(stand.journal().take(&key("b")).unwrap().is_none());
+    assert!(stand.journal().claim(&key("b")).unwrap().is_none());
 }
 
 pub(crate) fn progress_and_ends_are_written_at_the_end<S: Durable>() {

@@ -1,7 +1,7 @@
 //! How a Redis is entered: with a password, into a database, and over TLS.
 
-use livekit_token_service::journal::{Address, Hold, Journal, Redis};
-use livekit_token_service::net::tls::Roots;
+use livekit_token_service::delegation::store::{LeaveStore, Ownership, RedisAddress, RedisStore};
+use livekit_token_service::net::tls::RootCertificates;
 
 use crate::conformance::{adopted, key};
 use crate::open;
@@ -11,23 +11,23 @@ use crate::server::{Cable, Server};
 fn a_password_is_asked_for_and_never_told() {
     let server = Server::with(&["--requirepass", "hunter2 %"]);
     let place = format!("redis+unix://{}", server.socket().display());
-    let without = open(&place).trouble().unwrap();
+    let without = open(&place).problem().unwrap();
     assert!(without.contains("NOAUTH"), "{without}");
     let with = |password: &str| {
-        let address = Address::parse(&place).unwrap();
-        Redis::open(
+        let address = RedisAddress::parse(&place).unwrap();
+        RedisStore::open(
             address.with_password(Some(password.into())),
-            &Roots::common(),
+            &RootCertificates::built_in_and_system(),
         )
     };
     let wrong = with("hunter3");
-    let trouble = format!("{wrong:?} {}", wrong.trouble().unwrap());
+    let trouble = format!("{wrong:?} {}", wrong.problem().unwrap());
     assert!(
         trouble.contains("WRONGPASS") && !trouble.contains("hunter"),
         "{trouble}"
     );
     let right = with("hunter2 %");
-    assert_eq!(right.trouble(), None);
+    assert_eq!(right.problem(), None);
     right.put(&key("a"), "a").unwrap();
     let cable = Cable::to(&server);
     let url = cable
@@ -35,10 +35,10 @@ fn a_password_is_asked_for_and_never_told() {
         .replace("redis://", "redis://default:hunter2%20%25@")
         + "/3";
     let in_url = open(&url);
-    assert_eq!(in_url.trouble(), None);
+    assert_eq!(in_url.problem(), None);
     // another database
     assert_eq!(adopted(&in_url), []);
-    assert!(in_url.take(&key("a")).unwrap().is_none());
+    assert!(in_url.claim(&key("a")).unwrap().is_none());
 }
 
 #[test]
@@ -74,13 +74,16 @@ fn tls_is_spoken_with_whom_our_roots_know() {
         &ca_path,
     ]);
     let url = format!("rediss://localhost:{port}");
-    let strange = open(&url).trouble().unwrap();
+    let strange = open(&url).problem().unwrap();
     assert!(strange.contains("certificate"), "{strange}");
-    let mut roots = Roots::common();
+    let mut roots = RootCertificates::built_in_and_system();
     roots.add_file(&ca).unwrap();
-    let journal = Redis::open(Address::parse(&url).unwrap(), &roots);
-    assert_eq!(journal.trouble(), None);
+    let journal = RedisStore::open(RedisAddress::parse(&url).unwrap(), &roots);
+    assert_eq!(journal.problem(), None);
     let fence = journal.put(&key("a"), "a").unwrap();
-    assert_eq!(journal.hold(&key("a"), fence).unwrap(), Hold::Ours);
+    assert_eq!(
+        journal.check_ownership(&key("a"), fence).unwrap(),
+        Ownership::Owned
+    );
     std::fs::remove_dir_all(&directory).unwrap();
 }

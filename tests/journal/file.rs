@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use livekit_token_service::journal::{File, Hold, Journal};
+use livekit_token_service::delegation::store::{FileStore, LeaveStore, Ownership};
 
 use crate::conformance::{Durable, Stand, conforms, key, outlives, records};
 
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct OnDisk {
     directory: Directory,
-    file: File,
+    file: FileStore,
 }
 
 /// A directory of its own, gone after the test.
@@ -36,7 +36,7 @@ impl Directory {
     }
 
     fn open(self) -> OnDisk {
-        let file = File::open(&self.0);
+        let file = FileStore::open(&self.0);
         OnDisk {
             directory: self,
             file,
@@ -62,11 +62,11 @@ impl Drop for Directory {
 impl Stand for OnDisk {
     fn start() -> Self {
         let stand = Directory::new().open();
-        assert_eq!(stand.file.trouble(), None);
+        assert_eq!(stand.file.problem(), None);
         stand
     }
 
-    fn journal(&self) -> &dyn Journal {
+    fn journal(&self) -> &dyn LeaveStore {
         &self.file
     }
 }
@@ -117,11 +117,14 @@ fn opened_on(bytes: &[u8]) -> OnDisk {
 }
 
 fn assert_works(stand: &OnDisk) {
-    assert_eq!(stand.file.trouble(), None);
+    assert_eq!(stand.file.problem(), None);
     let fence = stand.file.put(&key("after all"), "new").unwrap();
     assert_eq!(
-        stand.file.hold(&key("after all"), fence).unwrap(),
-        Hold::Ours
+        stand
+            .file
+            .check_ownership(&key("after all"), fence)
+            .unwrap(),
+        Ownership::Owned
     );
 }
 
@@ -196,19 +199,19 @@ fn only_a_few_damaged_files_are_kept() {
 fn a_directory_that_is_not_there_is_used_as_soon_as_it_is() {
     let directory = Directory::new();
     let missing = directory.0.join("later");
-    let file = File::open(&missing);
-    assert!(file.trouble().unwrap().contains("leaves.redb"));
+    let file = FileStore::open(&missing);
+    assert!(file.problem().unwrap().contains("leaves.redb"));
     assert!(file.put(&key("a"), "refused").is_err());
     fs::create_dir(&missing).unwrap();
-    wait_until("the journal recovers", || file.trouble().is_none());
+    wait_until("the journal recovers", || file.problem().is_none());
     file.put(&key("a"), "taken").unwrap();
 }
 
 #[test]
 fn a_place_that_cannot_be_written_is_trouble_and_no_end() {
     // even root makes no files there
-    let file = File::open(Path::new("/proc"));
-    let trouble = file.trouble().unwrap();
+    let file = FileStore::open(Path::new("/proc"));
+    let trouble = file.problem().unwrap();
     assert!(trouble.starts_with("/proc/leaves.redb: "), "{trouble}");
     let error = file.put(&key("a"), "refused").unwrap_err().to_string();
     assert!(error.starts_with("/proc/leaves.redb: "), "{error}");
@@ -219,13 +222,13 @@ fn a_place_that_cannot_be_written_is_trouble_and_no_end() {
 fn a_second_process_waits_for_the_first_one_to_end() {
     let first = OnDisk::start();
     let fence = first.file.put(&key("a"), "old").unwrap();
-    let second = File::open(&first.directory.0);
-    assert!(second.trouble().unwrap().contains("another process"));
+    let second = FileStore::open(&first.directory.0);
+    assert!(second.problem().unwrap().contains("another process"));
     assert!(second.put(&key("b"), "refused").is_err());
     assert_eq!(records(&second), []);
     first.file.update(&key("a"), fence, "newest").unwrap();
     first.file.close();
-    wait_until("the second one has the file", || second.trouble().is_none());
+    wait_until("the second one has the file", || second.problem().is_none());
     assert_eq!(records(&second), [(key("a"), "newest".to_owned())]);
 }
 
@@ -245,7 +248,10 @@ fn a_file_that_is_taken_away_is_written_anew_with_all_that_was_in_it() {
         copy() == Some(vec![(key("a"), "new".to_owned())])
     });
     assert_works(&stand);
-    assert_eq!(stand.file.hold(&key("a"), fence).unwrap(), Hold::Ours);
+    assert_eq!(
+        stand.file.check_ownership(&key("a"), fence).unwrap(),
+        Ownership::Owned
+    );
 }
 
 #[test]

@@ -8,19 +8,19 @@ mod conformance;
 mod file;
 
 mod memory {
-    use livekit_token_service::journal::{Journal, Memory};
+    use livekit_token_service::delegation::store::{LeaveStore, MemoryStore};
 
     use crate::conformance::{Stand, conforms};
 
-    impl Stand for Memory {
+    impl Stand for MemoryStore {
         fn start() -> Self {
             Self::default()
         }
 
-        fn journal(&self) -> &dyn Journal {
+        fn journal(&self) -> &dyn LeaveStore {
             self
         }
     }
 
-    conforms!(Memory);
+    conforms!(MemoryStore);
 }

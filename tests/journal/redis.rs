@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use livekit_token_service::journal::{Address, Fence, Hold, Journal, Redis};
-use livekit_token_service::net::tls::Roots;
+use livekit_token_service::delegation::store::{
+    FencingToken, LeaveStore, Ownership, RedisAddress, RedisStore,
+};
+use livekit_token_service::net::tls::RootCertificates;
 
 use crate::conformance::{Durable, Stand, adopted, conforms, key, outlives, records};
 use crate::server::{Cable, Server};
@@ -21,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A replica, with the Redis that it shares with others.
 struct Replica {
-    journal: Redis,
+    journal: RedisStore,
     cable: Cable,
     server: Arc<Server>,
 }
@@ -36,27 +38,30 @@ impl Replica {
         }
     }
 
-    fn put(&self, name: &str, record: &str) -> Fence {
+    fn put(&self, name: &str, record: &str) -> FencingToken {
         self.journal.put(&key(name), record).unwrap()
     }
 
-    fn holds(&self, name: &str, fence: Fence) -> Option<Hold> {
-        self.journal.hold(&key(name), fence).ok()
+    fn holds(&self, name: &str, fence: FencingToken) -> Option<Ownership> {
+        self.journal.check_ownership(&key(name), fence).ok()
     }
 }
 
-fn open(url: &str) -> Redis {
-    Redis::open(Address::parse(url).unwrap(), &Roots::common())
+fn open(url: &str) -> RedisStore {
+    RedisStore::open(
+        RedisAddress::parse(url).unwrap(),
+        &RootCertificates::built_in_and_system(),
+    )
 }
 
 impl Stand for Replica {
     fn start() -> Self {
         let replica = Self::on(&Server::start());
-        assert_eq!(replica.journal.trouble(), None);
+        assert_eq!(replica.journal.problem(), None);
         replica
     }
 
-    fn journal(&self) -> &dyn Journal {
+    fn journal(&self) -> &dyn LeaveStore {
         &self.journal
     }
 }
@@ -99,7 +104,7 @@ fn nobody_takes_what_a_living_replica_keeps() {
     // longer than a lease
     while begin.elapsed() < Duration::from_secs(7) {
         assert_eq!(adopted(&second.journal), []);
-        assert_eq!(first.holds("a", fence), Some(Hold::Ours));
+        assert_eq!(first.holds("a", fence), Some(Ownership::Owned));
         thread::sleep(Duration::from_millis(300));
     }
 }
@@ -117,7 +122,7 @@ fn what_a_dead_replica_kept_goes_to_another_after_it_has_stopped() {
     assert_eq!(first.holds("a", fence), None);
     first.cable.mend();
     wait_until("the first one knows", || {
-        first.holds("a", fence) == Some(Hold::Lost)
+        first.holds("a", fence) == Some(Ownership::Lost)
     });
     assert_eq!(adopted(&first.journal), []);
 }
@@ -128,7 +133,7 @@ fn a_replica_that_ends_lets_go_at_once() {
     let fence = first.put("a", "old");
     assert_eq!(
         first.journal.update(&key("a"), fence, "new").unwrap(),
-        Hold::Ours
+        Ownership::Owned
     );
     first.journal.close();
     assert_eq!(records(&second.journal), [(key("a"), "new".to_owned())]);
@@ -138,16 +143,19 @@ fn a_replica_that_ends_lets_go_at_once() {
 fn a_replica_that_hears_of_a_leave_takes_it_over() {
     let (first, second) = pair();
     let old = first.put("a", "the record");
-    let (new, record) = second.journal.take(&key("a")).unwrap().unwrap();
+    let (new, record) = second.journal.claim(&key("a")).unwrap().unwrap();
     assert_eq!(record, "the record");
     assert!(new > old);
     // whatever the first one does not know yet does no harm
     let _ = first.journal.update(&key("a"), old, "older");
     wait_until("the first one knows", || {
-        first.holds("a", old) == Some(Hold::Lost)
+        first.holds("a", old) == Some(Ownership::Lost)
     });
-    assert_eq!(first.journal.remove(&key("a"), old).unwrap(), Hold::Lost);
-    assert_eq!(second.holds("a", new), Some(Hold::Ours));
+    assert_eq!(
+        first.journal.remove(&key("a"), old).unwrap(),
+        Ownership::Lost
+    );
+    assert_eq!(second.holds("a", new), Some(Ownership::Owned));
     second.journal.close();
     assert_eq!(
         records(&first.journal),
@@ -161,8 +169,8 @@ fn a_new_leave_replaces_that_of_another_replica() {
     let old = first.put("a", "old");
     let new = second.put("a", "new");
     assert!(new > old);
-    assert_eq!(first.holds("a", old), Some(Hold::Lost));
-    assert_eq!(second.holds("a", new), Some(Hold::Ours));
+    assert_eq!(first.holds("a", old), Some(Ownership::Lost));
+    assert_eq!(second.holds("a", new), Some(Ownership::Owned));
 }
 
 #[test]
@@ -195,14 +203,17 @@ fn a_short_interruption_changes_nothing_and_loses_nothing() {
     first.cable.cut();
     assert_eq!(
         first.journal.update(&key("a"), a, "new").unwrap(),
-        Hold::Ours
+        Ownership::Owned
     );
-    assert_eq!(first.journal.remove(&key("b"), b).unwrap(), Hold::Ours);
+    assert_eq!(
+        first.journal.remove(&key("b"), b).unwrap(),
+        Ownership::Owned
+    );
     assert!(first.journal.put(&key("c"), "refused").is_err());
     first.cable.mend();
-    wait_until("it is back", || first.journal.trouble().is_none());
-    assert_eq!(first.holds("a", a), Some(Hold::Ours));
-    assert_eq!(first.holds("b", b), Some(Hold::Lost));
+    wait_until("it is back", || first.journal.problem().is_none());
+    assert_eq!(first.holds("a", a), Some(Ownership::Owned));
+    assert_eq!(first.holds("b", b), Some(Ownership::Lost));
     first.journal.close();
     assert_eq!(records(&second.journal), [(key("a"), "new".to_owned())]);
 }
@@ -212,17 +223,17 @@ fn a_replica_that_was_away_for_long_finds_what_nobody_has_taken() {
     let first = Replica::start();
     let fence = first.put("a", "old");
     first.cable.cut();
-    wait_until("the lease lapses", || first.journal.renew().is_err());
+    wait_until("the lease lapses", || first.journal.check_lease().is_err());
     assert_eq!(first.holds("a", fence), None);
-    assert!(first.journal.trouble().unwrap().contains("Redis"));
+    assert!(first.journal.problem().unwrap().contains("Redis"));
     // what happened meanwhile is not forgotten
     assert_eq!(
         first.journal.update(&key("a"), fence, "new").unwrap(),
-        Hold::Ours
+        Ownership::Owned
     );
     first.cable.mend();
-    wait_until("it is back", || first.journal.trouble().is_none());
-    assert_eq!(first.holds("a", fence), Some(Hold::Lost));
+    wait_until("it is back", || first.journal.problem().is_none());
+    assert_eq!(first.holds("a", fence), Some(Ownership::Lost));
     let mut found = Vec::new();
     wait_until("it is adopted", || {
         found.extend(adopted(&first.journal));
@@ -231,7 +242,7 @@ fn a_replica_that_was_away_for_long_finds_what_nobody_has_taken() {
     let (_, new, record) = &found[0];
     assert_eq!(
         (&**record, first.holds("a", *new)),
-        ("new", Some(Hold::Ours))
+        ("new", Some(Ownership::Owned))
     );
     assert!(*new > fence);
 }
@@ -249,12 +260,12 @@ fn a_redis_that_lost_everything_is_told_again() {
         first.server.ask::<u32>(&["HLEN", "lk-jwt:jobs"]) == 3
     });
     wait_until("they are ours", || {
-        assert_ne!(first.holds("a", a), Some(Hold::Lost));
-        assert_ne!(second.holds("b", b), Some(Hold::Lost));
+        assert_ne!(first.holds("a", a), Some(Ownership::Lost));
+        assert_ne!(second.holds("b", b), Some(Ownership::Lost));
         first.holds("a", a).is_some() && second.holds("b", b).is_some()
     });
-    assert_eq!(first.holds("c", old), Some(Hold::Lost));
-    assert_eq!(second.holds("c", new), Some(Hold::Ours));
+    assert_eq!(first.holds("c", old), Some(Ownership::Lost));
+    assert_eq!(second.holds("c", new), Some(Ownership::Owned));
 }
 
 #[test]
@@ -267,10 +278,10 @@ fn a_redis_that_was_restarted_empty_is_told_again() {
         first.journal.update(&key("a"), a, "new").unwrap();
         first.journal.remove(&key("b"), b).unwrap();
         if longer_than_a_lease {
-            wait_until("the lease lapses", || first.journal.renew().is_err());
+            wait_until("the lease lapses", || first.journal.check_lease().is_err());
         }
         first.server.start_again();
-        wait_until("it is back", || first.journal.trouble().is_none());
+        wait_until("it is back", || first.journal.problem().is_none());
         let second = Replica::on(&first.server);
         first.journal.close();
         let mut found = Vec::new();
@@ -288,20 +299,20 @@ fn an_old_copy_of_redis_does_not_bring_back_old_keepers() {
     let (first, second) = (Replica::on(&server), Replica::on(&server));
     let old = first.put("a", "old");
     server.ask::<String>(&["SAVE"]);
-    let (new, _) = second.journal.take(&key("a")).unwrap().unwrap();
+    let (new, _) = second.journal.claim(&key("a")).unwrap().unwrap();
     let later = second.put("b", "after the copy");
     server.kill();
     server.start_again();
     wait_until("both are back", || {
-        first.journal.trouble().is_none() && second.journal.trouble().is_none()
+        first.journal.problem().is_none() && second.journal.problem().is_none()
     });
     wait_until("all is as it was", || {
         let held = [second.holds("a", new), second.holds("b", later)];
-        assert!(!held.contains(&Some(Hold::Lost)));
-        held == [Some(Hold::Ours); 2]
+        assert!(!held.contains(&Some(Ownership::Lost)));
+        held == [Some(Ownership::Owned); 2]
     });
     wait_until("the first one knows", || {
-        first.holds("a", old) == Some(Hold::Lost)
+        first.holds("a", old) == Some(Ownership::Lost)
     });
 }
 
@@ -313,7 +324,7 @@ fn a_redis_that_is_silent_holds_nobody_up() {
     let begin = Instant::now();
     thread::scope(|scope| {
         for _ in 0..16 {
-            scope.spawn(|| replica.journal.hold(&key("a"), fence));
+            scope.spawn(|| replica.journal.check_ownership(&key("a"), fence));
             scope.spawn(|| replica.journal.put(&key("b"), "refused").unwrap_err());
             scope.spawn(|| replica.journal.update(&key("a"), fence, "new"));
         }
@@ -321,7 +332,7 @@ fn a_redis_that_is_silent_holds_nobody_up() {
     // a second or two, but ten times that on a busy host
     assert!(begin.elapsed() < Duration::from_secs(20));
     replica.server.signal("-CONT");
-    wait_until("it is back", || replica.journal.trouble().is_none());
+    wait_until("it is back", || replica.journal.problem().is_none());
     // what was refused, but carried out later, is worked nevertheless
     let mut found = Vec::new();
     wait_until("it is found", || {
@@ -336,11 +347,11 @@ fn a_redis_that_is_gone_at_the_start_is_found_later() {
     let cable = Cable::to(&server);
     cable.cut();
     let journal = open(&cable.url());
-    assert!(journal.trouble().unwrap().contains(&cable.url()));
+    assert!(journal.problem().unwrap().contains(&cable.url()));
     assert!(journal.put(&key("a"), "refused").is_err());
-    assert!(journal.adopt(10).is_err() && journal.take(&key("a")).is_err());
+    assert!(journal.adopt(10).is_err() && journal.claim(&key("a")).is_err());
     cable.mend();
-    wait_until("it is found", || journal.trouble().is_none());
+    wait_until("it is found", || journal.problem().is_none());
     journal.put(&key("a"), "taken").unwrap();
 }
 

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::caller::{Caller, Name};
-use livekit_token_service::http::ask::read;
-use livekit_token_service::policy::Policy;
+use livekit_token_service::token::caller::{Caller, Name};
+use livekit_token_service::api::token_body::read;
+use livekit_token_service::token::policy::Policy;
 use serde_json::Value;
 
 /// A field as text; absent and null are the same.

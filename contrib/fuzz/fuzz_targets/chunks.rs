@@ -4,7 +4,7 @@
 
 use chunked_transfer::Decoder;
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::http::head::Chunks;
+use livekit_token_service::server::head::Chunks;
 use std::io::Read;
 
 const ROOM: usize = 100;

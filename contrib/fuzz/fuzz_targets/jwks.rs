@@ -5,7 +5,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::caller::jwks::{Algorithm, Keys};
+use livekit_token_service::token::keys::{Algorithm, Keys};
 use serde_json::Value;
 
 const PUBLIC: [(Algorithm, &str, &str); 3] = [

@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::caller::Name;
-use livekit_token_service::caller::jwks::Keys;
-use livekit_token_service::caller::jwt::{Issuer, Issuers, KeySource};
+use livekit_token_service::token::caller::Name;
+use livekit_token_service::token::keys::Keys;
+use livekit_token_service::token::jwt::{Issuer, Issuers, KeySource};
 use serde_json::Value;
 
 const NOW: u64 = 1_800_000_000;

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::leave::{Action, Event, Key, Leave, Time};
-use livekit_token_service::livekit::token::{Identity, RoomName};
+use livekit_token_service::delegation::leave::{Action, Event, Key, Leave, Time};
+use livekit_token_service::livekit::access_token::{Identity, RoomName};
 use std::time::Duration;
 
 const NOW: u64 = 1_800_000_000_000;

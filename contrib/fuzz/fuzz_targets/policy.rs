@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::caller::{Caller, Name};
-use livekit_token_service::policy::file::read;
-use livekit_token_service::policy::{Asked, MAX_LIFETIME, MIN_LIFETIME, Policy};
+use livekit_token_service::token::caller::{Caller, Name};
+use livekit_token_service::token::policy::file::read;
+use livekit_token_service::token::policy::{Asked, MAX_LIFETIME, MIN_LIFETIME, Policy};
 use toml::Table;
 
 const ANY: [&str; 1] = ["*"];

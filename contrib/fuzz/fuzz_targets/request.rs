@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::exchange::Participant;
-use livekit_token_service::http::request::{delegate, get_token, sfu_get};
+use livekit_token_service::api::request_body::{delegate, get_token, sfu_get};
 
 fn fits(text: &str) -> bool {
     (1..=255).contains(&text.len()) && !text.chars().any(char::is_control)

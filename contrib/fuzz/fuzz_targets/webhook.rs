@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::event;
-use livekit_token_service::livekit::token::ApiKey;
+use livekit_token_service::livekit::access_token::ApiKey;
 use livekit_token_service::livekit::webhook::{Kind, Received, Receiver};
 use serde_json::Value;
 

@@ -3,19 +3,19 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::config::environment::Environment;
-use crate::config::tests::Scratch;
+use crate::config::tests::TempDir;
 
 const LONG: &str = "0123456789abcdef0123456789abcdef";
 
 fn read_from(variables: &[(&str, &str)], dev: bool) -> (Vec<String>, Vec<String>, Vec<String>) {
     let env: Environment = variables.iter().copied().collect();
-    let mut reader = Reader::new(&env);
+    let mut reader = SettingsReader::new(&env);
     let keys = read(&mut reader, dev).map_or(Vec::new(), |keys| keys.keys);
     let shown = reader
         .report
         .settings()
         .iter()
-        .map(|s| format!("{} = {} from {}", s.name, s.shown, s.origin))
+        .map(|s| format!("{} = {} from {}", s.name, s.display_value, s.origin))
         .collect::<Vec<_>>()
         .join("\n");
     assert!(!shown.contains(LONG), "{shown}");
@@ -40,7 +40,7 @@ fn errors(variables: &[(&str, &str)]) -> Vec<String> {
     errors
 }
 
-fn file(scratch: &Scratch, name: &str, content: &str) -> PathBuf {
+fn file(scratch: &TempDir, name: &str, content: &str) -> PathBuf {
     let path = scratch.path().join(name);
     fs::write(&path, content).unwrap();
     path
@@ -65,7 +65,7 @@ fn both_pairs_of_names_and_any_mixture_give_the_key() {
 
 #[test]
 fn either_half_may_stand_in_a_file() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let key = file(&scratch, "key", "\nAPIx\n");
     let secret = file(&scratch, "secret", &format!("  {LONG}\r\n"));
     let (key, secret) = (key.to_str().unwrap(), secret.to_str().unwrap());
@@ -89,7 +89,7 @@ fn either_half_may_stand_in_a_file() {
 
 #[test]
 fn a_key_file_may_hold_several_keys_as_yaml_has_them() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let text = format!(
         "# ours\n\nAPIb: {LONG}\r\n\"APIa\": '{LONG}#:x' # old\n  APIc : {LONG}  # note\nAPId:{LONG}\n"
     );
@@ -99,10 +99,11 @@ fn a_key_file_may_hold_several_keys_as_yaml_has_them() {
         ids(&[("LIVEKIT_KEY_FILE", path)]),
         ["APIb", "APIa", "APIc", "APId"]
     );
-    let quoted = Lines::Pairs(vec![("a".into(), "s#:x".into()), ("b".into(), "s".into())]);
-    let (Lines::Pairs(expected), Lines::Pairs(found)) =
-        (quoted, lines("'a': \"s#:x\" # c\nb: s # c", &['\n']))
-    else {
+    let quoted = KeyListContent::Pairs(vec![("a".into(), "s#:x".into()), ("b".into(), "s".into())]);
+    let (KeyListContent::Pairs(expected), KeyListContent::Pairs(found)) = (
+        quoted,
+        parse_key_list("'a': \"s#:x\" # c\nb: s # c", &['\n']),
+    ) else {
         panic!("expected pairs");
     };
     assert_eq!(found, expected);
@@ -129,7 +130,7 @@ fn a_list_is_separated_by_commas_or_lines_and_the_first_signs() {
 
 #[test]
 fn a_wrong_line_is_named_by_its_number_and_never_repeated() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     for (text, number) in [
         (format!("\n# c\nAPIa: {LONG}\n{LONG}\n"), 4),
         (format!("{LONG}\n{LONG}x"), 1),
@@ -186,7 +187,7 @@ fn half_a_pair_names_the_variable_that_is_missing() {
 
 #[test]
 fn the_same_half_twice_with_two_values_is_a_contradiction() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let path = file(&scratch, "secret", &format!("{LONG}!"));
     assert_eq!(
         errors(&[
@@ -258,9 +259,12 @@ fn only_dev_brings_a_key_of_its_own_and_only_where_none_is_given() {
 #[test]
 fn there_is_an_end_to_the_keys() {
     let list = |n| -> String { (0..n).map(|i| format!("API{i}: {LONG}\n")).collect() };
-    assert_eq!(ids(&[("LIVEKIT_KEYS", &list(MAX_KEYS))]).len(), MAX_KEYS);
     assert_eq!(
-        errors(&[("LIVEKIT_KEYS", &list(MAX_KEYS + 1))]),
+        ids(&[("LIVEKIT_KEYS", &list(MAX_API_KEYS))]).len(),
+        MAX_API_KEYS
+    );
+    assert_eq!(
+        errors(&[("LIVEKIT_KEYS", &list(MAX_API_KEYS + 1))]),
         ["LIVEKIT_KEYS: expected at most 64 keys in all, found 65"]
     );
 }

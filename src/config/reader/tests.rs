@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use super::*;
 use crate::config::Config;
-use crate::config::tests::{SECRET, Scratch, environment, errors, row};
+use crate::config::tests::{SECRET, TempDir, environment, errors, row};
 
 #[test]
 fn values_that_are_no_text_or_too_long_are_errors_of_their_variable_alone() {
@@ -21,14 +21,14 @@ fn values_that_are_no_text_or_too_long_are_errors_of_their_variable_alone() {
             "LIVEKIT_SECRET: expected UTF-8, found other bytes"
         ]
     );
-    let long = "a".repeat(MAX_VALUE + 1);
+    let long = "a".repeat(MAX_VALUE_BYTES + 1);
     assert_eq!(
         errors(&environment(&[("LIVEKIT_FULL_ACCESS_HOMESERVERS", &long)])),
         ["LIVEKIT_FULL_ACCESS_HOMESERVERS: expected at most 64 KiB, found 65537 bytes"]
     );
     let bytes = OsString::from_vec(vec![0xff]);
     let named = [("LIVEKIT_WHATEVER_ELSE".to_owned(), bytes)];
-    let (config, report) = Config::read(
+    let (config, report) = Config::read_with_defaults(
         &environment(&[])
             .iter()
             .map(|(n, v)| (n.to_owned(), v.to_owned()))
@@ -44,7 +44,7 @@ fn values_that_are_no_text_or_too_long_are_errors_of_their_variable_alone() {
 
 #[test]
 fn files_that_cannot_be_used_are_named_with_the_reason() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let file = |name: &str, content: &[u8]| {
         let path = scratch.path().join(name);
         fs::write(&path, content).unwrap();
@@ -59,7 +59,10 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
         (directory, "Is a directory (os error 21)"),
         (file("empty", b" \n"), "empty\" empty"),
         (file("bytes", b"\xff"), "bytes\""),
-        (file("large", &[b'a'; MAX_VALUE + 1]), "large\" larger"),
+        (
+            file("large", &[b'a'; MAX_VALUE_BYTES + 1]),
+            "large\" larger",
+        ),
         ("/dev/zero".to_owned(), "\"/dev/zero\" larger"),
         (
             SECRET.to_owned(),
@@ -83,7 +86,7 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
 
 #[test]
 fn credentials_stand_in_for_variables_that_are_not_set() {
-    let scratch = Scratch::new();
+    let scratch = TempDir::new();
     let directory = scratch.path().to_str().unwrap();
     let put = |name: &str, content: &str| fs::write(scratch.path().join(name), content).unwrap();
     put("LIVEKIT_KEY", "APIc\n");
@@ -93,29 +96,32 @@ fn credentials_stand_in_for_variables_that_are_not_set() {
         ("CREDENTIALS_DIRECTORY", directory),
         ("LIVEKIT_URL", "ws://from-variable"),
     ];
-    let (config, report) = Config::read(&given.into_iter().collect());
+    let (config, report) = Config::read_with_defaults(&given.into_iter().collect());
     let config = config.unwrap();
     assert_eq!(
-        (config.url.as_str(), config.keys[0].id()),
+        (config.sfu_url.as_str(), config.api_keys[0].id()),
         ("ws://from-variable", "APIc")
     );
     assert_eq!(row(&report, "LIVEKIT_KEY"), "APIc | credentials directory");
 
     // a credential of the name of a path is the file, not a path to it
-    let other = Scratch::new();
+    let other = TempDir::new();
     let content = format!("APIf: {SECRET}");
     fs::write(other.path().join("livekit-key-file"), content).unwrap();
     let given = [
         ("CREDENTIALS_DIRECTORY", other.path().to_str().unwrap()),
         ("LIVEKIT_URL", "ws://h"),
     ];
-    let (config, _) = Config::read(&given.into_iter().collect());
-    assert_eq!(config.unwrap().keys[0].id(), "APIf");
+    let (config, _) = Config::read_with_defaults(&given.into_iter().collect());
+    assert_eq!(config.unwrap().api_keys[0].id(), "APIf");
 }
 
 #[test]
 fn wrong_values_are_shown_short_and_escaped() {
-    assert_eq!(quoted("a\nb"), r#""a\nb""#);
-    assert_eq!(quoted(&"ü".repeat(200)), format!("\"{}…\"", "ü".repeat(80)));
-    assert_eq!(quoted("https://u:p@h/@x"), "\"https://…@x\"");
+    assert_eq!(quote_redacted("a\nb"), r#""a\nb""#);
+    assert_eq!(
+        quote_redacted(&"ü".repeat(200)),
+        format!("\"{}…\"", "ü".repeat(80))
+    );
+    assert_eq!(quote_redacted("https://u:p@h/@x"), "\"https://…@x\"");
 }

@@ -1,63 +1,68 @@
 //! The few protobuf messages that we need, encoded and read here in a few lines; `prost` would bring seven crates and a code
 //! generator for them.
 
-use super::Participant;
-use crate::livekit::sealed::{self, Sealed};
-use crate::livekit::token::{Identity, RoomName, Sid};
+use super::ParticipantInfo;
+use crate::livekit::access_token::{ParticipantIdentity, ParticipantSid, RoomName};
+use crate::livekit::sealed_attribute;
+use crate::livekit::sealed_attribute::SealedAttribute;
 
 /// Wire types (protobuf, "Encoding").
 const VARINT: u64 = 0;
 const FIXED64: u64 = 1;
-const BYTES: u64 = 2;
+const LENGTH_DELIMITED: u64 = 2;
 const FIXED32: u64 = 5;
 
 /// `livekit.CreateRoomRequest`: name = 1, empty_timeout = 2, departure_timeout = 10, both in seconds.
-pub(super) fn create_room(room: &RoomName, empty_timeout: u32, departure_timeout: u32) -> Vec<u8> {
+pub(super) fn encode_create_room(
+    room: &RoomName,
+    empty_timeout: u32,
+    departure_timeout: u32,
+) -> Vec<u8> {
     let mut message = Vec::with_capacity(room.as_str().len() + 10);
-    put_text(&mut message, 1, room.as_str());
+    put_string_field(&mut message, 1, room.as_str());
     for (field, value) in [(2, empty_timeout), (10, departure_timeout)] {
-        put_field(&mut message, field, VARINT);
+        put_tag(&mut message, field, VARINT);
         put_varint(&mut message, value.into());
     }
     message
 }
 
 /// `livekit.RoomParticipantIdentity`: room = 1, identity = 2.
-pub(super) fn room_participant(room: &RoomName, identity: &Identity) -> Vec<u8> {
+pub(super) fn encode_room_participant(room: &RoomName, identity: &ParticipantIdentity) -> Vec<u8> {
     let mut message = Vec::with_capacity(room.as_str().len() + identity.as_str().len() + 6);
-    put_text(&mut message, 1, room.as_str());
-    put_text(&mut message, 2, identity.as_str());
+    put_string_field(&mut message, 1, room.as_str());
+    put_string_field(&mut message, 2, identity.as_str());
     message
 }
 
 /// `livekit.ListRoomsRequest`: names = 1, repeated; none means all of them.
-pub(super) fn list_rooms(names: &[RoomName]) -> Vec<u8> {
+pub(super) fn encode_list_rooms(names: &[RoomName]) -> Vec<u8> {
     let mut message = Vec::new();
     for name in names {
-        put_text(&mut message, 1, name.as_str());
+        put_string_field(&mut message, 1, name.as_str());
     }
     message
 }
 
 /// `livekit.ListParticipantsRequest`: room = 1.
-pub(super) fn list_participants(room: &RoomName) -> Vec<u8> {
+pub(super) fn encode_list_participants(room: &RoomName) -> Vec<u8> {
     let mut message = Vec::with_capacity(room.as_str().len() + 3);
-    put_text(&mut message, 1, room.as_str());
+    put_string_field(&mut message, 1, room.as_str());
     message
 }
 
 /// The sid of a `livekit.ParticipantInfo`: sid = 1. Without one, or without protobuf, it is not known.
-pub(super) fn participant_sid(message: &[u8]) -> Option<Sid> {
-    let sid = last_text(message, 1)?;
-    Sid::new(sid).ok()
+pub(super) fn decode_participant_sid(message: &[u8]) -> Option<ParticipantSid> {
+    let sid = last_string_field(message, 1)?;
+    ParticipantSid::new(sid).ok()
 }
 
 /// The names in a `livekit.ListRoomsResponse`: rooms = 1, repeated, each a `livekit.Room` with name = 2.
-pub(super) fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
+pub(super) fn decode_room_names(message: &[u8]) -> Option<Vec<RoomName>> {
     let mut names = Vec::new();
-    for field in Fields(message) {
+    for field in ProtobufFields(message) {
         if let (1, Some(room)) = field? {
-            names.extend(last_text(room, 2).and_then(|name| RoomName::new(name).ok()));
+            names.extend(last_string_field(room, 2).and_then(|name| RoomName::new(name).ok()));
         }
     }
     Some(names)
@@ -65,36 +70,40 @@ pub(super) fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
 
 /// Who is in a `livekit.ListParticipantsResponse`: participants = 1, repeated, each a `livekit.ParticipantInfo` with identity = 2 and
 /// attributes = 15, a map: repeated, each with key = 1 and value = 2.
-pub(super) fn participants(message: &[u8]) -> Option<Vec<Participant>> {
+pub(super) fn decode_participants(message: &[u8]) -> Option<Vec<ParticipantInfo>> {
     let mut all = Vec::new();
-    for field in Fields(message) {
+    for field in ProtobufFields(message) {
         if let (1, Some(info)) = field?
-            && let Some(identity) = last_text(info, 2)
-            && let Ok(identity) = Identity::new(identity)
+            && let Some(identity) = last_string_field(info, 2)
+            && let Ok(identity) = ParticipantIdentity::new(identity)
         {
-            let sealed = sealed(info);
-            all.push(Participant { identity, sealed });
+            let sealed = sealed_attribute(info);
+            all.push(ParticipantInfo {
+                identity,
+                sealed_attribute: sealed,
+            });
         }
     }
     Some(all)
 }
 
-fn sealed(info: &[u8]) -> Option<Sealed> {
+fn sealed_attribute(info: &[u8]) -> Option<SealedAttribute> {
     let mut sealed = None;
-    for field in Fields(info) {
+    for field in ProtobufFields(info) {
         if let (15, Some(entry)) = field?
-            && last_text(entry, 1).as_deref() == Some(sealed::ATTRIBUTE)
+            && last_string_field(entry, 1).as_deref()
+                == Some(sealed_attribute::SEALED_ATTRIBUTE_NAME)
         {
-            sealed = last_text(entry, 2).and_then(|text| Sealed::parse(&text));
+            sealed = last_string_field(entry, 2).and_then(|text| SealedAttribute::parse(&text));
         }
     }
     sealed
 }
 
 /// A text field; the last one of its number counts.
-fn last_text(message: &[u8], number: u64) -> Option<String> {
+fn last_string_field(message: &[u8], number: u64) -> Option<String> {
     let mut last = None;
-    for field in Fields(message) {
+    for field in ProtobufFields(message) {
         match field? {
             (found, Some(bytes)) if found == number => last = Some(bytes),
             _ => {}
@@ -104,16 +113,16 @@ fn last_text(message: &[u8], number: u64) -> Option<String> {
 }
 
 /// The fields of a message: number, and the bytes of those that have some. `None` in place of a field that is broken, and the end.
-struct Fields<'a>(&'a [u8]);
+struct ProtobufFields<'a>(&'a [u8]);
 
-impl<'a> Iterator for Fields<'a> {
+impl<'a> Iterator for ProtobufFields<'a> {
     type Item = Option<(u64, Option<&'a [u8]>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;
         }
-        let field = self.field();
+        let field = self.read_field();
         if field.is_none() {
             self.0 = &[];
         }
@@ -121,32 +130,32 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Option<(u64, Option<&'a [u8]>)> {
-        let tag = self.varint()?;
+impl<'a> ProtobufFields<'a> {
+    fn read_field(&mut self) -> Option<(u64, Option<&'a [u8]>)> {
+        let tag = self.read_varint()?;
         let bytes = match tag & 7 {
-            VARINT => self.varint().map(|_| None)?,
-            FIXED64 => self.skip(8).map(|_| None)?,
-            FIXED32 => self.skip(4).map(|_| None)?,
-            BYTES => {
-                let length = self.varint()?;
-                Some(self.skip(usize::try_from(length).ok()?)?)
+            VARINT => self.read_varint().map(|_| None)?,
+            FIXED64 => self.read_bytes(8).map(|_| None)?,
+            FIXED32 => self.read_bytes(4).map(|_| None)?,
+            LENGTH_DELIMITED => {
+                let length = self.read_varint()?;
+                Some(self.read_bytes(usize::try_from(length).ok()?)?)
             }
             _ => return None,
         };
         Some((tag >> 3, bytes))
     }
 
-    fn skip(&mut self, length: usize) -> Option<&'a [u8]> {
+    fn read_bytes(&mut self, length: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(bytes)
     }
 
-    fn varint(&mut self) -> Option<u64> {
+    fn read_varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
-            let byte = *self.skip(1)?.first()?;
+            let byte = *self.read_bytes(1)?.first()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Some(value);
@@ -156,13 +165,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn put_text(message: &mut Vec<u8>, number: u64, text: &str) {
-    put_field(message, number, BYTES);
+fn put_string_field(message: &mut Vec<u8>, number: u64, text: &str) {
+    put_tag(message, number, LENGTH_DELIMITED);
     put_varint(message, text.len() as u64);
     message.extend_from_slice(text.as_bytes());
 }
 
-fn put_field(message: &mut Vec<u8>, number: u64, wire_type: u64) {
+fn put_tag(message: &mut Vec<u8>, number: u64, wire_type: u64) {
     put_varint(message, number << 3 | wire_type);
 }
 
@@ -177,10 +186,10 @@ fn put_varint(message: &mut Vec<u8>, mut value: u64) {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    use super::{Participant, RoomName, Sid};
+    use super::{ParticipantInfo, ParticipantSid, RoomName};
 
     /// The connection in what is said of a participant.
-    pub fn participant_sid(message: &[u8]) -> Option<Sid> {
+    pub fn participant_sid(message: &[u8]) -> Option<ParticipantSid> {
         super::participant_sid(message)
     }
 
@@ -190,7 +199,7 @@ pub(super) mod fuzzing {
     }
 
     /// The participants in a list of them.
-    pub fn participants(message: &[u8]) -> Option<Vec<Participant>> {
+    pub fn participants(message: &[u8]) -> Option<Vec<ParticipantInfo>> {
         super::participants(message)
     }
 }
@@ -206,21 +215,21 @@ mod tests {
     #[test]
     fn a_message_is_what_protoc_would_write() {
         assert_eq!(
-            create_room(&room("abc"), 300, 20),
+            encode_create_room(&room("abc"), 300, 20),
             [0x0a, 3, b'a', b'b', b'c', 0x10, 0xac, 0x02, 0x50, 20]
         );
-        let long = create_room(&room(&"a".repeat(256)), 300, 20);
+        let long = encode_create_room(&room(&"a".repeat(256)), 300, 20);
         assert_eq!(long[..3], [0x0a, 0x80, 0x02]);
-        let identity = Identity::new("me".into()).unwrap();
+        let identity = ParticipantIdentity::new("me".into()).unwrap();
         assert_eq!(
-            room_participant(&room("r"), &identity),
+            encode_room_participant(&room("r"), &identity),
             [0x0a, 1, b'r', 0x12, 2, b'm', b'e']
         );
         assert_eq!(
-            list_rooms(&[room("a"), room("b")]),
+            encode_list_rooms(&[room("a"), room("b")]),
             [0x0a, 1, b'a', 0x0a, 1, b'b']
         );
-        assert!(list_rooms(&[]).is_empty());
+        assert!(encode_list_rooms(&[]).is_empty());
     }
 
     #[test]
@@ -231,8 +240,8 @@ mod tests {
         message.extend([0x29, 1, 2, 3, 4, 5, 6, 7, 8]);
         message.extend([0x12, 1, b'i']);
         assert_eq!(
-            participant_sid(&message),
-            Some(Sid::new("PA_1".into()).unwrap())
+            decode_participant_sid(&message),
+            Some(ParticipantSid::new("PA_1".into()).unwrap())
         );
         for broken in [
             &b""[..],
@@ -247,7 +256,7 @@ mod tests {
                 0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
             ],
         ] {
-            assert_eq!(participant_sid(broken), None, "{broken:?}");
+            assert_eq!(decode_participant_sid(broken), None, "{broken:?}");
         }
     }
 
@@ -255,38 +264,44 @@ mod tests {
     fn participants_are_listed_with_what_they_carry() {
         let entry = |name: &str, value: &str| {
             let mut entry = Vec::new();
-            put_text(&mut entry, 1, name);
-            put_text(&mut entry, 2, value);
+            put_string_field(&mut entry, 1, name);
+            put_string_field(&mut entry, 2, value);
             entry
         };
         let nested = |number, inner: &[u8]| {
             let mut outer = Vec::new();
-            put_field(&mut outer, number, BYTES);
+            put_tag(&mut outer, number, LENGTH_DELIMITED);
             put_varint(&mut outer, inner.len() as u64);
             [&outer, inner].concat()
         };
         let who = |name: &str, attributes: &[Vec<u8>]| {
             let mut info = Vec::new();
-            put_text(&mut info, 1, "PA_1");
-            put_text(&mut info, 2, name);
+            put_string_field(&mut info, 1, "PA_1");
+            put_string_field(&mut info, 2, name);
             info.extend([0x18, 2]);
             info.extend(attributes.iter().flat_map(|entry| nested(15, entry)));
             nested(1, &info)
         };
-        let ours = entry(sealed::ATTRIBUTE, "abc");
+        let ours = entry(sealed_attribute::SEALED_ATTRIBUTE_NAME, "abc");
         let message = [
             who("a", &[entry("x", "y"), ours.clone()]),
             who("b", &[]),
             who("c", &[entry("x", "abc")]),
-            who("d", &[entry(sealed::ATTRIBUTE, "not of the alphabet")]),
+            who(
+                "d",
+                &[entry(
+                    sealed_attribute::SEALED_ATTRIBUTE_NAME,
+                    "not of the alphabet",
+                )],
+            ),
             who("e", &[vec![0xff], ours]),
             who("", &[]),
         ];
-        let all = participants(&message.concat()).unwrap();
+        let all = decode_participants(&message.concat()).unwrap();
         let all = all
             .iter()
-            .map(|who| (who.identity.as_str(), who.sealed.as_ref()));
-        let abc = Sealed::parse("abc");
+            .map(|who| (who.identity.as_str(), who.sealed_attribute.as_ref()));
+        let abc = SealedAttribute::parse("abc");
         let carries = |name| (name, None);
         assert!(all.eq([
             ("a", abc.as_ref()),
@@ -295,10 +310,10 @@ mod tests {
             carries("d"),
             ("e", abc.as_ref())
         ]));
-        assert_eq!(participants(b""), Some(vec![]));
-        assert_eq!(participants(b"<html>"), None);
+        assert_eq!(decode_participants(b""), Some(vec![]));
+        assert_eq!(decode_participants(b"<html>"), None);
         let room = room("r");
-        assert_eq!(list_participants(&room), [0x0a, 1, b'r']);
+        assert_eq!(encode_list_participants(&room), [0x0a, 1, b'r']);
     }
 
     #[test]
@@ -306,8 +321,11 @@ mod tests {
         let message = [
             0x0a, 5, 0x0a, 0, 0x12, 1, b'a', 0x0a, 0, 0x0a, 3, 0x12, 1, b'b',
         ];
-        assert_eq!(room_names(&message), Some(vec![room("a"), room("b")]));
-        assert_eq!(room_names(b""), Some(vec![]));
-        assert_eq!(room_names(b"<html>"), None);
+        assert_eq!(
+            decode_room_names(&message),
+            Some(vec![room("a"), room("b")])
+        );
+        assert_eq!(decode_room_names(b""), Some(vec![]));
+        assert_eq!(decode_room_names(b"<html>"), None);
     }
 }

@@ -1,8 +1,8 @@
 use super::*;
-use crate::livekit::token::{MAX_NAME, verify};
+use crate::livekit::access_token::{MAX_NAME, verify};
 use crate::net::address::AddressPolicy;
-use crate::net::fake::Fake;
-use crate::net::tls::{Roots, Verification, client_config};
+use crate::net::fake_server::FakeServer;
+use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
 const NOT_FOUND: &str = r#"{"code":"not_found","msg":"participant does not exist"}"#;
 
@@ -10,26 +10,32 @@ fn key() -> ApiKey {
     ApiKey::new("key", "secret")
 }
 
-fn rooms(fake: &Fake) -> RoomService {
-    let tls = client_config(&Roots::common(), Verification::On);
+fn rooms(fake: &FakeServer) -> RoomServiceClient {
+    let tls = client_config(
+        &RootCertificates::built_in_and_system(),
+        CertificateVerification::On,
+    );
     let fetcher = Fetcher::new(tls, AddressPolicy::default(), 1);
-    RoomService::new(fetcher, fake.url("/sfu"), key())
+    RoomServiceClient::new(fetcher, fake.url("/sfu"), key())
 }
 
-fn names() -> (RoomName, Identity) {
-    let (room, identity) = (RoomName::new("r".into()), Identity::new("me".into()));
+fn names() -> (RoomName, ParticipantIdentity) {
+    let (room, identity) = (
+        RoomName::new("r".into()),
+        ParticipantIdentity::new("me".into()),
+    );
     (room.unwrap(), identity.unwrap())
 }
 
-fn answering(head: &'static str, body: impl Into<Vec<u8>>) -> Fake {
+fn answering(head: &'static str, body: impl Into<Vec<u8>>) -> FakeServer {
     let body = body.into();
-    Fake::new(move |_| Some((head, body.clone())))
+    FakeServer::new(move |_| Some((head, body.clone())))
 }
 
 /// The `video` grant of the one call that was made.
-fn grant(fake: &Fake) -> serde_json::Value {
+fn grant(fake: &FakeServer) -> serde_json::Value {
     use base64::Engine;
-    let asked = fake.asked().pop().unwrap();
+    let asked = fake.requests().pop().unwrap();
     let token = asked.authorization.unwrap();
     let token = token.strip_prefix("Bearer ").unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -47,7 +53,7 @@ fn each_call_may_do_what_it_does_and_nothing_else() {
     let fake = answering("200 OK", "");
     let rooms = rooms(&fake);
     let in_room = serde_json::json!({"roomAdmin": true, "room": "r"});
-    rooms.create(&room).unwrap();
+    rooms.create_room(&room).unwrap();
     assert_eq!(grant(&fake), serde_json::json!({"roomCreate": true}));
     rooms.get_participant(&room, &identity).unwrap();
     assert_eq!(grant(&fake), in_room);
@@ -65,8 +71,8 @@ fn each_call_may_do_what_it_does_and_nothing_else() {
         "ListParticipants",
         "ListRooms",
     ];
-    assert_eq!(fake.lines(), methods.map(method));
-    assert_eq!(fake.asked()[1].body, b"\x0a\x01r\x12\x02me");
+    assert_eq!(fake.request_lines(), methods.map(method));
+    assert_eq!(fake.requests()[1].body, b"\x0a\x01r\x12\x02me");
 }
 
 #[test]
@@ -76,7 +82,7 @@ fn only_the_sfu_itself_can_say_that_somebody_is_gone() {
         |head, body: &str| rooms(&answering(head, body)).get_participant(&room, &identity);
     assert_eq!(
         presence("404 Not Found", NOT_FOUND).unwrap(),
-        Presence::NotFound
+        ParticipantPresence::Absent
     );
     for (head, body) in [
         ("404 Not Found", ""),
@@ -97,7 +103,7 @@ fn only_the_sfu_itself_can_say_that_somebody_is_gone() {
         let presence = presence(head, body);
         assert!(presence.is_err(), "{head} {body}: {presence:?}");
     }
-    let hangs_up = Fake::new(|_| None);
+    let hangs_up = FakeServer::new(|_| None);
     assert!(rooms(&hangs_up).get_participant(&room, &identity).is_err());
 }
 
@@ -106,13 +112,13 @@ fn who_is_there_is_so_on_a_connection_if_the_sfu_says_which() {
     let (room, identity) = names();
     let presence =
         |body: &[u8]| rooms(&answering("200 OK", body)).get_participant(&room, &identity);
-    let sid = Sid::new("PA_1".into()).unwrap();
+    let sid = ParticipantSid::new("PA_1".into()).unwrap();
     assert_eq!(
         presence(b"\x0a\x04PA_1\x12\x02me").unwrap(),
-        Presence::Here(Some(sid))
+        ParticipantPresence::Present(Some(sid))
     );
-    assert_eq!(presence(b"").unwrap(), Presence::Here(None));
-    assert_eq!(presence(b"{}").unwrap(), Presence::Here(None));
+    assert_eq!(presence(b"").unwrap(), ParticipantPresence::Present(None));
+    assert_eq!(presence(b"{}").unwrap(), ParticipantPresence::Present(None));
 }
 
 #[test]
@@ -163,9 +169,9 @@ fn whoever_is_in_a_room_is_listed_even_if_they_are_many() {
 #[test]
 fn the_sfus_words_are_short_and_plain() {
     assert_eq!(
-        reason(br#"{"code":"unauthenticated","msg":"permissions denied"}"#),
+        error_text(br#"{"code":"unauthenticated","msg":"permissions denied"}"#),
         "unauthenticated: permissions denied"
     );
-    assert_eq!(reason(b"invalid token\n"), "invalid token");
-    assert_eq!(reason(&[b'x'; 5000]).len(), MAX_REASON);
+    assert_eq!(error_text(b"invalid token\n"), "invalid token");
+    assert_eq!(error_text(&[b'x'; 5000]).len(), MAX_ERROR_TEXT_CHARS);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::livekit::sealed;
-use crate::livekit::token::{Claims, Participation};
+use crate::livekit::access_token::{Claims, JoinPermissions};
+use crate::livekit::sealed_attribute;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -15,14 +15,14 @@ fn key() -> ApiKey {
 }
 
 /// A receiver that has checked nothing yet, and what it makes of `body`.
-fn read(body: &Value) -> Received {
-    let receiver = Receiver::new(vec![key()]);
+fn read(body: &Value) -> WebhookDelivery {
+    let receiver = WebhookReceiver::new(vec![key()]);
     receive(&receiver, body).unwrap()
 }
 
-fn receive(receiver: &Receiver, body: &Value) -> Result<Received, Error> {
+fn receive(receiver: &WebhookReceiver, body: &Value) -> Result<WebhookDelivery, Error> {
     let body = body.to_string();
-    let token = token::tests::webhook(&key(), body.as_bytes(), NOW);
+    let token = access_token::tests::webhook(&key(), body.as_bytes(), NOW);
     receiver.receive(Some(&token), body.as_bytes(), NOW)
 }
 
@@ -42,7 +42,7 @@ fn livekits_own_receivers_agree() {
         let of = |name: &str| vector[name].as_str().unwrap();
         // the one thing in which we are more lenient
         let expected = of("id") == "bearer_prefix" || vector["results"]["node"]["ok"] == true;
-        let receiver = Receiver::new(vec![ApiKey::new("other", "x"), key.clone()]);
+        let receiver = WebhookReceiver::new(vec![ApiKey::new("other", "x"), key.clone()]);
         let received = receiver.receive(Some(of("authorization")), of("body").as_bytes(), now);
         assert_eq!(received.is_ok(), expected, "{}: {received:?}", of("id"));
         *(if expected {
@@ -59,26 +59,29 @@ fn what_the_sfu_sends_is_understood() {
     let all: Value =
         serde_json::from_str(include_str!("../../../tests/vectors/livekit.json")).unwrap();
     let body: Value = serde_json::from_str(all["webhooks"][0]["body"].as_str().unwrap()).unwrap();
-    let identity = Identity::new("@alice:example.org:DEV".into()).unwrap();
-    let sid = Sid::new("PA_KcRLuP2fNkMu".into()).unwrap();
+    let identity = ParticipantIdentity::new("@alice:example.org:DEV".into()).unwrap();
+    let sid = ParticipantSid::new("PA_KcRLuP2fNkMu".into()).unwrap();
     assert_eq!(
         read(&body),
-        Received::New(Webhook {
+        WebhookDelivery::New(WebhookEvent {
             id: "EV_eugWmGhovZmm".into(),
-            kind: Kind::Left,
+            kind: WebhookEventKind::Left,
             room: RoomName::new("Demo Room".into()).unwrap(),
             participant: Some((identity, Some(sid))),
-            sealed: None,
-            reason: Some("CLIENT_INITIATED".into()),
+            sealed_attribute: None,
+            disconnect_reason: Some("CLIENT_INITIATED".into()),
         })
     );
 }
 
 #[test]
 fn a_token_without_a_hash_is_no_signature() {
-    let receiver = Receiver::new(vec![key()]);
-    let (identity, room) = (Identity::new("a".into()), RoomName::new("r".into()));
-    let may = Participation {
+    let receiver = WebhookReceiver::new(vec![key()]);
+    let (identity, room) = (
+        ParticipantIdentity::new("a".into()),
+        RoomName::new("r".into()),
+    );
+    let may = JoinPermissions {
         can_publish: true,
         can_subscribe: true,
         can_update_own_metadata: true,
@@ -87,94 +90,103 @@ fn a_token_without_a_hash_is_no_signature() {
     let join = claims.sign(&key(), NOW, Duration::from_secs(60));
     assert_eq!(
         receiver.receive(Some(join.expose()), b"{}", NOW),
-        Err(Error::NoHash)
+        Err(Error::MissingBodyHash)
     );
 }
 
 #[test]
 fn a_signature_is_for_one_body_one_time_and_one_key() {
-    let receiver = Receiver::new(vec![key()]);
+    let receiver = WebhookReceiver::new(vec![key()]);
     let body = joined("EV_1").to_string();
     let body = body.as_bytes();
-    let token = token::tests::webhook(&key(), body, NOW);
+    let token = access_token::tests::webhook(&key(), body, NOW);
     let longer = [body, b"\n"].concat();
-    let forged = token::tests::webhook(&ApiKey::new("key", "another secret"), body, NOW);
+    let forged = access_token::tests::webhook(&ApiKey::new("key", "another secret"), body, NOW);
     let unknown =
-        token::tests::webhook(&ApiKey::new("strange", "a secret of the SFU's"), body, NOW);
+        access_token::tests::webhook(&ApiKey::new("strange", "a secret of the SFU's"), body, NOW);
     for (authorization, body, now, error) in [
-        (None, body, NOW, Error::NotSigned),
-        (Some(""), body, NOW, Error::NotSigned),
-        (Some(" "), body, NOW, Error::NotSigned),
+        (None, body, NOW, Error::MissingAuthorization),
+        (Some(""), body, NOW, Error::MissingAuthorization),
+        (Some(" "), body, NOW, Error::MissingAuthorization),
         (
             Some("Bearer"),
             body,
             NOW,
-            Error::Token(VerifyError::Malformed),
+            Error::InvalidToken(AccessTokenError::Malformed),
         ),
         (
             Some(&*format!("Basic {token}")),
             body,
             NOW,
-            Error::Token(VerifyError::Malformed),
+            Error::InvalidToken(AccessTokenError::Malformed),
         ),
-        (Some(&token), &longer, NOW, Error::OtherBody),
-        (Some(&token), b"", NOW, Error::OtherBody),
+        (Some(&token), &longer, NOW, Error::BodyHashMismatch),
+        (Some(&token), b"", NOW, Error::BodyHashMismatch),
         (
             Some(&token),
             body,
             NOW + 1000,
-            Error::Token(VerifyError::Expired),
+            Error::InvalidToken(AccessTokenError::Expired),
         ),
         (
             Some(&token),
             body,
             NOW - 1000,
-            Error::Token(VerifyError::NotYetValid),
+            Error::InvalidToken(AccessTokenError::NotYetValid),
         ),
         (
             Some(&forged),
             body,
             NOW,
-            Error::Token(VerifyError::Signature),
+            Error::InvalidToken(AccessTokenError::Signature),
         ),
         (
             Some(&unknown),
             body,
             NOW,
-            Error::Token(VerifyError::UnknownKey),
+            Error::InvalidToken(AccessTokenError::UnknownKey),
         ),
     ] {
         assert_eq!(receiver.receive(authorization, body, now), Err(error));
     }
     // none of them has used up the id
     let received = receiver.receive(Some(&format!("bearer  {token}")), body, NOW);
-    assert!(matches!(received, Ok(Received::New(_))), "{received:?}");
+    assert!(
+        matches!(received, Ok(WebhookDelivery::New(_))),
+        "{received:?}"
+    );
 }
 
 #[test]
 fn a_repeat_is_told_unless_the_first_was_taken_back() {
-    let receiver = Receiver::new(vec![key()]);
-    let Ok(Received::New(webhook)) = receive(&receiver, &joined("EV_1")) else {
+    let receiver = WebhookReceiver::new(vec![key()]);
+    let Ok(WebhookDelivery::New(webhook)) = receive(&receiver, &joined("EV_1")) else {
         panic!("was not new")
     };
-    assert_eq!(receive(&receiver, &joined("EV_1")), Ok(Received::UnderWay));
-    assert!(matches!(
-        receive(&receiver, &joined("EV_2")),
-        Ok(Received::New(_))
-    ));
-    receiver.forget(&webhook);
     assert_eq!(
         receive(&receiver, &joined("EV_1")),
-        Ok(Received::New(webhook.clone()))
+        Ok(WebhookDelivery::InProgress)
     );
-    receiver.done(&webhook);
-    assert_eq!(receive(&receiver, &joined("EV_1")), Ok(Received::Repeat));
+    assert!(matches!(
+        receive(&receiver, &joined("EV_2")),
+        Ok(WebhookDelivery::New(_))
+    ));
+    receiver.mark_failed(&webhook);
+    assert_eq!(
+        receive(&receiver, &joined("EV_1")),
+        Ok(WebhookDelivery::New(webhook.clone()))
+    );
+    receiver.mark_processed(&webhook);
+    assert_eq!(
+        receive(&receiver, &joined("EV_1")),
+        Ok(WebhookDelivery::Duplicate)
+    );
 }
 
 #[test]
 fn bodies_are_read_as_leniently_as_their_writers_may_change() {
     let new = |body: &Value| match read(body) {
-        Received::New(webhook) => webhook,
+        WebhookDelivery::New(webhook) => webhook,
         other => panic!("{body}: {other:?}"),
     };
     let left = |who: Value| json!({"event": "participant_left", "room": {"name": "r"}, "participant": who});
@@ -188,8 +200,11 @@ fn bodies_are_read_as_leniently_as_their_writers_may_change() {
         (json!("two words"), None),
     ] {
         let webhook = new(&left(json!({"identity": "a", "disconnectReason": reason})));
-        assert_eq!(webhook.reason.as_deref(), read);
-        assert_eq!((webhook.id.as_str(), webhook.kind), ("", Kind::Left));
+        assert_eq!(webhook.disconnect_reason.as_deref(), read);
+        assert_eq!(
+            (webhook.id.as_str(), webhook.kind),
+            ("", WebhookEventKind::Left)
+        );
     }
     for sid in [json!(1), json!(""), json!("a".repeat(257)), json!(null)] {
         let webhook = new(&left(json!({"identity": "a", "sid": sid})));
@@ -197,7 +212,7 @@ fn bodies_are_read_as_leniently_as_their_writers_may_change() {
     }
     let mut finished = json!({"event": "room_finished", "id": 5, "createdAt": "17", "room": {"name": "r", "creationTime": 17}});
     finished["participant"] = json!("nobody");
-    assert_eq!(new(&finished).kind, Kind::RoomFinished);
+    assert_eq!(new(&finished).kind, WebhookEventKind::RoomFinished);
     let long = new(&joined(&"ü".repeat(10_000)));
     assert_eq!(long.id.len(), 254);
 }
@@ -219,13 +234,13 @@ fn events_that_do_not_matter_are_fine() {
         json!({"event": "participant_left", "room": {"name": "r"}, "participant": {"identity": "a\nb"}}),
         json!({"event": "participant_left", "room": "r", "participant": {"identity": "a"}}),
     ] {
-        assert_eq!(read(&body), Received::Ignored, "{body}");
+        assert_eq!(read(&body), WebhookDelivery::Ignored, "{body}");
     }
-    let receiver = Receiver::new(vec![key()]);
+    let receiver = WebhookReceiver::new(vec![key()]);
     for body in ["", "[]", "1", "null", "{", "\u{feff}{}"] {
-        let token = token::tests::webhook(&key(), body.as_bytes(), NOW);
+        let token = access_token::tests::webhook(&key(), body.as_bytes(), NOW);
         let received = receiver.receive(Some(&token), body.as_bytes(), NOW);
-        assert_eq!(received, Err(Error::NotAnEvent), "{body}");
+        assert_eq!(received, Err(Error::MalformedBody), "{body}");
     }
 }
 
@@ -235,22 +250,22 @@ fn what_somebody_carries_is_read_if_it_may_be_a_note_of_ours() {
         let mut body = joined("EV_1");
         body["participant"]["attributes"] = attributes;
         match read(&body) {
-            Received::New(webhook) => webhook.sealed,
+            WebhookDelivery::New(webhook) => webhook.sealed_attribute,
             other => panic!("{other:?}"),
         }
     };
-    let longest = "a".repeat(sealed::MAX_SEALED);
-    let sealed = carried(json!({"x": "y", sealed::ATTRIBUTE: longest}));
+    let longest = "a".repeat(sealed_attribute::MAX_SEALED_ATTRIBUTE_BYTES);
+    let sealed = carried(json!({"x": "y", sealed_attribute::SEALED_ATTRIBUTE_NAME: longest}));
     assert_eq!(sealed.unwrap().as_str(), longest);
     for other in [
         json!({}),
         json!(null),
-        json!(sealed::ATTRIBUTE),
-        json!([[sealed::ATTRIBUTE, "a"]]),
-        json!({sealed::ATTRIBUTE: 1}),
-        json!({sealed::ATTRIBUTE: ""}),
-        json!({sealed::ATTRIBUTE: "{}"}),
-        json!({sealed::ATTRIBUTE: format!("{longest}a")}),
+        json!(sealed_attribute::SEALED_ATTRIBUTE_NAME),
+        json!([[sealed_attribute::SEALED_ATTRIBUTE_NAME, "a"]]),
+        json!({sealed_attribute::SEALED_ATTRIBUTE_NAME: 1}),
+        json!({sealed_attribute::SEALED_ATTRIBUTE_NAME: ""}),
+        json!({sealed_attribute::SEALED_ATTRIBUTE_NAME: "{}"}),
+        json!({sealed_attribute::SEALED_ATTRIBUTE_NAME: format!("{longest}a")}),
         json!({"x": "y"}),
     ] {
         assert_eq!(carried(other.clone()), None, "{other}");

@@ -3,18 +3,21 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::net::address::AddressPolicy;
-use crate::net::fake::Fake;
-use crate::net::tls::{Roots, Verification, client_config};
+use crate::net::fake_server::FakeServer;
+use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
 const OK: &str = "200 OK";
 const NOT_FOUND: &str = "404 Not Found";
 const UNRECOGNIZED: &[u8] = br#"{"errcode":"M_UNRECOGNIZED"}"#;
 
-fn homeserver(fake: &Fake) -> Homeserver {
-    let tls = client_config(&Roots::common(), Verification::On);
+fn homeserver(fake: &FakeServer) -> HomeserverClient {
+    let tls = client_config(
+        &RootCertificates::built_in_and_system(),
+        CertificateVerification::On,
+    );
     let fetcher = Fetcher::new(tls, AddressPolicy::default(), 8);
-    let token = SharedToken::parse("as-token").unwrap();
-    Homeserver::new(fetcher, server("hs"), fake.url("/base"), token)
+    let token = AppServiceSecret::parse("as-token").unwrap();
+    HomeserverClient::new(fetcher, server("hs"), fake.url("/base"), token)
 }
 
 fn server(name: &str) -> ServerName {
@@ -35,32 +38,32 @@ fn room() -> RoomId {
 
 #[test]
 fn it_is_asked_in_one_path_with_our_token_and_believed_for_a_while() {
-    let fake = Fake::new(|asked| {
-        let joined = asked.line.contains("mxid=%40in");
+    let fake = FakeServer::new(|asked| {
+        let joined = asked.request_line.contains("mxid=%40in");
         Some((OK, format!(r#"{{"joined":{joined}}}"#).into_bytes()))
     });
     let homeserver = homeserver(&fake);
     for _ in 0..3 {
-        let joined = homeserver.joined(&room(), &user("@in&server_name=x:hs"), soon());
+        let joined = homeserver.check_joined(&room(), &user("@in&server_name=x:hs"), soon());
         assert!(joined.unwrap().is_some());
     }
     assert_eq!(
-        homeserver.joined(&room(), &user("@out:hs"), soon()),
+        homeserver.check_joined(&room(), &user("@out:hs"), soon()),
         Ok(None)
     );
     assert_eq!(
-        homeserver.is_still_joined(&room(), &user("@in:hs")),
+        homeserver.is_joined_uncached(&room(), &user("@in:hs")),
         Ok(true)
     );
     assert_eq!(
-        homeserver.is_still_joined(&room(), &user("@in:hs")),
+        homeserver.is_joined_uncached(&room(), &user("@in:hs")),
         Ok(true)
     );
-    let asked = fake.asked();
+    let asked = fake.requests();
     assert_eq!(asked.len(), 4, "what is looked at anew is asked anew");
     let path = "GET /base/_matrix/client/unstable/io.element.msc4502/rooms/%21a%2Fb%3Fc%23d%3Ahs/is_joined";
     assert_eq!(
-        asked[0].line,
+        asked[0].request_line,
         format!("{path}?mxid=%40in%26server_name%3Dx%3Ahs")
     );
     assert_eq!(asked[0].authorization.as_deref(), Some("Bearer as-token"));
@@ -68,24 +71,24 @@ fn it_is_asked_in_one_path_with_our_token_and_believed_for_a_while() {
 
 #[test]
 fn a_server_that_knows_the_stable_name_only_is_asked_by_that_from_then_on() {
-    let fake = Fake::new(|asked| match asked.line.contains("/v3/") {
+    let fake = FakeServer::new(|asked| match asked.request_line.contains("/v3/") {
         true => Some((OK, br#"{"joined":true}"#.to_vec())),
         false => Some((NOT_FOUND, UNRECOGNIZED.to_vec())),
     });
     let homeserver = homeserver(&fake);
     for name in ["a", "b"] {
         assert_eq!(
-            homeserver.has_server(&room(), &server(name), soon()),
+            homeserver.is_server_joined(&room(), &server(name), soon()),
             Ok(true)
         );
     }
-    assert_eq!(fake.asked().len(), 3);
+    assert_eq!(fake.requests().len(), 3);
 }
 
 #[test]
 fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
-    type Said = Option<(&'static str, Vec<u8>)>;
-    let refusals: [(Said, &str); 5] = [
+    type HomeserverReply = Option<(&'static str, Vec<u8>)>;
+    let refusals: [(HomeserverReply, &str); 5] = [
         (Some((NOT_FOUND, UNRECOGNIZED.to_vec())), "MSC4502"),
         (
             Some(("403 No", br#"{"errcode":"M_FORBIDDEN"}"#.to_vec())),
@@ -96,9 +99,9 @@ fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
         (None, "LIVEKIT_HS_URL"),
     ];
     for (answer, word) in refusals {
-        let fake = Fake::new(move |_| answer.clone());
+        let fake = FakeServer::new(move |_| answer.clone());
         let error = homeserver(&fake)
-            .joined(&room(), &user("@a:hs"), soon())
+            .check_joined(&room(), &user("@a:hs"), soon())
             .unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
         assert!(!error.to_string().contains("as-token"), "{error}");
@@ -107,13 +110,14 @@ fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
 
 #[test]
 fn another_server_is_asked_through_it() {
-    let fake = Fake::new(|_| Some((OK, br#"{"status":200,"content":{"jwt":"a.b.c"}}"#.to_vec())));
+    let fake =
+        FakeServer::new(|_| Some((OK, br#"{"status":200,"content":{"jwt":"a.b.c"}}"#.to_vec())));
     let body = json!({ "user_id": "@a:hs" });
     let relayed = homeserver(&fake).relay(&server("b.org"), "/path", &body, soon());
-    assert!(relayed == Ok(Relayed::Token("a.b.c".into())));
-    let asked = fake.asked();
+    assert!(relayed == Ok(RelayResponse::Token("a.b.c".into())));
+    let asked = fake.requests();
     let line = "POST /base/_matrix/client/unstable/io.element.msc4512/appservice/fed_proxy";
-    assert_eq!(asked[0].line, line);
+    assert_eq!(asked[0].request_line, line);
     let sent: Value = serde_json::from_slice(&asked[0].body).unwrap();
     let expected =
         json!({ "destination": "b.org", "method": "POST", "path": "/path", "body": body });
@@ -122,12 +126,12 @@ fn another_server_is_asked_through_it() {
 
 #[test]
 fn a_delayed_event_is_looked_up_as_its_user_s() {
-    let fake = Fake::new(|_| Some((OK, br#"{"room_id":"!r","delay_ms":1000}"#.to_vec())));
+    let fake = FakeServer::new(|_| Some((OK, br#"{"room_id":"!r","delay_ms":1000}"#.to_vec())));
     let id = DelayId::parse("a/b").unwrap();
-    let event = homeserver(&fake).delayed_event(&user("@a:hs"), &id, soon());
-    assert_eq!(event.unwrap().unwrap().room, "!r");
+    let event = homeserver(&fake).get_delayed_event(&user("@a:hs"), &id, soon());
+    assert_eq!(event.unwrap().unwrap().room_id, "!r");
     let path = "GET /base/_matrix/client/unstable/org.matrix.msc4140/delayed_events/a%2Fb?user_id=%40a%3Ahs";
-    assert_eq!(fake.lines(), [path]);
+    assert_eq!(fake.request_lines(), [path]);
 }
 
 #[test]
@@ -135,7 +139,7 @@ fn those_who_hear_that_another_s_question_has_failed_ask_once_more_together() {
     const MANY: usize = 20;
     let (asked, come) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let all = come.clone();
-    let fake = Fake::new(move |_| {
+    let fake = FakeServer::new(move |_| {
         while all.load(Ordering::SeqCst) < MANY {
             std::thread::yield_now();
         }
@@ -147,25 +151,37 @@ fn those_who_hear_that_another_s_question_has_failed_ask_once_more_together() {
     let homeserver = homeserver(&fake);
     let ask = || {
         come.fetch_add(1, Ordering::SeqCst);
-        homeserver.has_server(&room(), &server("b.org"), soon())
+        homeserver.is_server_joined(&room(), &server("b.org"), soon())
     };
     let refused = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..MANY).map(|_| scope.spawn(ask)).collect();
         let answers = asking.into_iter().map(|asks| asks.join().unwrap());
         answers.filter(Result::is_err).count()
     });
-    assert_eq!((fake.asked().len(), refused), (2, 1));
+    assert_eq!((fake.requests().len(), refused), (2, 1));
 }
 
 #[test]
 fn nothing_is_waited_for_beyond_the_deadline() {
-    let fake = Fake::new(|_| panic!("asked too late"));
+    let fake = FakeServer::new(|_| panic!("asked too late"));
     let (homeserver, late) = (homeserver(&fake), Instant::now());
     let body = json!({});
     let id = DelayId::parse("id").unwrap();
-    assert!(homeserver.joined(&room(), &user("@a:hs"), late).is_err());
-    assert!(homeserver.has_server(&room(), &server("b"), late).is_err());
+    assert!(
+        homeserver
+            .check_joined(&room(), &user("@a:hs"), late)
+            .is_err()
+    );
+    assert!(
+        homeserver
+            .is_server_joined(&room(), &server("b"), late)
+            .is_err()
+    );
     assert!(homeserver.relay(&server("b"), "/", &body, late).is_err());
-    assert!(homeserver.delayed_event(&user("@a:hs"), &id, late).is_err());
-    assert!(fake.asked().is_empty());
+    assert!(
+        homeserver
+            .get_delayed_event(&user("@a:hs"), &id, late)
+            .is_err()
+    );
+    assert!(fake.requests().is_empty());
 }

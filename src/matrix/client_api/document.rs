@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{PathForm, Support};
-use crate::json;
+use super::{DelayedEventPath, DelayedEventSupport};
 use crate::matrix::id::ServerName;
 use crate::net::base_url::BaseUrl;
+use crate::util::json;
 
 /// `m.homeserver.base_url`, if it is one that may be followed.
-pub(super) fn read_base(body: &[u8]) -> Result<BaseUrl, String> {
-    let document = json::object::<Map<String, Value>>(body).ok_or("not a JSON object")?;
+pub(super) fn parse_client_well_known(body: &[u8]) -> Result<BaseUrl, String> {
+    let document = json::parse_object::<Map<String, Value>>(body).ok_or("not a JSON object")?;
     let url = document
         .get("m.homeserver")
         .and_then(|homeserver| homeserver.as_object()?.get("base_url")?.as_str())
@@ -26,17 +26,17 @@ pub(super) fn read_base(body: &[u8]) -> Result<BaseUrl, String> {
 }
 
 /// What `/versions` says about delayed events; nothing is neither yes nor no.
-pub(super) fn read_support(body: &[u8]) -> Option<Support> {
-    let document = json::object::<Map<String, Value>>(body)?;
+pub(super) fn parse_versions(body: &[u8]) -> Option<DelayedEventSupport> {
+    let document = json::parse_object::<Map<String, Value>>(body)?;
     let features = document.get("unstable_features")?.as_object()?;
     let feature = |name| features.get(name).and_then(Value::as_bool);
     match (
         feature("org.matrix.msc4140.stable"),
         feature("org.matrix.msc4140"),
     ) {
-        (Some(true), _) => Some(Support::Yes(PathForm::Stable)),
-        (_, Some(true)) => Some(Support::Yes(PathForm::Unstable)),
-        (_, Some(false)) => Some(Support::No),
+        (Some(true), _) => Some(DelayedEventSupport::Supported(DelayedEventPath::Stable)),
+        (_, Some(true)) => Some(DelayedEventSupport::Supported(DelayedEventPath::Unstable)),
+        (_, Some(false)) => Some(DelayedEventSupport::Unsupported),
         _ => None,
     }
 }
@@ -44,16 +44,16 @@ pub(super) fn read_support(body: &[u8]) -> Option<Support> {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    use super::{BaseUrl, Support};
+    use super::{BaseUrl, DelayedEventSupport};
 
     /// Where a well-known document says that the client-server API is.
     pub fn client_base(body: &[u8]) -> Option<BaseUrl> {
-        super::read_base(body).ok()
+        super::parse_client_well_known(body).ok()
     }
 
     /// What a list of versions says about delayed events.
-    pub fn support(body: &[u8]) -> Option<Support> {
-        super::read_support(body)
+    pub fn support(body: &[u8]) -> Option<DelayedEventSupport> {
+        super::parse_versions(body)
     }
 }
 
@@ -64,7 +64,9 @@ mod tests {
     #[test]
     fn an_api_is_at_an_https_url_of_a_named_host() {
         let read = |url: &str| {
-            read_base(format!(r#"{{"m.homeserver":{{"base_url":"{url}"}}}}"#).as_bytes())
+            parse_client_well_known(
+                format!(r#"{{"m.homeserver":{{"base_url":"{url}"}}}}"#).as_bytes(),
+            )
         };
         for (url, shown) in [
             ("https://m.a.org", "https://m.a.org"),
@@ -114,26 +116,29 @@ mod tests {
             r#"{"m.homeserver":{"base_url":null}}"#,
             r#"{"base_url":"https://a.org"}"#,
         ] {
-            assert!(read_base(body.as_bytes()).is_err(), "{body}");
+            assert!(parse_client_well_known(body.as_bytes()).is_err(), "{body}");
         }
     }
 
     #[test]
     fn only_a_clear_no_is_one() {
-        use PathForm::{Stable, Unstable};
+        use DelayedEventPath::{Stable, Unstable};
         for (features, said) in [
             (
                 r#"{"org.matrix.msc4140":true}"#,
-                Some(Support::Yes(Unstable)),
+                Some(DelayedEventSupport::Supported(Unstable)),
             ),
-            (r#"{"org.matrix.msc4140":false}"#, Some(Support::No)),
+            (
+                r#"{"org.matrix.msc4140":false}"#,
+                Some(DelayedEventSupport::Unsupported),
+            ),
             (
                 r#"{"org.matrix.msc4140":false,"org.matrix.msc4140.stable":true}"#,
-                Some(Support::Yes(Stable)),
+                Some(DelayedEventSupport::Supported(Stable)),
             ),
             (
                 r#"{"org.matrix.msc4140":true,"org.matrix.msc4140.stable":false}"#,
-                Some(Support::Yes(Unstable)),
+                Some(DelayedEventSupport::Supported(Unstable)),
             ),
             (r#"{"org.matrix.msc4140":"false"}"#, None),
             (r#"{"org.matrix.msc4140":0}"#, None),
@@ -144,10 +149,10 @@ mod tests {
             ("null", None),
         ] {
             let body = format!(r#"{{"versions":[],"unstable_features":{features}}}"#);
-            assert_eq!(read_support(body.as_bytes()), said, "{features}");
+            assert_eq!(parse_versions(body.as_bytes()), said, "{features}");
         }
         for body in ["", "{}", "[]", "<html>", r#"{"org.matrix.msc4140":false}"#] {
-            assert_eq!(read_support(body.as_bytes()), None, "{body}");
+            assert_eq!(parse_versions(body.as_bytes()), None, "{body}");
         }
     }
 }

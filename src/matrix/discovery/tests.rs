@@ -6,15 +6,15 @@ fn name(text: &str) -> ServerName {
     ServerName::parse(text).unwrap()
 }
 
-fn known(delegated: Option<&str>, service: Service, targets: &[(&str, u16)]) -> Known {
+fn known(delegated: Option<&str>, service: SrvService, targets: &[(&str, u16)]) -> FederationFacts {
     let now = Instant::now();
-    let mut known = Known::default();
-    known.well_known.learn(
+    let mut known = FederationFacts::default();
+    known.well_known.record(
         match delegated {
-            Some(to) => Asked::Found(name(to), Duration::from_secs(3600)),
-            None => Asked::Absent("404".into()),
+            Some(to) => WellKnownResult::Found(name(to), Duration::from_secs(3600)),
+            None => WellKnownResult::Absent("404".into()),
         },
-        PAUSES,
+        WELL_KNOWN_BACKOFF,
         now,
     );
     let targets = targets
@@ -24,8 +24,8 @@ fn known(delegated: Option<&str>, service: Service, targets: &[(&str, u16)]) -> 
             port: *port,
         })
         .collect();
-    known.srv = Some(Srv {
-        of: "x".into(),
+    known.srv = Some(CachedSrv {
+        name: "x".into(),
         service,
         targets,
         fresh_until: now + Duration::from_secs(60),
@@ -35,8 +35,8 @@ fn known(delegated: Option<&str>, service: Service, targets: &[(&str, u16)]) -> 
 }
 
 /// host:port, certificate name, Host header
-fn shown(found: &Found) -> Vec<(String, String, &str)> {
-    let line = |route: &Route| {
+fn shown(found: &ResolvedServer) -> Vec<(String, String, &str)> {
+    let line = |route: &HttpRoute| {
         let tls = route.tls.as_ref().unwrap().to_string();
         (format!("{}:{}", route.host, route.port), tls)
     };
@@ -60,25 +60,25 @@ fn names_with_an_address_or_a_port_need_no_look_up() {
         ("[2001:db8::1]:1", "[2001:db8::1]:1", "[2001:db8::1]"),
         ("example.org:443", "example.org:443", "example.org"),
     ] {
-        let found = literal(&name(server), Trust::Stranger, "");
+        let found = resolve_explicit(&name(server), Trust::Unlisted, "");
         assert_eq!(shown(&found), [row(connect, tls, server)]);
     }
 }
 
 #[test]
 fn a_delegated_name_is_what_the_certificate_and_the_host_header_name() {
-    use Service::{Matrix, MatrixFed, None};
+    use SrvService::{Absent, DeprecatedMatrix, MatrixFed};
     let srv = [("target.net", 1234)];
     for (delegated, service, expected) in [
         (
             Some("192.0.2.1"),
-            None,
+            Absent,
             row("192.0.2.1:8448", "192.0.2.1", "192.0.2.1"),
         ),
-        (Some("[::1]:1"), None, row("[::1]:1", "[::1]", "[::1]:1")),
+        (Some("[::1]:1"), Absent, row("[::1]:1", "[::1]", "[::1]:1")),
         (
             Some("b.org:443"),
-            None,
+            Absent,
             row("b.org:443", "b.org", "b.org:443"),
         ),
         (
@@ -88,10 +88,10 @@ fn a_delegated_name_is_what_the_certificate_and_the_host_header_name() {
         ),
         (
             Some("b.org"),
-            Matrix,
+            DeprecatedMatrix,
             row("target.net:1234", "b.org", "b.org"),
         ),
-        (Some("b.org"), None, row("b.org:8448", "b.org", "b.org")),
+        (Some("b.org"), Absent, row("b.org:8448", "b.org", "b.org")),
         (
             Option::None,
             MatrixFed,
@@ -99,14 +99,18 @@ fn a_delegated_name_is_what_the_certificate_and_the_host_header_name() {
         ),
         (
             Option::None,
-            Matrix,
+            DeprecatedMatrix,
             row("target.net:1234", "a.org", "a.org"),
         ),
-        (Option::None, None, row("a.org:8448", "a.org", "a.org")),
+        (Option::None, Absent, row("a.org:8448", "a.org", "a.org")),
     ] {
-        let known = known(delegated, service, if service == None { &[] } else { &srv });
+        let known = known(
+            delegated,
+            service,
+            if service == Absent { &[] } else { &srv },
+        );
         assert_eq!(
-            shown(&routes(&name("a.org"), &known, Trust::Stranger)),
+            shown(&resolve_from_facts(&name("a.org"), &known, Trust::Unlisted)),
             [expected]
         );
     }
@@ -126,13 +130,16 @@ fn srv_targets_are_names_and_few() {
         ("t.org", 0),
         ("under_score.org", 1),
     ];
-    assert_eq!(usable(odd.iter().map(target).collect()), []);
+    assert_eq!(usable_targets(odd.iter().map(target).collect()), []);
     let many = [("t.org", 1); 10];
-    assert_eq!(usable(many.iter().map(target).collect()).len(), MAX_TARGETS);
+    assert_eq!(
+        usable_targets(many.iter().map(target).collect()).len(),
+        MAX_SRV_TARGETS
+    );
     // a service that is decidedly not there
-    let nowhere = known(None, Service::MatrixFed, &[]);
+    let nowhere = known(None, SrvService::MatrixFed, &[]);
     assert!(
-        routes(&name("a.org"), &nowhere, Trust::Stranger)
+        resolve_from_facts(&name("a.org"), &nowhere, Trust::Unlisted)
             .routes
             .is_empty()
     );
@@ -141,25 +148,25 @@ fn srv_targets_are_names_and_few() {
 #[test]
 fn records_that_still_hold_outlive_a_dns_failure() {
     let now = Instant::now();
-    let mut known = known(None, Service::MatrixFed, &[("t.org", 1)]);
+    let mut known = known(None, SrvService::MatrixFed, &[("t.org", 1)]);
     let old = known.srv.take().unwrap();
     // nobody answers before a deadline that has passed
-    let kept = ask_srv("x", Some(old.clone()), now);
+    let kept = lookup_services("x", Some(old.clone()), now);
     assert_eq!(
         (kept.service, &kept.targets),
-        (Service::MatrixFed, &old.targets)
+        (SrvService::MatrixFed, &old.targets)
     );
-    let gone = Srv {
+    let gone = CachedSrv {
         valid_until: now,
         ..old
     };
-    let lost = ask_srv("x", Some(gone), now);
-    assert_eq!((lost.service, lost.targets), (Service::None, vec![]));
+    let lost = lookup_services("x", Some(gone), now);
+    assert_eq!((lost.service, lost.targets), (SrvService::Absent, vec![]));
 }
 
 #[test]
 fn only_a_server_name_is_a_delegation() {
-    let read = |body: &str| read(body.as_bytes());
+    let read = |body: &str| parse_server_well_known(body.as_bytes());
     assert_eq!(
         read(r#"{"m.server":"b.org:443","x":1}"#),
         Ok(name("b.org:443"))

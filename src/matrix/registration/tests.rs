@@ -10,10 +10,13 @@ fn generated() -> String {
 
 #[test]
 fn what_is_generated_is_read_and_never_the_same_twice() {
-    let registration = Registration::read(&generated()).unwrap();
+    let registration = AppServiceRegistration::parse(&generated()).unwrap();
     assert_eq!(registration.as_token.length(), 64);
     assert_eq!(registration.id.as_deref(), Some("livekit-token-service"));
-    assert_ne!(registration, Registration::read(&generated()).unwrap());
+    assert_ne!(
+        registration,
+        AppServiceRegistration::parse(&generated()).unwrap()
+    );
     assert!(generated().contains(r"regex: '@.*:\[2001:db8::1\]:8448$'"));
     assert!(generated().contains("proxy_url: http://rtc.internal:8080\n"));
 }
@@ -24,8 +27,8 @@ fn other_hands_write_yaml_in_other_ways() {
         "{as_token: a, hs_token: b, proxy_prefix: /rtc/livekit/, proxy_url: 'http://x', scopes: [urn:matrix:client:rooms:is_joined]}",
         "---\n\"as_token\": >-\n  a\nhs_token: 'b' # c\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nnamespaces:\n  users: [{regex: a}]\nx: [[1], 2, {a: [b]}, 3]\nscopes:\n- y\n- urn:matrix:client:rooms:is_joined\n...\n",
     ] {
-        let registration = Registration::read(text).unwrap();
-        assert!(registration.as_token.is("a") && registration.hs_token.is("b"));
+        let registration = AppServiceRegistration::parse(text).unwrap();
+        assert!(registration.as_token.matches("a") && registration.hs_token.matches("b"));
     }
 }
 
@@ -52,22 +55,29 @@ fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
         ("id: livekit", "--- 1\n--- 2\nid: livekit", "mapping"),
     ] {
         let text = good.replace(from, to);
-        let error = Registration::read(&text).unwrap_err().to_string();
+        let error = AppServiceRegistration::parse(&text)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(lacks), "{to}: {error}");
     }
-    let token = "t".repeat(MAX_TOKEN + 1);
+    let token = "t".repeat(MAX_SHARED_TOKEN_BYTES + 1);
     let long = good.replace("as_token: ", &format!("as_token: {token}"));
     assert!(
-        Registration::read(&long)
+        AppServiceRegistration::parse(&long)
             .unwrap_err()
             .0
             .contains("as_token")
     );
     let many: String = (0..300).map(|n| format!("k{n}: v\n")).collect();
-    assert!(Registration::read(&many).unwrap_err().0.contains("256"));
+    assert!(
+        AppServiceRegistration::parse(&many)
+            .unwrap_err()
+            .0
+            .contains("256")
+    );
     let scopes = "- s\n".repeat(300);
     assert!(
-        Registration::read(&format!("scopes:\n{scopes}"))
+        AppServiceRegistration::parse(&format!("scopes:\n{scopes}"))
             .unwrap_err()
             .0
             .contains("256")
@@ -77,27 +87,32 @@ fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
             "as_token: a\nhs_token: {nothing}\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nscopes: [urn:matrix:client:rooms:is_joined]\n"
         );
         assert!(
-            Registration::read(&text)
+            AppServiceRegistration::parse(&text)
                 .unwrap_err()
                 .0
                 .contains("hs_token")
         );
     }
     for text in ["", "a", "[]", "a: b\n---\nc: d\n"] {
-        assert!(Registration::read(text).is_err(), "{text:?}");
+        assert!(AppServiceRegistration::parse(text).is_err(), "{text:?}");
     }
     let same = "as_token: a\nhs_token: a\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nscopes: [urn:matrix:client:rooms:is_joined]\n";
-    assert!(Registration::read(same).unwrap_err().0.contains("differs"));
+    assert!(
+        AppServiceRegistration::parse(same)
+            .unwrap_err()
+            .0
+            .contains("differs")
+    );
 }
 
 #[test]
 fn a_token_is_known_by_all_of_it_and_never_shown() {
-    let token = SharedToken::parse("never-logged").unwrap();
-    assert!(token.is("never-logged") && format!("{token:?}") == "SharedToken(hidden)");
+    let token = AppServiceSecret::parse("never-logged").unwrap();
+    assert!(token.matches("never-logged") && format!("{token:?}") == "SharedToken(hidden)");
     for other in ["", "n", "never-loggee", "never-logged ", "Never-logged"] {
-        assert!(!token.is(other), "{other:?}");
+        assert!(!token.matches(other), "{other:?}");
     }
     for text in ["", "a b", "a\n", "é"] {
-        assert_eq!(SharedToken::parse(text), None);
+        assert_eq!(AppServiceSecret::parse(text), None);
     }
 }

@@ -43,8 +43,8 @@ fn reply(records: Vec<ResourceRecord<'_>>) -> Packet<'_> {
     packet
 }
 
-fn reading(packet: &Packet<'_>) -> Reading {
-    read(&packet.build_bytes_vec_compressed().unwrap(), 7, NAME)
+fn reading(packet: &Packet<'_>) -> DnsReply {
+    parse_reply(&packet.build_bytes_vec_compressed().unwrap(), 7, NAME)
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn records_are_ordered_and_the_shortest_ttl_holds() {
         srv(NAME, 20, 2, "B.example.org", 60),
         srv(NAME, 10, 1, "a.example.org", 300),
     ]);
-    let Reading::Answer(answer) = reading(&packet) else {
+    let DnsReply::Answer(answer) = reading(&packet) else {
         panic!("no answer")
     };
     let hosts: Vec<_> = answer
@@ -73,7 +73,7 @@ fn aliases_are_followed_and_strangers_records_ignored() {
         srv("srv.example.net", 1, 443, "real.example.net", 60),
         srv("_matrix-fed._tcp.evil.org", 0, 25, "evil.org", 60),
     ]);
-    let Reading::Answer(answer) = reading(&packet) else {
+    let DnsReply::Answer(answer) = reading(&packet) else {
         panic!("no answer")
     };
     assert_eq!(
@@ -90,34 +90,34 @@ fn aliases_are_followed_and_strangers_records_ignored() {
 fn only_the_answer_to_our_question_counts() {
     let mut other = reply(vec![]);
     other.questions = vec![question("_matrix._tcp.example.org")];
-    assert!(matches!(reading(&other), Reading::NotOurs));
+    assert!(matches!(reading(&other), DnsReply::Unrelated));
     let packet = reply(vec![]);
     let bytes = packet.build_bytes_vec().unwrap();
-    assert!(matches!(read(&bytes, 8, NAME), Reading::NotOurs));
+    assert!(matches!(parse_reply(&bytes, 8, NAME), DnsReply::Unrelated));
     assert!(matches!(
-        read(&bytes, 7, &NAME.to_uppercase()),
-        Reading::Answer(_)
+        parse_reply(&bytes, 7, &NAME.to_uppercase()),
+        DnsReply::Answer(_)
     ));
     let mut query = bytes.clone();
     query[2] &= 0x7f;
-    assert!(matches!(read(&query, 7, NAME), Reading::NotOurs));
+    assert!(matches!(parse_reply(&query, 7, NAME), DnsReply::Unrelated));
     let mut cut = packet.clone();
     cut.set_flags(PacketFlag::TRUNCATION);
-    assert!(matches!(reading(&cut), Reading::Truncated));
+    assert!(matches!(reading(&cut), DnsReply::Truncated));
     let mut failed = packet.clone();
     *failed.rcode_mut() = RCODE::ServerFailure;
     assert!(matches!(
         reading(&failed),
-        Reading::Failed(RCODE::ServerFailure)
+        DnsReply::Failed(RCODE::ServerFailure)
     ));
     *failed.rcode_mut() = RCODE::NameError;
-    assert!(matches!(reading(&failed), Reading::Answer(answer) if answer.targets.is_empty()));
+    assert!(matches!(reading(&failed), DnsReply::Answer(answer) if answer.targets.is_empty()));
 }
 
 #[test]
 fn a_service_that_is_decidedly_not_there_has_an_empty_target() {
     let packet = reply(vec![srv(NAME, 0, 0, ".", 60)]);
-    let Reading::Answer(answer) = reading(&packet) else {
+    let DnsReply::Answer(answer) = reading(&packet) else {
         panic!("no answer")
     };
     assert_eq!(
@@ -138,7 +138,10 @@ fn broken_messages_neither_panic_nor_loop() {
             &[0, 33, 0, 1],
         ]
         .concat();
-        assert!(matches!(read(&message, 7, NAME), Reading::NotOurs));
+        assert!(matches!(
+            parse_reply(&message, 7, NAME),
+            DnsReply::Unrelated
+        ));
     }
     let packet = reply(vec![
         srv(NAME, 1, 1, "a.example.org", 1),
@@ -156,14 +159,14 @@ fn broken_messages_neither_panic_nor_loop() {
             let index = 2 + usize::try_from(state >> 40).unwrap() % (mutant.len() - 2);
             mutant[index] = state.to_le_bytes()[0];
         }
-        answers += usize::from(matches!(read(&mutant, 7, NAME), Reading::Answer(_)));
+        answers += usize::from(matches!(parse_reply(&mutant, 7, NAME), DnsReply::Answer(_)));
     }
     assert!(answers > 0, "nothing that was mutated was ever read");
 }
 
 #[test]
 fn weights_share_the_load_as_rfc_2782_wants() {
-    let record = |priority, weight, host: &str| Record {
+    let record = |priority, weight, host: &str| SrvRecord {
         priority,
         weight,
         target: SrvTarget {
@@ -178,7 +181,7 @@ fn weights_share_the_load_as_rfc_2782_wants() {
             record(10, 60, "big"),
             record(10, 20, "small"),
         ];
-        let ordered = order(records, |most| if most == 80 { picked } else { 0 });
+        let ordered = order_targets(records, |most| if most == 80 { picked } else { 0 });
         assert_eq!(ordered.len(), 4);
         assert_eq!(ordered[3].host, "last");
         ordered[0].host.clone()

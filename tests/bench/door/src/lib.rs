@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use livekit_token_service::livekit::token::{ApiKey, Claims, Identity, Participation, RoomName};
+use livekit_token_service::livekit::access_token::{ApiKey, Claims, ParticipantIdentity, Participation, RoomName};
 use serde::{Deserialize, Serialize};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
@@ -84,7 +84,7 @@ impl Work {
             can_update_own_metadata: false,
         };
         let claims = Claims::join(
-            Identity::new(identity).ok()?,
+            ParticipantIdentity::new(identity).ok()?,
             &RoomName::new(room).ok()?,
             may,
         );

@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use door::{WORKERS, Work};
-use livekit_token_service::http::gate::{self, Limits, Listener, Prospect};
-use livekit_token_service::http::head::BODY_BYTES;
-use livekit_token_service::notify::Supervisor;
+use livekit_token_service::server::event_loop;
+use livekit_token_service::server::event_loop::{Limits, Listener, Prospect};
+use livekit_token_service::server::head::BODY_BYTES;
+use livekit_token_service::util::systemd::Supervisor;
 use tiny_http::Response;
 
 fn main() -> ExitCode {
     let work = Work::default();
     let served = door::listen().map(|listener| {
-        gate::serve(
+        event_loop::serve(
             vec![Listener::Tcp(listener)],
             WORKERS,
             Limits::default(),

@@ -1,0 +1,245 @@
+//! The rooms for users of homeservers: of any, of our own, or both. They share the SFU, its door and the leaves.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use crate::api::appservice::AppServiceApi;
+use crate::api::matrix;
+use crate::api::matrix::MatrixApi;
+use crate::api::readiness::Readiness;
+use crate::api::router::Router;
+use crate::api::webhook;
+use crate::api::webhook::WebhookApi;
+use crate::config::Config;
+use crate::config::appservice::AppServiceConfig as Own;
+use crate::config::delegation::LeaveStoreConfig;
+use crate::delegation::store;
+use crate::delegation::store::LeaveStore;
+use crate::delegation::{DelegationClients, DelegationService};
+use crate::exchange::appservice;
+use crate::exchange::appservice::AppServiceExchange;
+use crate::exchange::{Exchange, ExchangeSettings};
+use crate::livekit::room_service::RoomServiceClient;
+use crate::livekit::webhook::WebhookReceiver;
+use crate::matrix::appservice::HomeserverClient;
+use crate::matrix::client_api::ClientApiDiscovery;
+use crate::matrix::delayed_event::DelayedEventClient;
+use crate::matrix::federation::FederationClient;
+use crate::matrix::openid::OpenIdVerifier;
+use crate::membership;
+use crate::membership::{AttributeSealer, Membership};
+use crate::net::permits::PermitCounts;
+use crate::net::tls::RootCertificates;
+use crate::server::event_loop::limits::max_outbound_workers;
+
+use super::{configured_server_fetcher, homeserver_fetcher_factory, own_homeserver_fetcher};
+
+/// The doors, and what goes on behind them.
+pub(super) struct MatrixHandlers {
+    delegation: DelegationService,
+    sfu: Arc<WebhookApi>,
+    standalone: Option<Arc<MatrixApi>>,
+    appservice: Option<(Arc<AppServiceApi>, Membership)>,
+}
+
+impl MatrixHandlers {
+    /// Furnishes them as the settings have them.
+    pub(super) fn build(config: &Config, workers: usize) -> io::Result<Self> {
+        let rooms = build_room_service(config, workers);
+        let delegation = DelegationService::start(
+            open_leave_store(config.delegation.store.clone(), &config.roots),
+            build_delegation_clients(config, workers, &rooms),
+            config.delegation.presence_check_interval,
+        )?;
+        let own = match &config.appservice {
+            None => None,
+            Some(own) => {
+                let wires = build_membership_clients(own, config, workers, &rooms);
+                let guests = Membership::start(
+                    wires.clone(),
+                    own.membership_check_interval,
+                    own.token_lifetime,
+                )?;
+                let work = build_appservice(own, config, workers, wires, &delegation, &guests);
+                Some((Arc::new(AppServiceApi::new(work)), guests))
+            }
+        };
+        let any = config
+            .matrix_enabled
+            .then(|| MatrixApi::new(build_exchange_state(config, workers, &rooms, &delegation)));
+        let hears = own.as_ref().map(|(_, guests)| guests.clone());
+        let sfu = WebhookApi::new(
+            build_sfu_state(config, rooms, &delegation),
+            delegation.clone(),
+            hears,
+        );
+        Ok(Self {
+            delegation,
+            sfu: Arc::new(sfu),
+            standalone: any.map(Arc::new),
+            appservice: own,
+        })
+    }
+
+    /// Changes them to what the settings, and the files that they name, are now. The settings have opened the same doors.
+    pub(super) fn reload(&self, config: &Config, workers: usize) {
+        let (rooms, delegation) = (build_room_service(config, workers), &self.delegation);
+        delegation.replace_clients(build_delegation_clients(config, workers, &rooms));
+        if let (Some(own), Some((door, guests))) = (&config.appservice, &self.appservice) {
+            let wires = build_membership_clients(own, config, workers, &rooms);
+            guests.replace_clients(wires.clone());
+            door.replace_state(build_appservice(
+                own, config, workers, wires, delegation, guests,
+            ));
+        }
+        if let Some(door) = &self.standalone {
+            door.replace_state(build_exchange_state(config, workers, &rooms, delegation));
+        }
+        self.sfu
+            .replace_state(build_sfu_state(config, rooms, delegation));
+    }
+
+    /// Opens the doors.
+    pub(super) fn add_routes(&self, routes: Router) -> Router {
+        let own = self.appservice.as_ref().map(|(door, _)| door.clone());
+        let routes = routes
+            .with_matrix(self.standalone.clone())
+            .with_appservice(own);
+        routes.with_webhook(self.sfu.clone())
+    }
+
+    pub(super) fn delegation(&self) -> &DelegationService {
+        &self.delegation
+    }
+}
+
+fn build_room_service(config: &Config, workers: usize) -> Arc<RoomServiceClient> {
+    // a configuration without a key was refused
+    let (key, sfu) = (
+        config.api_keys[0].clone(),
+        configured_server_fetcher(config, workers),
+    );
+    Arc::new(RoomServiceClient::new(sfu, config.sfu_api_url.clone(), key))
+}
+
+/// For the leaves. Our own homeserver is one that the administrator answers for.
+fn build_delegation_clients(
+    config: &Config,
+    workers: usize,
+    rooms: &Arc<RoomServiceClient>,
+) -> DelegationClients {
+    let to_homeservers = homeserver_fetcher_factory(config, workers);
+    let mut listed: BTreeSet<_> = config.full_access.names().cloned().collect();
+    let mut overrides = config.delegation.client_api_overrides.clone();
+    let own = config.appservice.as_ref().map(|own| {
+        listed.insert(own.server_name.clone());
+        overrides.insert(own.server_name.clone(), own.client_api_url.clone());
+        let as_token = own.registration.as_token.clone();
+        (
+            own.server_name.clone(),
+            as_token,
+            own_homeserver_fetcher(config, workers),
+        )
+    });
+    let client_api = ClientApiDiscovery::new(to_homeservers(), overrides, listed.clone());
+    DelegationClients {
+        delayed_events: DelayedEventClient::new(to_homeservers(), client_api).with_appservice(own),
+        room_service: rooms.clone(),
+        listed_servers: listed,
+    }
+}
+
+fn build_sfu_state(
+    config: &Config,
+    rooms: Arc<RoomServiceClient>,
+    delegation: &DelegationService,
+) -> webhook::WebhookApiState {
+    webhook::WebhookApiState {
+        receiver: WebhookReceiver::new(config.api_keys.clone()),
+        readiness: Readiness::new(rooms, delegation.clone()),
+    }
+}
+
+fn build_exchange_state(
+    config: &Config,
+    workers: usize,
+    rooms: &Arc<RoomServiceClient>,
+    delegation: &DelegationService,
+) -> matrix::MatrixApiState {
+    let federation = FederationClient::new(
+        homeserver_fetcher_factory(config, workers)(),
+        config.federation_overrides.clone(),
+        config.full_access.names().cloned().collect(),
+        PermitCounts::split(max_outbound_workers(workers)),
+    );
+    let terms = ExchangeSettings {
+        api_key: config.api_keys[0].clone(),
+        token_lifetime: config.token_lifetime,
+        can_update_own_metadata: config.can_update_own_metadata,
+        remote_users_may_publish: config.remote_users_may_publish,
+    };
+    let verifier = OpenIdVerifier::new(federation, config.openid_cache_ttl);
+    let (access, rooms) = (config.full_access.clone(), rooms.clone());
+    matrix::MatrixApiState {
+        exchange: Exchange::new(verifier, access, rooms, delegation.clone(), terms),
+        livekit_url: config.sfu_url.clone(),
+    }
+}
+
+/// The ways to the homeserver beside us, and to the SFU.
+fn build_membership_clients(
+    own: &Own,
+    config: &Config,
+    workers: usize,
+    rooms: &Arc<RoomServiceClient>,
+) -> membership::MembershipClients {
+    let (server, url) = (own.server_name.clone(), own.client_api_url.clone());
+    let as_token = own.registration.as_token.clone();
+    let fetcher = own_homeserver_fetcher(config, workers);
+    // a configuration without a key was refused
+    let seals = AttributeSealer::new(&config.api_keys[0], &config.api_keys, &as_token);
+    membership::MembershipClients {
+        sealer: Arc::new(seals),
+        homeserver: Arc::new(HomeserverClient::new(fetcher, server, url, as_token)),
+        room_service: rooms.clone(),
+    }
+}
+
+fn build_appservice(
+    own: &Own,
+    config: &Config,
+    workers: usize,
+    wires: membership::MembershipClients,
+    delegation: &DelegationService,
+    guests: &Membership,
+) -> AppServiceExchange {
+    let outbound = max_outbound_workers(workers);
+    let terms = appservice::AppServiceExchangeSettings {
+        api_key: config.api_keys[0].clone(),
+        token_lifetime: own.token_lifetime,
+        livekit_url: config.sfu_url.clone(),
+        // with two doors, neither takes all places
+        max_permits: if config.matrix_enabled {
+            outbound * 3 / 4
+        } else {
+            outbound
+        },
+    };
+    AppServiceExchange::new(
+        wires.homeserver,
+        own.registration.hs_token.clone(),
+        wires.room_service,
+        delegation.clone(),
+        guests.clone(),
+        terms,
+    )
+}
+
+fn open_leave_store(store: LeaveStoreConfig, roots: &RootCertificates) -> Arc<dyn LeaveStore> {
+    match store {
+        LeaveStoreConfig::Memory => Arc::new(store::MemoryStore::default()),
+        LeaveStoreConfig::Directory(path) => Arc::new(store::FileStore::open(&path)),
+        LeaveStoreConfig::Redis(address) => Arc::new(store::RedisStore::open(address, roots)),
+    }
+}

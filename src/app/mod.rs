@@ -1,0 +1,136 @@
+//! Puts the house together: each room gets its own values, and what it stands on.
+
+mod matrix;
+pub mod reload;
+pub mod serve;
+
+use std::io;
+use std::sync::Arc;
+
+use self::reload::ReloadSteps;
+use crate::api::rate_limit::AddressRateLimiter;
+use crate::api::router::Router;
+use crate::api::token::TokenApi;
+use crate::config::{Config, Environment, TokenEndpointConfig};
+use crate::delegation::DelegationService;
+use crate::net::address::AddressPolicy;
+use crate::net::http_client::Fetcher;
+use crate::net::tls::{CertificateVerification, client_config};
+use crate::server::event_loop::limits::ServerLimits;
+use crate::token::source::{CallerRegistry, TokenSource};
+use crate::util::logging;
+use crate::util::systemd::SystemdNotifier;
+
+use self::matrix::MatrixHandlers;
+
+/// What answers requests, and what goes on between them.
+pub(crate) struct App {
+    pub(crate) routes: Router,
+    /// Keeps leaves, if there is a door for Matrix.
+    pub(crate) delegation: Option<DelegationService>,
+}
+
+impl App {
+    /// Furnishes what the settings open. SIGHUP is heard from here on, and `supervisor` told of it.
+    pub(crate) fn build(
+        config: Config,
+        env: Environment,
+        workers: usize,
+        limits: &ServerLimits,
+        supervisor: SystemdNotifier,
+    ) -> io::Result<Self> {
+        let turnstile = AddressRateLimiter::new(config.rate_per_address, limits.clone());
+        let mut reloads = ReloadSteps::default();
+        let mut routes = Router::new(turnstile);
+        let mut source = None;
+        if let Some(settings) = config.token_endpoint.clone() {
+            let (door, signs) = build_token_endpoint(settings, &config, env.clone(), &mut reloads)?;
+            (routes, source) = (routes.with_token(door), Some(signs));
+        }
+        let mut matrix = None;
+        if config.matrix_enabled || config.appservice.is_some() {
+            let rooms = MatrixHandlers::build(&config, workers)?;
+            (routes, matrix) = (rooms.add_routes(routes), Some(rooms));
+        }
+        let delegation = matrix.as_ref().map(|matrix| matrix.delegation().clone());
+        let name = "keys, homeservers, registration, authorities and level";
+        reloads.add(name, move || {
+            let (config, _) = Config::read_with_defaults(&env);
+            let config = config.map_err(reload::join_errors)?;
+            if let Some(matrix) = &matrix {
+                matrix.reload(&config, workers);
+            }
+            if let Some(source) = &source {
+                source.replace_signing_key(config.api_keys[0].clone());
+            }
+            logging::set_level(config.log_level);
+            let (key, named) = (config.api_keys[0].id(), config.full_access.names().count());
+            Ok(format!(
+                "key={key} homeservers={named} level={}",
+                config.log_level
+            ))
+        });
+        reloads.start(supervisor)?;
+        Ok(Self { routes, delegation })
+    }
+}
+
+fn build_token_endpoint(
+    settings: TokenEndpointConfig,
+    config: &Config,
+    env: Environment,
+    reloads: &mut ReloadSteps,
+) -> io::Result<(TokenApi, Arc<TokenSource>)> {
+    let tls = client_config(&config.roots, CertificateVerification::On);
+    let policy = address_policy(config);
+    let proxy = config.egress.proxy.clone();
+    let fetcher =
+        move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0).with_proxy(proxy.clone());
+    // a configuration without a key was refused
+    let key = config.api_keys[0].clone();
+    let book =
+        reload::build_caller_registry(&settings.callers, &CallerRegistry::default(), &fetcher)?;
+    let source = Arc::new(TokenSource::new(key, book));
+    let origins = settings.allowed_origins.clone();
+    let door = TokenApi::new(Arc::clone(&source), config.sfu_url.clone(), origins);
+    let signs = Arc::clone(&source);
+    reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
+        let callers = settings.reload_callers(&env).map_err(reload::join_errors)?;
+        let book = reload::build_caller_registry(&callers, &source.registry(), &fetcher);
+        source.replace_registry(book.map_err(|error| error.to_string())?);
+        Ok(format!("callers={}", callers.summary()))
+    });
+    Ok((door, signs))
+}
+
+/// Fetchers for whoever users name, through the proxy if there is one.
+pub(crate) fn homeserver_fetcher_factory(
+    config: &Config,
+    most_idle: usize,
+) -> impl Fn() -> Fetcher + use<> {
+    let homeservers = match config.insecure_skip_verify_tls {
+        true => CertificateVerification::Off,
+        false => CertificateVerification::On,
+    };
+    let tls = client_config(&config.roots, homeservers);
+    let policy = address_policy(config);
+    let proxy = config.egress.proxy.clone();
+    move || Fetcher::new(Arc::clone(&tls), policy.clone(), most_idle).with_proxy(proxy.clone())
+}
+
+/// A fetcher for what the administrator has named, which this host reaches by itself. It may carry a token that opens more than a
+/// user's does, so certificates are checked in any case.
+pub(crate) fn configured_server_fetcher(config: &Config, most_idle: usize) -> Fetcher {
+    let tls = client_config(&config.roots, CertificateVerification::On);
+    Fetcher::new(tls, AddressPolicy::default(), most_idle)
+}
+
+/// A fetcher for the homeserver that we are an application service of, which may be anywhere.
+pub(crate) fn own_homeserver_fetcher(config: &Config, most_idle: usize) -> Fetcher {
+    configured_server_fetcher(config, most_idle).with_proxy(config.egress.proxy.clone())
+}
+
+fn address_policy(config: &Config) -> AddressPolicy {
+    let (allowed, denied) = (&config.allowed_networks, &config.denied_networks);
+    AddressPolicy::new(allowed.clone(), denied.clone())
+}

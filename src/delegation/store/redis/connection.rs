@@ -1,0 +1,222 @@
+//! One connection to Redis: ours to dial, to secure and to bound; the crate only knows what is said on it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Parser, Value};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use super::address::{RedisAddress, RedisEndpoint};
+use crate::net::address::{Host, Trust};
+use crate::net::dns::lookup_addresses;
+
+/// How long a look-up of the name and each of its addresses may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long Redis may be silent when it should answer: it answers within a millisecond, or something is wrong.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 3;
+/// Longest answer in bytes: a page of a scan has some 100 records.
+const MAX_REPLY_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why there is no answer, or not the one that was hoped for.
+#[derive(Debug)]
+pub(super) enum RedisCommandError {
+    /// The connection is of no use any more.
+    ConnectionLost(String),
+    /// Redis understood, and refuses.
+    Rejected(String),
+}
+
+impl fmt::Display for RedisCommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConnectionLost(why) | Self::Rejected(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<io::Error> for RedisCommandError {
+    fn from(error: io::Error) -> Self {
+        Self::ConnectionLost(match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it took too long".to_owned(),
+            _ => error.to_string(),
+        })
+    }
+}
+
+/// What came of one command, of which each may be refused by itself.
+pub(super) type RedisReply = Result<Value, RedisCommandError>;
+
+/// A connection that is logged in.
+pub(super) struct RedisConnection {
+    stream: RedisStream,
+    parser: Parser,
+    /// Which run of Redis this is; a restart may have lost what was written last. None if it won't tell.
+    pub(super) run_id: Option<String>,
+}
+
+impl RedisConnection {
+    pub(super) fn open(
+        address: &RedisAddress,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self, RedisCommandError> {
+        let mut connection = Self {
+            stream: RedisStream::open(&address.endpoint, tls)?,
+            parser: Parser::new(),
+            run_id: None,
+        };
+        if let Some(password) = &address.password {
+            let mut auth = redis::cmd("AUTH");
+            if let Some(user) = &address.user {
+                auth.arg(user);
+            }
+            connection.execute(auth.arg(password))?;
+        }
+        if address.database > 0 {
+            connection.execute(redis::cmd("SELECT").arg(address.database))?;
+        }
+        match connection.execute(redis::cmd("INFO").arg("server")) {
+            Ok(info) => connection.run_id = parse_run_id(&reply_text(&info).unwrap_or_default()),
+            // a Redis that keeps it to itself may have been restarted at any time
+            Err(RedisCommandError::Rejected(_)) => {}
+            Err(broken) => return Err(broken),
+        }
+        Ok(connection)
+    }
+
+    /// One command and its answer.
+    pub(super) fn execute(&mut self, command: &Cmd) -> Result<Value, RedisCommandError> {
+        let mut answers = self.execute_pipeline(std::slice::from_ref(command))?;
+        answers
+            .pop()
+            .unwrap_or(Err(RedisCommandError::ConnectionLost("no answer".into())))
+    }
+
+    /// Commands that go out together, and their answers.
+    #[allow(clippy::type_complexity, reason = "each may be refused by itself")]
+    pub(super) fn execute_pipeline(
+        &mut self,
+        commands: &[Cmd],
+    ) -> Result<Vec<Result<Value, RedisCommandError>>, RedisCommandError> {
+        let mut packed = Vec::new();
+        for command in commands {
+            command.write_packed_command(&mut packed);
+        }
+        self.stream.write_all(&packed)?;
+        self.stream.flush()?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for _ in commands {
+            let limited = (&mut self.stream).take(MAX_REPLY_BYTES);
+            let answer = self.parser.parse_value(limited);
+            answers.push(match answer {
+                Ok(Value::ServerError(error)) => {
+                    Err(RedisCommandError::Rejected(error.to_string()))
+                }
+                Ok(value) => Ok(value),
+                Err(error) if error.is_timeout() => {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                }
+                Err(error) => return Err(RedisCommandError::ConnectionLost(error.to_string())),
+            });
+        }
+        Ok(answers)
+    }
+}
+
+/// The text that an answer is.
+pub(super) fn reply_text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        Value::VerbatimString { text, .. } => Some(text.clone()),
+        _ => None,
+    }
+}
+
+fn parse_run_id(info: &str) -> Option<String> {
+    let mut lines = info.lines();
+    lines.find_map(|line| Some(line.strip_prefix("run_id:")?.trim().to_owned()))
+}
+
+enum RedisStream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Unix(UnixStream),
+}
+
+impl RedisStream {
+    fn open(place: &RedisEndpoint, tls: &Arc<ClientConfig>) -> Result<Self, RedisCommandError> {
+        let (host, port, secure) = match place {
+            RedisEndpoint::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+                stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+                return Ok(Self::Unix(stream));
+            }
+            RedisEndpoint::Tcp { host, port, tls } => (host, *port, *tls),
+        };
+        let stream = connect(host, port)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+        if !secure {
+            return Ok(Self::Plain(stream));
+        }
+        let name = match host {
+            Host::Ip(ip) => ServerName::from(*ip),
+            Host::Dns(name) => ServerName::try_from(name.to_string())
+                .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?,
+        };
+        let client = ClientConnection::new(Arc::clone(tls), name)
+            .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?;
+        Ok(Self::Tls(Box::new(StreamOwned::new(client, stream))))
+    }
+}
+
+fn connect(host: &Host, port: u16) -> Result<TcpStream, RedisCommandError> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let addresses = lookup_addresses(host, port, Trust::Administrator, deadline)
+        .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?;
+    let mut failure = RedisCommandError::ConnectionLost("its name has no address".into());
+    for address in addresses.iter().take(MAX_ADDRESSES) {
+        match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error.into(),
+        }
+    }
+    Err(failure)
+}
+
+impl Read for RedisStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for RedisStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
+    }
+}

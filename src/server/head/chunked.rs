@@ -1,0 +1,139 @@
+//! Chunked bodies, RFC 9112 section 7.1: every byte in its place, or refused.
+
+use super::RequestRefusal;
+
+/// Bytes of a line of framing: a size with its extensions, or a trailer. Nobody sends either; they are only tolerated.
+const MAX_LINE_BYTES: usize = 256;
+/// Bytes of all extensions of a body, so that endless chunks of one byte carry no ballast.
+const MAX_EXTENSION_BYTES: usize = 1024;
+/// Bytes of all trailers of a body.
+const MAX_TRAILER_BYTES: usize = 4096;
+/// Hexadecimal digits of a size, leading zeros included.
+const MAX_SIZE_DIGITS: usize = 16;
+
+/// The decoder of one body. Extensions and trailers are read, bounded and thrown away.
+#[derive(Debug, Default)]
+pub struct ChunkDecoder {
+    state: ChunkState,
+    line: Vec<u8>,
+    extension_bytes: usize,
+    trailer_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum ChunkState {
+    #[default]
+    Size,
+    Data(usize),
+    /// The CR or LF after the data.
+    DataEnd(u8),
+    Trailer,
+}
+
+impl ChunkDecoder {
+    /// Decodes what has come into `out`, which holds `room` more bytes at most. Returns how much of the input it has used,
+    /// and whether the body is complete; if it is not, all has been used.
+    ///
+    /// # Errors
+    /// The refusal that the client gets: the body is too large, its trailers are, or its framing is wrong.
+    pub fn decode(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        mut room: usize,
+    ) -> Result<(usize, bool), RequestRefusal> {
+        let mut used = 0;
+        while let Some(&byte) = input.get(used) {
+            match self.state {
+                ChunkState::Data(left) => {
+                    let count = left.min(input.len() - used);
+                    out.extend_from_slice(&input[used..used + count]);
+                    room -= count;
+                    used += count;
+                    self.state = match left - count {
+                        0 => ChunkState::DataEnd(b'\r'),
+                        left => ChunkState::Data(left),
+                    };
+                }
+                ChunkState::DataEnd(end) => {
+                    if byte != end {
+                        return Err(RequestRefusal::Malformed);
+                    }
+                    used += 1;
+                    self.state = match end {
+                        b'\r' => ChunkState::DataEnd(b'\n'),
+                        _ => ChunkState::Size,
+                    };
+                }
+                ChunkState::Size | ChunkState::Trailer => {
+                    used += 1;
+                    if self.push_line_byte(byte)? && self.parse_line(room)? {
+                        return Ok((used, true));
+                    }
+                }
+            }
+        }
+        Ok((used, false))
+    }
+
+    /// Adds a byte to the line; true once the line is complete.
+    fn push_line_byte(&mut self, byte: u8) -> Result<bool, RequestRefusal> {
+        let after_cr = self.line.last() == Some(&b'\r');
+        if byte == 0 || self.line.len() >= MAX_LINE_BYTES || (byte == b'\n') != after_cr {
+            return Err(RequestRefusal::Malformed);
+        }
+        self.line.push(byte);
+        Ok(byte == b'\n')
+    }
+
+    /// Reads a complete line; true if it ends the body.
+    fn parse_line(&mut self, room: usize) -> Result<bool, RequestRefusal> {
+        let line = &self.line[..self.line.len() - 2];
+        if matches!(self.state, ChunkState::Trailer) {
+            self.trailer_bytes += self.line.len();
+            if self.trailer_bytes > MAX_TRAILER_BYTES {
+                return Err(RequestRefusal::HeadTooLarge);
+            }
+            if !line.is_empty() && !is_header_line(line) {
+                return Err(RequestRefusal::Malformed);
+            }
+            let ends = line.is_empty();
+            self.line.clear();
+            return Ok(ends);
+        }
+        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let (size, extension) = line.split_at(digits);
+        let visible = |b: &u8| *b == b'\t' || *b == b' ' || b.is_ascii_graphic();
+        if digits == 0
+            || digits > MAX_SIZE_DIGITS
+            || !matches!(extension, [] | [b';', ..])
+            || !extension.iter().all(visible)
+        {
+            return Err(RequestRefusal::Malformed);
+        }
+        self.extension_bytes += extension.len();
+        if self.extension_bytes > MAX_EXTENSION_BYTES {
+            return Err(RequestRefusal::Malformed);
+        }
+        let size = size.iter().fold(0_u64, |size, digit| {
+            (size << 4) | u64::from((*digit as char).to_digit(16).unwrap_or(0))
+        });
+        if size > room as u64 {
+            return Err(RequestRefusal::BodyTooLarge);
+        }
+        self.state = match size {
+            0 => ChunkState::Trailer,
+            size => ChunkState::Data(size as usize),
+        };
+        self.line.clear();
+        Ok(false)
+    }
+}
+
+/// Whether a line is `name: value`; a folded or nameless one is neither.
+fn is_header_line(line: &[u8]) -> bool {
+    let name = line.iter().position(|b| *b == b':').unwrap_or(0);
+    let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    let text = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 0x7f);
+    name > 0 && line[..name].iter().all(token) && line[name..].iter().all(text)
+}
