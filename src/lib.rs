@@ -1,40 +1,74 @@
-//! One small binary that decides who may enter a LiveKit room, and signs the token that lets them in.
+//! A service that authorises callers and signs LiveKit access tokens.
 //!
-//! The map, from the roof down. Rooms import downwards only.
+//! For Matrix it verifies a user's OpenID token with the user's homeserver, or believes its own homeserver in application-service
+//! mode, derives the LiveKit room name and identity (MSC4195), creates the room and answers with a signed token. For other
+//! applications `POST /token` authenticates the caller and signs what the caller's policy allows. Delegated leave events (MSC4140)
+//! are kept alive while their participant is connected, and sent when the participant is gone.
 //!
-//! - [`cli`], [`config`], [`logger`], [`reload`]: what `main` needs to put the house together; nothing else imports them.
-//! - [`http`]: the one door. `gate` owns every client's socket, `head` reads what they send, and only complete, unambiguous requests
-//!   reach tiny_http behind it; `listener` turns them into ours, `route` knows the paths, `request` and `reply` the two directions.
-//! - [`exchange`]: the main loop of it all: a Matrix user's OpenID token becomes a LiveKit token. [`token_source`]: so does the wish
-//!   of any other application, by its API key or the JWTs of its own login.
-//! - [`appservice`]: the same for users whom our own homeserver has authenticated, and who are in the Matrix room; [`guests`] sees to
-//!   it that whoever leaves that room leaves the call as well.
-//! - [`delegation`]: the thread that keeps the leaves which clients have handed to us, and carries out what they call for.
-//!   [`readiness`]: whether clients had better come.
-//! - Rules, without I/O: [`access`] says who may have rooms created, [`alias`] puts Matrix names into LiveKit's vocabulary,
-//!   [`policy`] says what the caller of the token source may ask for, [`leave`] is one delegated leave.
-//! - Wires. Matrix: [`matrix::openid`] asks a homeserver who its user is, through [`matrix::federation`] (who may be asked, and by
-//!   how many at once), which finds it by [`matrix::discovery`]; [`matrix::delayed_event`] restarts and sends leaves at the address that
-//!   [`matrix::client_api`] finds. LiveKit: [`livekit::room_service`], [`livekit::webhook`]. [`journal`]: where leaves survive us.
-//!   [`matrix::appservice`] is the homeserver beside us. Logins of applications: [`caller::jwt`] and [`caller::jwks`].
-//! - [`net`]: the network, as a service may use it whose callers choose the addresses. [`notify`]: what systemd hears from us.
-//! - Words: [`matrix::id`], [`livekit::token`], [`livekit::sealed`], [`caller`]; [`matrix::registration`], [`json`], [`clock`], [`random`], [`memo`], [`flights`], [`current`], [`tally`] and [`metrics`].
+//! Imports go down this list only:
+//!
+//! - `app`: builds the service from its settings; start, reload, shutdown.
+//! - `cli`: arguments, help, `check-config`, `doctor`, `healthcheck`, `keygen`, `generate-registration`.
+//! - `config`: settings from the environment and from files.
+//! - `api`: HTTP endpoints: router, request bodies, responses, CORS, rate limits.
+//! - `server`: HTTP/1.1 server: listeners, event loop, parser, limits, worker pool.
+//! - `exchange`: from a Matrix OpenID token, or a request of our homeserver, to a LiveKit access token.
+//! - `membership`: participants of application-service mode: membership checks and removal.
+//! - `delegation`: delegated leaves: state machine, scheduler, store.
+//! - `token`: general token endpoint: API keys, JWTs, JWKS, policy.
+//! - `matrix`: clients and types of Matrix. `livekit`: access tokens, RoomService, webhooks.
+//! - `net`: HTTP client, DNS, address policy, TLS, proxy, permits. `util`: caches, rate limits, clock, JSON, log, metrics.
 
-pub mod api;
-pub mod app;
-pub mod cli;
-pub mod config;
-pub mod delegation;
-pub mod exchange;
-pub mod livekit;
-pub mod matrix;
-pub mod membership;
-pub mod net;
-pub mod server;
-pub mod token;
-pub mod util;
+mod api;
+mod app;
+mod cli;
+mod config;
+mod delegation;
+mod exchange;
+mod livekit;
+mod matrix;
+mod membership;
+mod net;
+mod server;
+mod token;
+mod util;
 
-/// Doors for `contrib/fuzz` into the parsers of strangers' bytes that are private otherwise.
+/// What `tests`, `tests/bench` and `contrib/fuzz` use of this crate; not a stable interface.
+pub mod internal {
+    pub use crate::api::request_body::{
+        parse_delegate_delayed_leave, parse_get_token, parse_sfu_get,
+    };
+    pub use crate::api::token_body::parse_token_body;
+    pub use crate::api::transaction::parse_departures;
+    pub use crate::config::{Config, Environment};
+    pub use crate::delegation::leave::{Leave, LeaveAction, LeaveEvent, UnixMillis};
+    pub use crate::delegation::store::{
+        FencingToken, FileStore, LeaveStore, MAX_RECORD_BYTES, MemoryStore, Ownership,
+        ParticipantKey, RedisAddress, RedisStore,
+    };
+    pub use crate::exchange::RequestedParticipant;
+    pub use crate::livekit::access_token::{
+        ApiKey, Claims, JoinPermissions, ParticipantIdentity, RoomName, verify,
+    };
+    pub use crate::livekit::webhook::{WebhookDelivery, WebhookEventKind, WebhookReceiver};
+    pub use crate::matrix::client_api::{DelayedEventPath, DelayedEventSupport};
+    pub use crate::matrix::id::{DelayId, ServerName, UserId};
+    pub use crate::matrix::registration::AppServiceRegistration;
+    pub use crate::net::tls::RootCertificates;
+    pub use crate::server::event_loop::{self, ListenSocket, RequestClass, ServerLimits};
+    pub use crate::server::head::{
+        BodyFraming, ChunkDecoder, MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_LARGE_BODY_BYTES,
+        RequestHead, find_head_end, set_content_length,
+    };
+    pub use crate::token::caller::{Caller, CallerName};
+    pub use crate::token::jwt::{JwtIssuer, JwtIssuers, KeySource};
+    pub use crate::token::keys::{JwsAlgorithm, KeySet};
+    pub use crate::token::policy::file::parse as read_policy_file;
+    pub use crate::token::policy::{CallerPolicy, MAX_LIFETIME, MIN_LIFETIME, ParticipantRequest};
+    pub use crate::util::systemd::SystemdNotifier;
+}
+
+/// Entries for `contrib/fuzz` into parsers that are private otherwise.
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use crate::livekit::room_service::fuzzing::{participant_sid, participants, room_names};

@@ -1,6 +1,6 @@
 //! The gate's reading of one request, without its sockets, and tiny_http's reading of what comes out of it.
 
-use livekit_token_service::server::head::{BODY_BYTES, Chunks, Framing, HEAD_BYTES, Head, find_end, set_length};
+use livekit_token_service::internal::{MAX_BODY_BYTES, ChunkDecoder, BodyFraming, MAX_HEAD_BYTES, RequestHead, find_head_end, set_content_length};
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::linux::net::SocketAddrExt;
@@ -25,27 +25,27 @@ pub fn pass(bytes: &[u8], piece: usize) -> Option<Passed> {
     let mut come = 0;
     while end.is_none() && come < bytes.len() {
         come = (come + piece).min(bytes.len());
-        end = find_end(&bytes[..come], &mut scanned).ok()?;
+        end = find_head_end(&bytes[..come], &mut scanned).ok()?;
     }
-    let end = end.filter(|end| *end <= HEAD_BYTES)?;
-    let head = Head::parse(&bytes[..end]).ok()?;
+    let end = end.filter(|end| *end <= MAX_HEAD_BYTES)?;
+    let head = RequestHead::parse(&bytes[..end]).ok()?;
     let mut request = Vec::new();
     head.write(&"192.0.2.1", 0, &mut request);
     let begin = request.len();
     let used = match head.framing() {
-        Framing::Empty => end,
-        Framing::Sized(length) => {
+        BodyFraming::Empty => end,
+        BodyFraming::Sized(length) => {
             request.extend_from_slice(bytes.get(end..end + length)?);
             end + length
         }
-        Framing::Chunked => {
-            let (mut chunks, mut at) = (Chunks::default(), end);
+        BodyFraming::Chunked => {
+            let (mut chunks, mut at) = (ChunkDecoder::default(), end);
             loop {
                 let next = bytes.get(at..(at + piece).min(bytes.len()))?;
                 if next.is_empty() {
                     return None;
                 }
-                let room = BODY_BYTES + begin - request.len();
+                let room = MAX_BODY_BYTES + begin - request.len();
                 let (used, complete) = chunks.feed(next, &mut request, room).ok()?;
                 at += used;
                 if complete {
@@ -57,7 +57,7 @@ pub fn pass(bytes: &[u8], piece: usize) -> Option<Passed> {
                     "bytes were left over in the middle of a body"
                 );
             }
-            set_length(&mut request, begin);
+            set_content_length(&mut request, begin);
             at
         }
     };

@@ -27,7 +27,7 @@ const UNSTABLE_TOKEN_PATH: &str =
 
 /// Application-service mode behind its door.
 #[derive(Debug)]
-pub struct AppServiceApi {
+pub(crate) struct AppServiceApi {
     state: Swappable<AppServiceExchange>,
     unauthenticated_throttle: LogThrottle,
     rate_limit_throttle: LogThrottle,
@@ -36,7 +36,7 @@ pub struct AppServiceApi {
 
 impl AppServiceApi {
     /// Opens it.
-    pub fn new(inside: AppServiceExchange) -> Self {
+    pub(crate) fn new(inside: AppServiceExchange) -> Self {
         Self {
             state: Swappable::new(inside),
             unauthenticated_throttle: LogThrottle::default(),
@@ -46,7 +46,7 @@ impl AppServiceApi {
     }
 
     /// Serves with this from now on; what is under way ends with what it began with.
-    pub fn replace_state(&self, inside: AppServiceExchange) {
+    pub(crate) fn replace_state(&self, inside: AppServiceExchange) {
         self.state.replace(inside);
     }
 

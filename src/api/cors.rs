@@ -19,7 +19,7 @@ pub enum AllowedOrigins {
 }
 
 /// Header fields of a reply.
-pub type ResponseHeaders = Vec<(&'static str, String)>;
+pub(crate) type ResponseHeaders = Vec<(&'static str, String)>;
 
 impl AllowedOrigins {
     /// Reads origins such as `https://app.example.com`, comma or space separated, or `*` alone; else the part that is none.

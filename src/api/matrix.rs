@@ -19,7 +19,7 @@ use crate::util::swappable::Swappable;
 
 /// What is behind the door; a reload of the settings replaces it as a whole.
 #[derive(Debug)]
-pub struct MatrixApiState {
+pub(crate) struct MatrixApiState {
     /// Makes tokens.
     pub exchange: Exchange,
     /// Where clients find the SFU.
@@ -28,14 +28,14 @@ pub struct MatrixApiState {
 
 /// The exchange behind its door.
 #[derive(Debug)]
-pub struct MatrixApi {
+pub(crate) struct MatrixApi {
     state: Swappable<MatrixApiState>,
     busy_throttle: LogThrottle,
 }
 
 impl MatrixApi {
     /// Opens it.
-    pub fn new(inside: MatrixApiState) -> Self {
+    pub(crate) fn new(inside: MatrixApiState) -> Self {
         Self {
             state: Swappable::new(inside),
             busy_throttle: LogThrottle::default(),
@@ -43,7 +43,7 @@ impl MatrixApi {
     }
 
     /// Serves with this from now on; what is under way ends with what it began with.
-    pub fn replace_state(&self, inside: MatrixApiState) {
+    pub(crate) fn replace_state(&self, inside: MatrixApiState) {
         self.state.replace(inside);
     }
 

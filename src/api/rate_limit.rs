@@ -18,7 +18,7 @@ const MAX_ADDRESSES: usize = 16_384;
 /// What the gate does not count is not counted here either: proxies that are trusted, and private addresses, behind which there
 /// may be a proxy that nobody named. See [`Limits`].
 #[derive(Debug)]
-pub struct AddressRateLimiter {
+pub(crate) struct AddressRateLimiter {
     limits: ServerLimits,
     /// Requests a minute, and as many at once; zero is without limit.
     requests_per_minute: u32,
@@ -28,7 +28,7 @@ pub struct AddressRateLimiter {
 
 impl AddressRateLimiter {
     /// Lets `per_minute` requests of each address pass, as `limits` tells addresses apart.
-    pub fn new(per_minute: u32, limits: ServerLimits) -> Self {
+    pub(crate) fn new(per_minute: u32, limits: ServerLimits) -> Self {
         Self {
             limits,
             requests_per_minute: per_minute,
@@ -38,12 +38,12 @@ impl AddressRateLimiter {
     }
 
     /// What a client is counted under, if it is.
-    pub fn rate_key(&self, client: &str) -> Option<IpAddr> {
+    pub(crate) fn rate_key(&self, client: &str) -> Option<IpAddr> {
         self.limits.limit_key(client.parse().ok()?)
     }
 
     /// Counts a request of a client, or says how long it has to wait.
-    pub fn check(&self, client: &str) -> Result<(), Duration> {
+    pub(crate) fn check(&self, client: &str) -> Result<(), Duration> {
         let Some(address) = self
             .rate_key(client)
             .filter(|_| self.requests_per_minute > 0)

@@ -18,7 +18,7 @@ const FIRST_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What is amiss, in words that anybody may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadinessProblem {
+pub(crate) enum ReadinessProblem {
     /// It was asked and has not answered yet, for the first time.
     SfuNotChecked,
     /// No connection, no answer, or another one than expected.
@@ -42,7 +42,7 @@ impl fmt::Display for ReadinessProblem {
 
 /// Looks after it.
 #[derive(Debug)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     room_service: Arc<RoomServiceClient>,
     delegation: DelegationService,
     sfu_status: Mutex<SfuStatus>,
@@ -59,7 +59,7 @@ struct SfuStatus {
 
 impl Readiness {
     /// Asks nobody yet.
-    pub fn new(rooms: Arc<RoomServiceClient>, delegation: DelegationService) -> Arc<Self> {
+    pub(crate) fn new(rooms: Arc<RoomServiceClient>, delegation: DelegationService) -> Arc<Self> {
         Arc::new(Self {
             room_service: rooms,
             delegation,
@@ -69,7 +69,7 @@ impl Readiness {
     }
 
     /// All that is amiss, as far as is known; nothing is good.
-    pub fn problems(self: &Arc<Self>) -> Vec<ReadinessProblem> {
+    pub(crate) fn problems(self: &Arc<Self>) -> Vec<ReadinessProblem> {
         let mut ailments: Vec<_> = self.sfu_result().err().into_iter().collect();
         if let Some(cause) = self.delegation.store_problem() {
             log::debug!("not ready cause={cause:?}");

@@ -15,7 +15,7 @@ use crate::matrix::openid;
 use crate::net::permits::LimitReached;
 
 /// Without these on every reply, errors included, a browser shows its user nothing but a network error.
-pub const CORS_HEADERS: [(&str, &str); 4] = [
+pub(crate) const CORS_HEADERS: [(&str, &str); 4] = [
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, OPTIONS"),
     (
@@ -27,7 +27,7 @@ pub const CORS_HEADERS: [(&str, &str); 4] = [
 ];
 
 /// What the client gets. Its body may hold a token: never logged.
-pub struct Response {
+pub(crate) struct Response {
     /// Status code.
     pub status: u16,
     /// JSON, or empty.
@@ -42,7 +42,7 @@ pub struct Response {
 
 impl Response {
     /// 200 without a body.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             status: 200,
             body: Vec::new(),
@@ -53,7 +53,7 @@ impl Response {
     }
 
     /// JSON of this status.
-    pub fn json(status: u16, body: &Value) -> Self {
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
         Self {
             status,
             body: body.to_string().into_bytes(),
@@ -62,7 +62,7 @@ impl Response {
     }
 
     /// An error in Matrix's form.
-    pub fn matrix_error(status: u16, errcode: &str, error: &str) -> Self {
+    pub(crate) fn matrix_error(status: u16, errcode: &str, error: &str) -> Self {
         let body = json!({ "errcode": errcode, "error": error })
             .to_string()
             .into_bytes();
@@ -74,7 +74,7 @@ impl Response {
     }
 
     /// 200 with the token.
-    pub fn issued_token(url: &str, granted: &IssuedToken) -> Self {
+    pub(crate) fn issued_token(url: &str, granted: &IssuedToken) -> Self {
         let body = json!({ "url": url, "jwt": granted.access_token.expose() })
             .to_string()
             .into_bytes();
@@ -85,7 +85,7 @@ impl Response {
     }
 
     /// 200, and nothing to say.
-    pub fn empty_object() -> Self {
+    pub(crate) fn empty_object() -> Self {
         Self {
             body: b"{}".to_vec(),
             ..Self::empty()
@@ -93,12 +93,12 @@ impl Response {
     }
 
     /// 401 to the SFU, or to whoever claims to be it. It does not try again.
-    pub fn webhook_unverified() -> Self {
+    pub(crate) fn webhook_unverified() -> Self {
         Self::matrix_error(401, "M_UNAUTHORIZED", "The webhook could not be verified")
     }
 
     /// 200 if nothing is amiss, else 503 with what is.
-    pub fn readiness(ailments: &[ReadinessProblem]) -> Self {
+    pub(crate) fn readiness(ailments: &[ReadinessProblem]) -> Self {
         if ailments.is_empty() {
             return Self::json(200, &json!({ "status": "ready" }));
         }
@@ -107,12 +107,12 @@ impl Response {
     }
 
     /// 404: there is nothing here, or not yet.
-    pub fn not_found() -> Self {
+    pub(crate) fn not_found() -> Self {
         Self::matrix_error(404, "M_UNRECOGNIZED", "Unrecognized request")
     }
 
     /// 405, with the methods that would do.
-    pub fn method_not_allowed(allow: &'static str) -> Self {
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         Self {
             allow: Some(allow),
             ..Self::matrix_error(405, "M_UNRECOGNIZED", "Unrecognized method")
@@ -120,7 +120,7 @@ impl Response {
     }
 
     /// 500: a fault of ours.
-    pub fn internal_error() -> Self {
+    pub(crate) fn internal_error() -> Self {
         Self::matrix_error(500, "M_UNKNOWN", "Internal error")
     }
 
@@ -146,7 +146,7 @@ impl Response {
     }
 
     /// 503: no fault of the client.
-    pub fn busy(after: Duration) -> Self {
+    pub(crate) fn busy(after: Duration) -> Self {
         Self::matrix_error(503, "M_UNKNOWN", "The service is busy").with_retry_after(after)
     }
 }
@@ -163,7 +163,7 @@ impl From<&request_body::Error> for Response {
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExchangeOperation {
+pub(crate) enum ExchangeOperation {
     /// A token, perhaps with a leave: told that its delay fields are bad, the client asks again without them and keeps its own timer.
     IssueToken,
     /// A leave only.
@@ -175,7 +175,7 @@ pub(super) const DELEGATION_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl Response {
     /// What came of a wish.
-    pub fn from_exchange_error(error: &exchange::Error, wish: ExchangeOperation) -> Self {
+    pub(crate) fn from_exchange_error(error: &exchange::Error, wish: ExchangeOperation) -> Self {
         let no_leave = |error| Self::matrix_error(400, "M_BAD_JSON", error);
         match error {
             // one sentence for all reasons: the caller learns nothing of what we can reach
@@ -213,7 +213,10 @@ impl Response {
     }
 
     /// Why a leave was not taken on.
-    pub fn from_delegation_error(error: &delegation::Error, wish: ExchangeOperation) -> Self {
+    pub(crate) fn from_delegation_error(
+        error: &delegation::Error,
+        wish: ExchangeOperation,
+    ) -> Self {
         let no_leave = |error| Self::matrix_error(400, "M_BAD_JSON", error);
         match (error, wish) {
             (delegation::Error::NotSupported, _)
@@ -251,7 +254,7 @@ impl Response {
 
 /// How loud an error is: what is wrong with the SFU or a `listed` homeserver is the administrator's to mend, what is wrong with
 /// strangers is theirs. Callers who find no place are counted elsewhere, for there may be many.
-pub fn log_level(error: &exchange::Error, listed: bool) -> Level {
+pub(crate) fn log_level(error: &exchange::Error, listed: bool) -> Level {
     match error {
         exchange::Error::RoomNotCreated(..) => Level::Error,
         exchange::Error::NotAuthenticated(openid::Error::Federation(_)) if listed => Level::Warn,

@@ -24,7 +24,7 @@ use crate::util::metrics::MetricsSnapshot;
 const MAX_LOGGED_PATH_CHARS: usize = 100;
 
 /// A request, complete. Its body may hold a token: never logged.
-pub struct ApiRequest<'a> {
+pub(crate) struct ApiRequest<'a> {
     /// As it came.
     pub method: &'a str,
     /// Path and query, as they came.
@@ -56,7 +56,7 @@ fn truncate_for_log(text: &str) -> String {
 
 /// The work behind the door.
 #[derive(Debug)]
-pub struct Router {
+pub(crate) struct Router {
     matrix: Option<Arc<MatrixApi>>,
     appservice: Option<Arc<AppServiceApi>>,
     webhook: Option<Arc<WebhookApi>>,
@@ -66,7 +66,7 @@ pub struct Router {
 
 impl Router {
     /// Counts requests by `turnstile`. All doors are closed, and what is behind a closed one is not found.
-    pub fn new(turnstile: AddressRateLimiter) -> Self {
+    pub(crate) fn new(turnstile: AddressRateLimiter) -> Self {
         Self {
             matrix: None,
             appservice: None,
@@ -77,17 +77,17 @@ impl Router {
     }
 
     /// Opens the door for users of any homeserver.
-    pub fn with_matrix(self, matrix: Option<Arc<MatrixApi>>) -> Self {
+    pub(crate) fn with_matrix(self, matrix: Option<Arc<MatrixApi>>) -> Self {
         Self { matrix, ..self }
     }
 
     /// Opens the door for our homeserver.
-    pub fn with_appservice(self, appservice: Option<Arc<AppServiceApi>>) -> Self {
+    pub(crate) fn with_appservice(self, appservice: Option<Arc<AppServiceApi>>) -> Self {
         Self { appservice, ..self }
     }
 
     /// Opens the door for the SFU.
-    pub fn with_webhook(self, sfu: Arc<WebhookApi>) -> Self {
+    pub(crate) fn with_webhook(self, sfu: Arc<WebhookApi>) -> Self {
         let sfu = Some(sfu);
         Self {
             webhook: sfu,
@@ -96,7 +96,7 @@ impl Router {
     }
 
     /// Opens the door for other applications.
-    pub fn with_token(self, token: TokenApi) -> Self {
+    pub(crate) fn with_token(self, token: TokenApi) -> Self {
         let token = Some(token);
         Self { token, ..self }
     }
@@ -111,13 +111,18 @@ impl Router {
     }
 
     /// How many leaves and guests are kept.
-    pub fn gauge_values(&self) -> MetricsSnapshot {
+    pub(crate) fn gauge_values(&self) -> MetricsSnapshot {
         let sfu = self.webhook.as_ref();
         sfu.map(|sfu| sfu.gauge_values()).unwrap_or_default()
     }
 
     /// Whether the answer will wait for other servers.
-    pub fn needs_upstream(&self, method: &str, target: &str, shown: Credentials<'_>) -> bool {
+    pub(crate) fn needs_upstream(
+        &self,
+        method: &str,
+        target: &str,
+        shown: Credentials<'_>,
+    ) -> bool {
         let endpoint = self.resolve_endpoint(target);
         // the first to ask waits for the SFU
         endpoint == Endpoint::Readiness
@@ -140,7 +145,7 @@ impl Router {
     }
 
     /// How many bytes a body may have: more where our homeserver pushes events, and proves that it is the one.
-    pub fn max_body_bytes(&self, target: &str, authorization: Option<&str>) -> usize {
+    pub(crate) fn max_body_bytes(&self, target: &str, authorization: Option<&str>) -> usize {
         let pushed = self.resolve_endpoint(target) == Endpoint::Transactions;
         if pushed && self.is_from_homeserver(target, authorization) {
             MAX_LARGE_BODY_BYTES
@@ -150,7 +155,7 @@ impl Router {
     }
 
     /// Whether our homeserver asks, and proves it.
-    pub fn is_from_homeserver(&self, target: &str, authorization: Option<&str>) -> bool {
+    pub(crate) fn is_from_homeserver(&self, target: &str, authorization: Option<&str>) -> bool {
         let door = self.appservice.as_ref();
         door.is_some_and(|door| {
             self.resolve_endpoint(target).is_proxied() && door.is_authenticated(authorization)
@@ -158,7 +163,7 @@ impl Router {
     }
 
     /// Answers a request, however long that takes.
-    pub fn respond(&self, call: &ApiRequest<'_>) -> Response {
+    pub(crate) fn respond(&self, call: &ApiRequest<'_>) -> Response {
         let (started, endpoint) = (Instant::now(), self.resolve_endpoint(call.target));
         let reply = self.dispatch(endpoint, call);
         metrics::count_request(endpoint.as_str(), reply.status, started.elapsed());

@@ -22,14 +22,14 @@ use crate::util::metrics;
 use crate::util::random;
 
 /// Carries an API key, for those whose Authorization is taken.
-pub const API_KEY_HEADER: &str = "X-API-Key";
+pub(crate) const API_KEY_HEADER: &str = "X-API-Key";
 /// Methods that a page may use, as in the example.
 const CORS_METHODS: &str = "GET, POST";
 /// Said to whoever finds the endpoint without any caller: a forgotten setting is no open door.
 const NO_CALLER_CONFIGURED: &str = "No caller is configured: set TOKEN_SERVER_API_KEYS, TOKEN_SERVER_JWT_ISSUER or TOKEN_SERVER_POLICY_FILE; TOKEN_SERVER_AUTH=none opens it to everyone";
 
 /// What a request shows: an API key in a field of its own, or a bearer token. More than one of either is nothing that we take.
-pub fn parse_credentials<'a>(
+pub(crate) fn parse_credentials<'a>(
     mut keys: impl Iterator<Item = &'a str>,
     mut authorizations: impl Iterator<Item = &'a str>,
 ) -> Credentials<'a> {
@@ -56,7 +56,7 @@ fn parse_bearer(authorization: &str) -> Option<&str> {
 
 /// The token source behind its door.
 #[derive(Debug)]
-pub struct TokenApi {
+pub(crate) struct TokenApi {
     token_source: Arc<TokenSource>,
     livekit_url: String,
     allowed_origins: AllowedOrigins,
@@ -65,7 +65,7 @@ pub struct TokenApi {
 
 impl TokenApi {
     /// `url` is where clients find the SFU, `origins` are the pages that may ask.
-    pub fn new(source: Arc<TokenSource>, url: String, origins: AllowedOrigins) -> Self {
+    pub(crate) fn new(source: Arc<TokenSource>, url: String, origins: AllowedOrigins) -> Self {
         Self {
             token_source: source,
             livekit_url: url,
@@ -75,23 +75,27 @@ impl TokenApi {
     }
 
     /// Whether the answer will wait for another server.
-    pub fn needs_upstream(&self, shown: Credentials<'_>) -> bool {
+    pub(crate) fn needs_upstream(&self, shown: Credentials<'_>) -> bool {
         self.token_source
             .would_wait(shown, unix_seconds(SystemTime::now()))
     }
 
     /// What pages learn of any reply.
-    pub fn cors_headers(&self, call: &ApiRequest<'_>) -> ResponseHeaders {
+    pub(crate) fn cors_headers(&self, call: &ApiRequest<'_>) -> ResponseHeaders {
         self.allowed_origins.response_headers(call.origin)
     }
 
     /// `/token`.
-    pub fn handle_token(&self, call: &ApiRequest<'_>, turnstile: &AddressRateLimiter) -> Response {
+    pub(crate) fn handle_token(
+        &self,
+        call: &ApiRequest<'_>,
+        turnstile: &AddressRateLimiter,
+    ) -> Response {
         self.with_cors(call, "POST", |door| door.issue_token(call, turnstile))
     }
 
     /// `/health`, as the example has it.
-    pub fn handle_health(&self, call: &ApiRequest<'_>) -> Response {
+    pub(crate) fn handle_health(&self, call: &ApiRequest<'_>) -> Response {
         self.with_cors(call, "GET, HEAD", |_| {
             debug!("health");
             let timestamp = Timestamp(SystemTime::now()).to_string();
@@ -101,7 +105,7 @@ impl TokenApi {
     }
 
     /// `/`: what there is.
-    pub fn handle_root(&self, call: &ApiRequest<'_>) -> Response {
+    pub(crate) fn handle_root(&self, call: &ApiRequest<'_>) -> Response {
         self.with_cors(call, "GET, HEAD", |_| {
             let body = json!({
                 "service": "LiveKit Token Server",

@@ -21,7 +21,7 @@ const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What is behind the door; a reload of the settings replaces it as a whole.
 #[derive(Debug)]
-pub struct WebhookApiState {
+pub(crate) struct WebhookApiState {
     /// Knows the SFU's webhooks.
     pub receiver: WebhookReceiver,
     /// Knows whether clients had better come.
@@ -30,7 +30,7 @@ pub struct WebhookApiState {
 
 /// Those who want to know who comes and goes.
 #[derive(Debug)]
-pub struct WebhookApi {
+pub(crate) struct WebhookApi {
     state: Swappable<WebhookApiState>,
     delegation: DelegationService,
     participants: Option<Membership>,
@@ -39,7 +39,7 @@ pub struct WebhookApi {
 
 impl WebhookApi {
     /// Opens it. What the SFU tells is for `delegation`, and for `guests` if there are such.
-    pub fn new(
+    pub(crate) fn new(
         inside: WebhookApiState,
         delegation: DelegationService,
         guests: Option<Membership>,
@@ -53,7 +53,7 @@ impl WebhookApi {
     }
 
     /// Serves with this from now on; what is under way ends with what it began with.
-    pub fn replace_state(&self, inside: WebhookApiState) {
+    pub(crate) fn replace_state(&self, inside: WebhookApiState) {
         self.state.replace(inside);
     }
 

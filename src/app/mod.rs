@@ -1,8 +1,8 @@
 //! Puts the house together: each room gets its own values, and what it stands on.
 
 mod matrix;
-pub mod reload;
-pub mod serve;
+pub(crate) mod reload;
+pub(crate) mod serve;
 
 use std::io;
 use std::sync::Arc;

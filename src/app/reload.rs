@@ -21,7 +21,7 @@ type ReloadStep = Box<dyn FnMut() -> Result<String, String> + Send>;
 
 /// All that can be read again.
 #[derive(Default)]
-pub struct ReloadSteps(Vec<(&'static str, ReloadStep)>);
+pub(crate) struct ReloadSteps(Vec<(&'static str, ReloadStep)>);
 
 impl fmt::Debug for ReloadSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +33,7 @@ impl fmt::Debug for ReloadSteps {
 
 impl ReloadSteps {
     /// Adds one; `read` either replaces what it reads as a whole, or leaves it as it was and tells why.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         name: &'static str,
         read: impl FnMut() -> Result<String, String> + Send + 'static,
@@ -46,7 +46,7 @@ impl ReloadSteps {
     ///
     /// # Errors
     /// Signals cannot be caught, or no thread started.
-    pub fn start(mut self, supervisor: SystemdNotifier) -> io::Result<()> {
+    pub(crate) fn start(mut self, supervisor: SystemdNotifier) -> io::Result<()> {
         let (mut heard, sender) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(SIGHUP, sender)?;
         let hear = move || {
@@ -73,7 +73,7 @@ impl ReloadSteps {
 }
 
 /// Several errors in one line.
-pub fn join_errors(errors: Vec<impl fmt::Display>) -> String {
+pub(crate) fn join_errors(errors: Vec<impl fmt::Display>) -> String {
     let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
     all.join("; ")
 }
@@ -82,7 +82,7 @@ pub fn join_errors(errors: Vec<impl fmt::Display>) -> String {
 ///
 /// # Errors
 /// No thread can be started to fetch keys.
-pub fn build_caller_registry(
+pub(crate) fn build_caller_registry(
     callers: &CallersConfig,
     old: &CallerRegistry,
     fetcher: &dyn Fn() -> Fetcher,

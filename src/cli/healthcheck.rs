@@ -22,7 +22,7 @@ const HEALTHY_STATUS_LINE: &[u8] = b"HTTP/1.1 200 ";
 const EXIT_UNHEALTHY: u8 = 1;
 
 /// Asks where the settings say that the service listens; says why not to `err`. Gives the exit code.
-pub fn run_healthcheck(env: &Environment, err: &mut impl Write) -> io::Result<u8> {
+pub(crate) fn run_healthcheck(env: &Environment, err: &mut impl Write) -> io::Result<u8> {
     let bind = match Config::read_bind(env) {
         Ok(bind) => bind,
         Err(errors) => {

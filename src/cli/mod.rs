@@ -1,7 +1,7 @@
 //! The command line: what was asked for, and what is said about it.
 
-pub mod doctor;
-pub mod healthcheck;
+pub(crate) mod doctor;
+pub(crate) mod healthcheck;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +20,9 @@ use crate::token::caller::CallerName;
 use crate::util::logging::escape_control_chars;
 
 /// Exit code after arguments that nobody understands (as most programs have it).
-pub const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 /// Exit code after wrong settings (`EX_CONFIG` of sysexits.h): systemd is told not to start the service again.
-pub const EXIT_CONFIG: u8 = 78;
+pub(crate) const EXIT_CONFIG: u8 = 78;
 /// What `keygen` calls a caller of whom it is told nothing.
 const DEFAULT_CALLER_NAME: &str = "app";
 /// Where a homeserver on the same host reaches a service that nobody told where to listen.
@@ -37,7 +37,7 @@ const USAGE: &str = "usage: livekit-token-service [serve | check-config | health
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the service; the default.
     Serve,
     /// Print every setting as it is understood.
@@ -60,7 +60,7 @@ pub enum Command {
 
 /// An argument that is not one of ours; shown with the usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownArgument(String);
+pub(crate) struct UnknownArgument(String);
 
 impl fmt::Display for UnknownArgument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +72,7 @@ impl std::error::Error for UnknownArgument {}
 
 impl Command {
     /// Reads the program's name, which is a command in itself if it is `lk-jwt-service-healthcheck`, and the arguments that follow it.
-    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
+    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
         let mut args = args.into_iter();
         let name = args.next().unwrap_or_default();
         let default = match Path::new(&name).file_name() {
@@ -139,7 +139,7 @@ fn unknown_argument(argument: OsString) -> UnknownArgument {
 }
 
 /// Prints name and version.
-pub fn print_version(out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn print_version(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "{} {}",
@@ -149,7 +149,7 @@ pub fn print_version(out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Prints what can be asked for and every setting.
-pub fn print_help(out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn print_help(out: &mut impl Write) -> io::Result<()> {
     print_version(out)?;
     writeln!(
         out,
@@ -193,7 +193,11 @@ its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
 }
 
 /// Makes an API key. On `out`: the key, and below it what to store; on `err` what to do with them.
-pub fn keygen(name: &CallerName, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+pub(crate) fn keygen(
+    name: &CallerName,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<()> {
     let (key, hash) = api_key::generate_api_key();
     writeln!(out, "{key}\n{name}:{hash}")?;
     writeln!(
@@ -205,7 +209,7 @@ pub fn keygen(name: &CallerName, out: &mut impl Write, err: &mut impl Write) -> 
 }
 
 /// Makes a registration. On `out`: the file; on `err` what to do with it.
-pub fn generate_registration(
+pub(crate) fn generate_registration(
     server: &ServerName,
     url: &BaseUrl,
     out: &mut impl Write,
@@ -221,7 +225,7 @@ pub fn generate_registration(
 }
 
 /// Prints every setting to `out`, or everything that is wrong to `err`. Gives the exit code.
-pub fn check_config(
+pub(crate) fn check_config(
     env: &Environment,
     out: &mut impl Write,
     err: &mut impl Write,
@@ -243,7 +247,7 @@ pub fn check_config(
 }
 
 /// Prints wrong settings, a line each.
-pub fn print_errors(errors: &[Error], err: &mut impl Write) -> io::Result<()> {
+pub(crate) fn print_errors(errors: &[Error], err: &mut impl Write) -> io::Result<()> {
     errors
         .iter()
         .try_for_each(|error| writeln!(err, "{}", escape_control_chars(&error.to_string())))
@@ -278,7 +282,7 @@ fn print_warnings(report: &ConfigReport, out: &mut impl Write) -> io::Result<()>
 }
 
 /// What `--dev` says at start, a line each: what is open, and how to try it. `listening` has the real port.
-pub fn dev_hints(config: &Config, listening: &BindAddress) -> Vec<String> {
+pub(crate) fn dev_hints(config: &Config, listening: &BindAddress) -> Vec<String> {
     let (curl, base) = match listening {
         BindAddress::Unix(path) => (
             format!("curl --unix-socket {}", path.display()),

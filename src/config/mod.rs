@@ -1,9 +1,9 @@
 //! Settings: from the environment and the files that it names to a [`Config`], or to everything that is wrong with them.
 
-pub mod appservice;
+pub(crate) mod appservice;
 mod bind;
-pub mod delegation;
-pub mod egress;
+pub(crate) mod delegation;
+pub(crate) mod egress;
 mod environment;
 mod keys;
 mod reader;
@@ -21,11 +21,11 @@ use std::{fmt, io};
 
 use log::LevelFilter;
 
-pub use self::bind::BindAddress;
+pub(crate) use self::bind::BindAddress;
 pub use self::environment::Environment;
 use self::reader::{SettingsReader, quote_redacted};
-pub use self::report::{ConfigReport, EffectiveSetting, SettingOrigin};
-pub use self::token_endpoint::{
+pub(crate) use self::report::{ConfigReport, SettingOrigin};
+pub(crate) use self::token_endpoint::{
     CallersConfig, JwtIssuerConfig, JwtKeysConfig, OpenEndpoints, TokenEndpointConfig,
 };
 use crate::exchange::access::FullAccessHomeservers;

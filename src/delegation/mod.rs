@@ -4,10 +4,10 @@
 //! done by a small pool (`pool`), so that nobody who does not answer holds up the others.
 
 mod call_queue;
-pub mod leave;
+pub(crate) mod leave;
 mod quota;
 mod scheduler;
-pub mod store;
+pub(crate) mod store;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ const MAX_QUEUED_MESSAGES: usize = 4096;
 
 /// Why a leave was not taken on.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// The user's homeserver says that it has no delayed events.
     NotSupported,
     /// Its client-server API could not be found or asked.
@@ -82,7 +82,7 @@ impl std::error::Error for Error {}
 
 /// More to do than can be done: to be told again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SchedulerBusy;
+pub(crate) struct SchedulerBusy;
 
 /// Milliseconds since 1970 that go on steadily, whoever sets the host's clock meanwhile.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +120,7 @@ struct DelegationContext {
 
 /// The ways to others, which settings can change.
 #[derive(Debug)]
-pub struct DelegationClients {
+pub(crate) struct DelegationClients {
     /// To homeservers.
     pub delayed_events: DelayedEventClient,
     /// To the SFU.
@@ -131,7 +131,7 @@ pub struct DelegationClients {
 
 /// All leaves that are kept here.
 #[derive(Debug, Clone)]
-pub struct DelegationService {
+pub(crate) struct DelegationService {
     context: Arc<DelegationContext>,
     scheduler: SyncSender<SchedulerMessage>,
 }
@@ -139,7 +139,7 @@ pub struct DelegationService {
 impl DelegationService {
     /// Takes up the leaves in the journal, and starts to keep them. The SFU is asked about those who are connected every `check`,
     /// or only in doubt.
-    pub fn start(
+    pub(crate) fn start(
         journal: Arc<dyn LeaveStore>,
         wires: DelegationClients,
         check: Option<Duration>,
@@ -161,12 +161,12 @@ impl DelegationService {
     }
 
     /// Calls others in these ways from now on.
-    pub fn replace_clients(&self, wires: DelegationClients) {
+    pub(crate) fn replace_clients(&self, wires: DelegationClients) {
         self.context.clients.replace(wires);
     }
 
     /// Whether leaves can be delegated for users of this homeserver; waits for its answer when it is not known.
-    pub fn check_support(&self, server: &ServerName) -> Result<(), Error> {
+    pub(crate) fn check_support(&self, server: &ServerName) -> Result<(), Error> {
         let wires = self.context.clients.get();
         match wires
             .delayed_events
@@ -180,7 +180,11 @@ impl DelegationService {
     }
 
     /// Takes a leave on, in place of an earlier one for the same participant. It is in the journal when this returns.
-    pub fn delegate(&self, key: ParticipantKey, order: DelegationRequest) -> Result<u32, Error> {
+    pub(crate) fn delegate(
+        &self,
+        key: ParticipantKey,
+        order: DelegationRequest,
+    ) -> Result<u32, Error> {
         let shared = &*self.context;
         let id = u32::from_ne_bytes(random::bytes());
         let listed = shared
@@ -215,7 +219,7 @@ impl DelegationService {
     }
 
     /// Takes in what the SFU tells. It is in the journal when this returns, for the SFU does not tell it again.
-    pub fn handle_webhook(&self, webhook: &WebhookEvent) -> Result<(), SchedulerBusy> {
+    pub(crate) fn handle_webhook(&self, webhook: &WebhookEvent) -> Result<(), SchedulerBusy> {
         let journal = &self.context.store;
         for _ in 0..WEBHOOK_ATTEMPTS {
             let (done, taken_in) = sync_channel(1);
@@ -239,17 +243,17 @@ impl DelegationService {
     }
 
     /// How many leaves are kept here, those that are about to be included.
-    pub fn leave_count(&self) -> u64 {
+    pub(crate) fn leave_count(&self) -> u64 {
         self.context.quota.count()
     }
 
     /// What keeps leaves from being stored; none if nothing does.
-    pub fn store_problem(&self) -> Option<String> {
+    pub(crate) fn store_problem(&self) -> Option<String> {
         self.context.store.problem()
     }
 
     /// Stops; leaves stay in the journal, for whoever starts next.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let (done, stopped) = sync_channel(1);
         if self.scheduler.send(SchedulerMessage::Stop(done)).is_ok() {
             // gone without a word is stopped as well

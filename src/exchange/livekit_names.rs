@@ -10,22 +10,22 @@ use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId};
 use crate::matrix::openid::VerifiedUser;
 
 /// The slot of clients that know none: a room's one call.
-pub const DEFAULT_SLOT: &str = "m.call#ROOM";
+pub(crate) const DEFAULT_SLOT: &str = "m.call#ROOM";
 
 /// The LiveKit room of a slot in a Matrix room.
-pub fn derive_room_name(room: &RoomId, slot: &SlotId) -> RoomName {
+pub(crate) fn derive_room_name(room: &RoomId, slot: &SlotId) -> RoomName {
     // 43 characters of base64
     RoomName::new(hash_names(&[room.as_str(), slot.as_str()])).unwrap_or_else(|_| unreachable!())
 }
 
 /// Whether a LiveKit room may have its name from [`room_name`]: an SFU may have other applications' rooms as well.
-pub fn has_derived_format(room: &RoomName) -> bool {
+pub(crate) fn has_derived_format(room: &RoomName) -> bool {
     let hash = STANDARD_NO_PAD.decode(room.as_str());
     hash.is_ok_and(|hash| hash.len() == Sha256::output_size())
 }
 
 /// The identity of a member who named their device.
-pub fn derive_device_identity(
+pub(crate) fn derive_device_identity(
     user: &VerifiedUser,
     device: &DeviceId,
     member: &MemberId,
@@ -35,7 +35,7 @@ pub fn derive_device_identity(
 }
 
 /// The identity of a member of the newest MSC4195, which has no devices.
-pub fn derive_member_identity(user: &JoinedUser, member: &MemberId) -> ParticipantIdentity {
+pub(crate) fn derive_member_identity(user: &JoinedUser, member: &MemberId) -> ParticipantIdentity {
     let hash = hash_names(&[user.id().as_str(), member.as_str()]);
     ParticipantIdentity::new(hash).unwrap_or_else(|_| unreachable!())
 }
@@ -43,7 +43,7 @@ pub fn derive_member_identity(user: &JoinedUser, member: &MemberId) -> Participa
 /// The identity that clients of `/sfu/get` expect: `@user:server:DEVICE`, as it is.
 ///
 /// Refused where it could be read as a user of another port of the same host: devices are the caller's word.
-pub fn legacy_identity(
+pub(crate) fn legacy_identity(
     user: &VerifiedUser,
     device: &DeviceId,
 ) -> Result<ParticipantIdentity, InvalidLiveKitName> {

@@ -3,9 +3,9 @@
 //! Authenticate, authorise, create the room for those who may have it created, take on their leave if they hand it to us, sign; every
 //! step needs what the one before it gave.
 
-pub mod access;
-pub mod appservice;
-pub mod livekit_names;
+pub(crate) mod access;
+pub(crate) mod appservice;
+pub(crate) mod livekit_names;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -69,7 +69,7 @@ pub enum RequestedParticipant {
 
 /// A token, and for whom it is.
 #[derive(Debug)]
-pub struct IssuedToken {
+pub(crate) struct IssuedToken {
     /// The token.
     pub access_token: AccessToken,
     /// Whose it is.
@@ -86,7 +86,7 @@ pub struct IssuedToken {
 
 /// A leave that was taken on, and whose it is.
 #[derive(Debug)]
-pub struct DelegationReceipt {
+pub(crate) struct DelegationReceipt {
     /// The user.
     pub user: VerifiedUser,
     /// Its name in the log.
@@ -95,7 +95,7 @@ pub struct DelegationReceipt {
 
 /// Why there is no token.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// The caller's OpenID token is not accepted.
     NotAuthenticated(openid::Error),
     /// The OpenID token is another user's than the caller claims to be.
@@ -141,7 +141,7 @@ impl std::error::Error for Error {}
 
 /// How tokens are made out.
 #[derive(Debug)]
-pub struct ExchangeSettings {
+pub(crate) struct ExchangeSettings {
     /// Signs the tokens.
     pub api_key: ApiKey,
     /// How long they are valid.
@@ -154,7 +154,7 @@ pub struct ExchangeSettings {
 
 /// Everything that is needed to make tokens out of tokens.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     verifier: OpenIdVerifier,
     full_access: FullAccessHomeservers,
     room_service: Arc<RoomServiceClient>,
@@ -164,7 +164,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Puts it together.
-    pub fn new(
+    pub(crate) fn new(
         verifier: OpenIdVerifier,
         full_access: FullAccessHomeservers,
         rooms: Arc<RoomServiceClient>,
@@ -181,12 +181,12 @@ impl Exchange {
     }
 
     /// Whether the administrator has named this server, and so answers for it.
-    pub fn is_listed_server(&self, server: &str) -> bool {
+    pub(crate) fn is_listed_server(&self, server: &str) -> bool {
         ServerName::parse(server).is_ok_and(|server| self.verifier.federation().is_listed(&server))
     }
 
     /// Carries out one exchange for a client at `client`. Waits for the user's homeserver and, with full access, for the SFU.
-    pub fn issue_token(
+    pub(crate) fn issue_token(
         &self,
         request: &ExchangeRequest,
         client: Option<IpAddr>,
@@ -228,7 +228,7 @@ impl Exchange {
     }
 
     /// Takes on the leave of a participant who has their token, or gets none.
-    pub fn delegate_leave(
+    pub(crate) fn delegate_leave(
         &self,
         request: &ExchangeRequest,
         delay: &DelayedLeaveRequest,

@@ -1,6 +1,6 @@
 //! The vocabulary of LiveKit.
 
-pub mod access_token;
-pub mod room_service;
-pub mod sealed_attribute;
-pub mod webhook;
+pub(crate) mod access_token;
+pub(crate) mod room_service;
+pub(crate) mod sealed_attribute;
+pub(crate) mod webhook;

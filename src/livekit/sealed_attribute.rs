@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// The participant attribute that holds it.
-pub const SEALED_ATTRIBUTE_NAME: &str = "livekit-token-service.sealed";
+pub(crate) const SEALED_ATTRIBUTE_NAME: &str = "livekit-token-service.sealed";
 /// Longest text in bytes: two Matrix ids of 255 bytes, rounded up, with nonce and tag in base64.
-pub const MAX_SEALED_ATTRIBUTE_BYTES: usize = 720;
+pub(crate) const MAX_SEALED_ATTRIBUTE_BYTES: usize = 720;
 
 /// What looks like one: whether it is, only the key tells.
 #[derive(Clone, PartialEq, Eq)]

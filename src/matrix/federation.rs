@@ -40,7 +40,7 @@ const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 /// Why a homeserver was not heard.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// No outbound place is free, or the name is asked for too often; try again after this time.
     Busy(LimitReached, Duration),
     /// It did not answer lately, and is left alone for this long.
@@ -76,7 +76,7 @@ impl std::error::Error for Error {}
 
 /// The way to other homeservers.
 #[derive(Debug)]
-pub struct FederationClient {
+pub(crate) struct FederationClient {
     fetcher: Fetcher,
     discovery: FederationDiscovery,
     overrides: BTreeMap<ServerName, BaseUrl>,
@@ -91,7 +91,7 @@ pub struct FederationClient {
 impl FederationClient {
     /// `overrides` say where servers are instead of discovery, and `places` how many callers may wait for answers. Servers
     /// that the administrator has `listed` may be on private addresses.
-    pub fn new(
+    pub(crate) fn new(
         fetcher: Fetcher,
         overrides: BTreeMap<ServerName, BaseUrl>,
         listed: BTreeSet<ServerName>,
@@ -111,7 +111,7 @@ impl FederationClient {
     }
 
     /// Asks `target` (path and query) of `server`, wherever that is, for a client at `client`. Whatever it answers is an answer.
-    pub fn get(
+    pub(crate) fn get(
         &self,
         server: &ServerName,
         target: &str,
@@ -205,7 +205,7 @@ impl FederationClient {
 
     /// A place to wait in on behalf of a user of `server`, for an answer that is not their server's; or which places were
     /// taken, and when to try again.
-    pub fn acquire_permit(
+    pub(crate) fn acquire_permit(
         &self,
         server: &ServerName,
     ) -> Result<Permit<ServerName>, (LimitReached, Duration)> {
@@ -219,7 +219,7 @@ impl FederationClient {
 
     /// A place to wait in for an answer of `server` itself: one of few, if it is a stranger; or which places were taken, and when
     /// to try again.
-    pub fn acquire_server_permit(
+    pub(crate) fn acquire_server_permit(
         &self,
         server: &ServerName,
     ) -> Result<Permit<ServerName>, (LimitReached, Duration)> {
@@ -254,7 +254,7 @@ impl FederationClient {
     }
 
     /// Whether the administrator lists a server or says where it is, and so vouches for it.
-    pub fn is_listed(&self, server: &ServerName) -> bool {
+    pub(crate) fn is_listed(&self, server: &ServerName) -> bool {
         self.listed.contains(server) || self.overrides.contains_key(server)
     }
 

@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Longest server name in bytes. A DNS name of 253 bytes would leave no room for a user id of 255; the spec's own advice is 230.
-pub const MAX_SERVER_NAME: usize = 230;
+pub(crate) const MAX_SERVER_NAME: usize = 230;
 /// Longest DNS label in bytes (RFC 1035).
 const MAX_LABEL: usize = 63;
 /// Longest user, room, slot, member or device id in bytes: the spec's limit for user and room ids, used for those that have none.
-pub const MAX_ID: usize = 255;
+pub(crate) const MAX_ID: usize = 255;
 
 /// An identifier that is not one, with what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! The vocabulary of Matrix.
 
-pub mod appservice;
-pub mod client_api;
-pub mod delayed_event;
-pub mod discovery;
-pub mod federation;
-pub mod id;
-pub mod openid;
-pub mod registration;
+pub(crate) mod appservice;
+pub(crate) mod client_api;
+pub(crate) mod delayed_event;
+pub(crate) mod discovery;
+pub(crate) mod federation;
+pub(crate) mod id;
+pub(crate) mod openid;
+pub(crate) mod registration;
 mod server_cache;
 mod well_known;
 

@@ -50,11 +50,11 @@ impl fmt::Debug for OpenIdToken {
 
 /// A user whom their own homeserver vouched for. Nothing but [`Verifier::verify`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedUser(UserId);
+pub(crate) struct VerifiedUser(UserId);
 
 impl VerifiedUser {
     /// Who it is.
-    pub fn id(&self) -> &UserId {
+    pub(crate) fn id(&self) -> &UserId {
         &self.0
     }
 
@@ -67,7 +67,7 @@ impl VerifiedUser {
 
 /// Why a token is not accepted.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// Nobody was asked: the server name is not one.
     BadServerName(InvalidIdentifier),
     /// Nobody was asked: the token is too long.
@@ -84,7 +84,7 @@ pub enum Error {
 
 /// A clear no.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OpenIdRefusal {
+pub(crate) enum OpenIdRefusal {
     /// The homeserver does not know the token.
     UnknownToken(u16),
     /// The homeserver vouched for something that is no user id.
@@ -148,7 +148,7 @@ pub(crate) fn parse_userinfo(server: &ServerName, body: &[u8]) -> Result<Userinf
 
 /// Asks homeservers who their users are.
 #[derive(Debug)]
-pub struct OpenIdVerifier {
+pub(crate) struct OpenIdVerifier {
     federation: FederationClient,
     cache_ttl: Duration,
     results: TtlCache<[u8; 32], UserinfoResult>,
@@ -156,7 +156,7 @@ pub struct OpenIdVerifier {
 
 impl OpenIdVerifier {
     /// Verdicts are remembered for `remember` (0: not at all), as clients ask for several things in a row with one token.
-    pub fn new(federation: FederationClient, remember: Duration) -> Self {
+    pub(crate) fn new(federation: FederationClient, remember: Duration) -> Self {
         Self {
             federation,
             cache_ttl: remember,
@@ -165,12 +165,12 @@ impl OpenIdVerifier {
     }
 
     /// The way to the homeservers that are asked.
-    pub fn federation(&self) -> &FederationClient {
+    pub(crate) fn federation(&self) -> &FederationClient {
         &self.federation
     }
 
     /// Asks `server` whose token it is, for a client at `client`. The user has to be of that very server: no homeserver can vouch for a stranger.
-    pub fn verify(
+    pub(crate) fn verify(
         &self,
         server: &str,
         token: &OpenIdToken,

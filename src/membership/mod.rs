@@ -16,10 +16,10 @@ use std::{fmt, io, panic, process, thread};
 
 use log::error;
 
-pub use self::attribute_sealer::AttributeSealer;
+pub(crate) use self::attribute_sealer::AttributeSealer;
 use self::report::MembershipReporter;
 use self::table::{CheckResult, CheckTask, NextCheck, ParticipantTable};
-pub use self::table::{ParticipantQuotaExceeded, TrackedParticipant};
+pub(crate) use self::table::{ParticipantQuotaExceeded, TrackedParticipant};
 use crate::delegation::store::ParticipantKey;
 use crate::livekit::room_service::{ParticipantPresence, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
@@ -37,11 +37,11 @@ const CHECK_PAUSE: Duration = Duration::from_millis(80);
 
 /// All of them, and those who look after them.
 #[derive(Clone)]
-pub struct Membership(Arc<MembershipInner>);
+pub(crate) struct Membership(Arc<MembershipInner>);
 
 /// The ways to others, which settings can change.
 #[derive(Debug, Clone)]
-pub struct MembershipClients {
+pub(crate) struct MembershipClients {
     /// To whoever knows who is in a Matrix room.
     pub homeserver: Arc<HomeserverClient>,
     /// To the SFU.
@@ -59,7 +59,7 @@ struct MembershipInner {
 
 impl Membership {
     /// Starts to look: at each of them every `every`. Tokens can be used for `lifetime`.
-    pub fn start(
+    pub(crate) fn start(
         wires: MembershipClients,
         every: Duration,
         lifetime: Duration,
@@ -78,12 +78,12 @@ impl Membership {
     }
 
     /// Calls others in these ways from now on.
-    pub fn replace_clients(&self, wires: MembershipClients) {
+    pub(crate) fn replace_clients(&self, wires: MembershipClients) {
         self.0.clients.replace(wires);
     }
 
     /// Remembers somebody who gets a token. Without a place for them they may not get one.
-    pub fn record_issued_token(
+    pub(crate) fn record_issued_token(
         &self,
         key: ParticipantKey,
         guest: TrackedParticipant,
@@ -96,7 +96,7 @@ impl Membership {
     }
 
     /// What the token of somebody who is let in is to carry.
-    pub fn seal_attribute(
+    pub(crate) fn seal_attribute(
         &self,
         key: &ParticipantKey,
         guest: &TrackedParticipant,
@@ -105,7 +105,7 @@ impl Membership {
     }
 
     /// Takes in what the SFU tells: whoever comes is looked at.
-    pub fn handle_webhook(&self, webhook: &WebhookEvent) {
+    pub(crate) fn handle_webhook(&self, webhook: &WebhookEvent) {
         let Some((identity, _)) = &webhook.participant else {
             return;
         };
@@ -123,7 +123,7 @@ impl Membership {
     }
 
     /// Has somebody looked at who may have left the Matrix room. Gives how many places of theirs in its calls there are to look at.
-    pub fn recheck(&self, guest: &TrackedParticipant) -> usize {
+    pub(crate) fn recheck(&self, guest: &TrackedParticipant) -> usize {
         let count = self.0.lock_table().recheck(guest, Instant::now());
         if count > 0 {
             self.0.work_available.notify_all();
@@ -132,12 +132,12 @@ impl Membership {
     }
 
     /// How many there are.
-    pub fn tracked_count(&self) -> u64 {
+    pub(crate) fn tracked_count(&self) -> u64 {
         self.0.lock_table().len() as u64
     }
 
     /// How much too late it is for those who are in calls, or come.
-    pub fn lag(&self) -> Duration {
+    pub(crate) fn lag(&self) -> Duration {
         self.0.lock_table().lag(Instant::now())
     }
 }

@@ -202,13 +202,13 @@ fn any_contains(networks: &[Network], ip: IpAddr) -> bool {
 }
 
 /// Whether an address is one of the public Internet.
-pub fn is_public(ip: IpAddr) -> bool {
+pub(crate) fn is_public(ip: IpAddr) -> bool {
     let routed = ip.is_ipv4() || GLOBAL_UNICAST_V6.contains(ip) || embedded_ipv4(ip).is_some();
     routed && !any_contains(&PRIVATE_RANGES, ip) && !any_contains(&BLOCKED_RANGES, ip)
 }
 
 /// What one party is likely to own: an IPv4 address, or the /64 of an IPv6 one.
-pub fn client_key(ip: IpAddr) -> IpAddr {
+pub(crate) fn client_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
         v4 => v4,

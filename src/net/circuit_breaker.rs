@@ -26,7 +26,7 @@ struct BreakerState {
 
 /// A breaker for each server.
 #[derive(Debug)]
-pub struct CircuitBreaker<K: Hash + Eq> {
+pub(crate) struct CircuitBreaker<K: Hash + Eq> {
     min_open: Duration,
     max_open: Duration,
     servers: Mutex<HashMap<K, BreakerState>>,
@@ -40,7 +40,7 @@ impl<K: Hash + Eq> Default for CircuitBreaker<K> {
 
 impl<K: Hash + Eq> CircuitBreaker<K> {
     /// Breakers that are open for `first`, and for `longest` at most, instead of 15 s and 5 min.
-    pub fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self {
             min_open: first,
             max_open: longest,
@@ -56,7 +56,11 @@ impl<K: Hash + Eq> CircuitBreaker<K> {
 impl<K: Hash + Eq + Clone> CircuitBreaker<K> {
     /// Lets a call to the server pass, or says for how long not. When the time is over one call is let through as a probe; the
     /// others wait for what comes of it.
-    pub fn attempt(&self, server: &K, now: Instant) -> Result<BreakerAttempt<'_, K>, Duration> {
+    pub(crate) fn attempt(
+        &self,
+        server: &K,
+        now: Instant,
+    ) -> Result<BreakerAttempt<'_, K>, Duration> {
         let mut servers = self.lock();
         let open = servers
             .get_mut(server)
@@ -78,7 +82,7 @@ impl<K: Hash + Eq + Clone> CircuitBreaker<K> {
 
 /// A call that was let pass. Dropped without a word, it says nothing about the server, and the next call may try.
 #[derive(Debug)]
-pub struct BreakerAttempt<'a, K: Hash + Eq> {
+pub(crate) struct BreakerAttempt<'a, K: Hash + Eq> {
     breaker: &'a CircuitBreaker<K>,
     server: K,
     is_probe: bool,
@@ -86,13 +90,13 @@ pub struct BreakerAttempt<'a, K: Hash + Eq> {
 
 impl<K: Hash + Eq + Clone> BreakerAttempt<'_, K> {
     /// The server answered, whatever it said.
-    pub fn record_success(mut self) {
+    pub(crate) fn record_success(mut self) {
         self.is_probe = false;
         self.breaker.lock().remove(&self.server);
     }
 
     /// The server did not answer. `patient` servers are tried after the same time again, however long they are gone.
-    pub fn record_failure(mut self, patient: bool, now: Instant) {
+    pub(crate) fn record_failure(mut self, patient: bool, now: Instant) {
         let was_probe = std::mem::take(&mut self.is_probe);
         let mut servers = self.breaker.lock();
         if servers.len() >= MAX_SERVERS && !servers.contains_key(&self.server) {

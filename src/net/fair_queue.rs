@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// Lines of bounded length. Those who stand in one hold a worker, whether it is their turn or not.
 #[derive(Debug)]
-pub struct FairQueue<K> {
+pub(crate) struct FairQueue<K> {
     max_total: usize,
     max_per_key: usize,
     state: Mutex<FairQueueState<K>>,
@@ -33,11 +33,11 @@ struct KeyQueue {
 
 /// There is no room in the line, or it did not move in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueRejected;
+pub(crate) struct QueueRejected;
 
 impl<K: Hash + Eq + Clone> FairQueue<K> {
     /// No more than `most` stand in all lines together, and `longest` in one. Memory is bounded by that.
-    pub fn new(most: usize, longest: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize, longest: usize) -> Arc<Self> {
         Arc::new(Self {
             max_total: most,
             max_per_key: longest,
@@ -50,12 +50,12 @@ impl<K: Hash + Eq + Clone> FairQueue<K> {
     }
 
     /// Stands in the line of `key`, if there is room; this does not wait.
-    pub fn join(self: &Arc<Self>, key: K) -> Result<FairQueueEntry<K>, QueueRejected> {
+    pub(crate) fn join(self: &Arc<Self>, key: K) -> Result<FairQueueEntry<K>, QueueRejected> {
         self.join_with_limit(self.max_per_key, key)
     }
 
     /// The same where no more than `longest` are to stand in this line.
-    pub fn join_with_limit(
+    pub(crate) fn join_with_limit(
         self: &Arc<Self>,
         longest: usize,
         key: K,
@@ -80,14 +80,14 @@ impl<K: Hash + Eq + Clone> FairQueue<K> {
 
 /// Somebody in a line, until it is dropped.
 #[derive(Debug)]
-pub struct FairQueueEntry<K: Hash + Eq + Clone> {
+pub(crate) struct FairQueueEntry<K: Hash + Eq + Clone> {
     queue: Arc<FairQueue<K>>,
     key: K,
 }
 
 impl<K: Hash + Eq + Clone> FairQueueEntry<K> {
     /// Waits for one of `at_once` places, which is asked anew whenever the line moves; not beyond `until`.
-    pub fn acquire(
+    pub(crate) fn acquire(
         &mut self,
         at_once: impl Fn() -> usize,
         until: Instant,
@@ -134,7 +134,7 @@ impl<K: Hash + Eq + Clone> Drop for FairQueueEntry<K> {
 
 /// A place, until it is dropped.
 #[derive(Debug)]
-pub struct QueuePermit<'a, K: Hash + Eq + Clone>(&'a FairQueueEntry<K>);
+pub(crate) struct QueuePermit<'a, K: Hash + Eq + Clone>(&'a FairQueueEntry<K>);
 
 impl<K: Hash + Eq + Clone> Drop for QueuePermit<'_, K> {
     fn drop(&mut self) {

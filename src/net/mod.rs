@@ -1,13 +1,13 @@
 //! The network, as a service may use it whose callers choose the addresses.
 
-pub mod address;
-pub mod base_url;
-pub mod circuit_breaker;
-pub mod dns;
-pub mod fair_queue;
+pub(crate) mod address;
+pub(crate) mod base_url;
+pub(crate) mod circuit_breaker;
+pub(crate) mod dns;
+pub(crate) mod fair_queue;
 #[cfg(test)]
 pub(crate) mod fake_server;
-pub mod http_client;
-pub mod permits;
-pub mod proxy;
-pub mod tls;
+pub(crate) mod http_client;
+pub(crate) mod permits;
+pub(crate) mod proxy;
+pub(crate) mod tls;

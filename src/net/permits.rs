@@ -6,13 +6,13 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Calls that may be under way to one /24 or /64: a stranger may have many names, but not many networks.
-pub const MAX_CALLS_PER_SUBNET: usize = 8;
+pub(crate) const MAX_CALLS_PER_SUBNET: usize = 8;
 /// As [`PER_NEIGHBOURHOOD`], for a call to a server that has answered lately.
-pub const MAX_CALLS_PER_SUBNET_IF_RESPONSIVE: usize = 16;
+pub(crate) const MAX_CALLS_PER_SUBNET_IF_RESPONSIVE: usize = 16;
 /// Calls that may be under way in the name of one stranger: a server that never answers holds no more than these.
-pub const MAX_CALLS_PER_SERVER: usize = 4;
+pub(crate) const MAX_CALLS_PER_SERVER: usize = 4;
 /// As [`PER_STRANGER`], of a server that has answered lately: a meeting's members arrive together.
-pub const MAX_CALLS_PER_SERVER_IF_RESPONSIVE: usize = 16;
+pub(crate) const MAX_CALLS_PER_SERVER_IF_RESPONSIVE: usize = 16;
 
 /// What is taken without a lock's poison: the state is a count, right after every step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -21,16 +21,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A number of places for each key. Whoever finds none is told at once; nobody waits.
 #[derive(Debug)]
-pub struct KeyedPermitPool<K>(Mutex<HashMap<K, usize>>);
+pub(crate) struct KeyedPermitPool<K>(Mutex<HashMap<K, usize>>);
 
 impl<K: Hash + Eq + Clone> KeyedPermitPool<K> {
     /// All places are free. Memory is bounded by the places that are taken.
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::default()))
     }
 
     /// Takes one of `most` places, until it is dropped.
-    pub fn try_acquire(self: &Arc<Self>, key: K, most: usize) -> Option<KeyedPermit<K>> {
+    pub(crate) fn try_acquire(self: &Arc<Self>, key: K, most: usize) -> Option<KeyedPermit<K>> {
         let mut taken = lock(&self.0);
         let count = taken.entry(key.clone()).or_insert(0);
         if *count >= most {
@@ -46,7 +46,7 @@ impl<K: Hash + Eq + Clone> KeyedPermitPool<K> {
 
 /// A place of [`PerKey`].
 #[derive(Debug)]
-pub struct KeyedPermit<K: Hash + Eq> {
+pub(crate) struct KeyedPermit<K: Hash + Eq> {
     pool: Arc<KeyedPermitPool<K>>,
     key: K,
 }
@@ -65,7 +65,7 @@ impl<K: Hash + Eq> Drop for KeyedPermit<K> {
 
 /// How many workers may wait for others' servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PermitCounts {
+pub(crate) struct PermitCounts {
     /// For anybody.
     pub common: usize,
     /// For servers that the administrator listed.
@@ -76,7 +76,7 @@ impl PermitCounts {
     /// Of 56 workers that may leave the house, 40 may wait for strangers, and 16 for nobody but listed homeservers.
     ///
     /// Each worker takes one place, so a caller whose homeserver is listed always finds one.
-    pub fn split(outbound: usize) -> Self {
+    pub(crate) fn split(outbound: usize) -> Self {
         let reserved = (outbound * 2 / 7).max(1);
         Self {
             common: outbound.saturating_sub(reserved).max(1),
@@ -87,7 +87,7 @@ impl PermitCounts {
 
 /// Which places were all taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitReached {
+pub(crate) enum LimitReached {
     /// All that the caller may have: the service is busy.
     Service,
     /// Those of DNS look-ups: names are slow to be found.
@@ -116,14 +116,14 @@ impl std::error::Error for LimitReached {}
 
 /// The outbound places of the service.
 #[derive(Debug)]
-pub struct PermitPool<K> {
+pub(crate) struct PermitPool<K> {
     available: Arc<Mutex<PermitCounts>>,
     per_server: Arc<KeyedPermitPool<K>>,
 }
 
 impl<K: Hash + Eq + Clone> PermitPool<K> {
     /// A bulkhead with all places free.
-    pub fn new(places: PermitCounts) -> Self {
+    pub(crate) fn new(places: PermitCounts) -> Self {
         Self {
             available: Arc::new(Mutex::new(places)),
             per_server: KeyedPermitPool::new(),
@@ -131,7 +131,11 @@ impl<K: Hash + Eq + Clone> PermitPool<K> {
     }
 
     /// Takes a place for a call in the name of a stranger, one of `most` for that name.
-    pub fn try_acquire_unlisted(&self, name: K, most: usize) -> Result<Permit<K>, LimitReached> {
+    pub(crate) fn try_acquire_unlisted(
+        &self,
+        name: K,
+        most: usize,
+    ) -> Result<Permit<K>, LimitReached> {
         let name = self
             .per_server
             .try_acquire(name, most)
@@ -140,7 +144,7 @@ impl<K: Hash + Eq + Clone> PermitPool<K> {
     }
 
     /// Takes a place that anybody may have, for a call that is in nobody's name.
-    pub fn try_acquire_common(&self) -> Result<Permit<K>, LimitReached> {
+    pub(crate) fn try_acquire_common(&self) -> Result<Permit<K>, LimitReached> {
         self.take_common(None)
     }
 
@@ -155,7 +159,7 @@ impl<K: Hash + Eq + Clone> PermitPool<K> {
     }
 
     /// Takes a place for a call to a listed server: a reserved one if there is one left, else a common one.
-    pub fn try_acquire_listed(&self) -> Result<Permit<K>, LimitReached> {
+    pub(crate) fn try_acquire_listed(&self) -> Result<Permit<K>, LimitReached> {
         let mut free = lock(&self.available);
         let reserved = free.reserved > 0;
         let pool = if reserved {
@@ -174,7 +178,7 @@ impl<K: Hash + Eq + Clone> PermitPool<K> {
 
 /// A place of [`Bulkhead`], free again once dropped.
 #[derive(Debug)]
-pub struct Permit<K: Hash + Eq> {
+pub(crate) struct Permit<K: Hash + Eq> {
     available: Arc<Mutex<PermitCounts>>,
     reserved: bool,
     _server_permit: Option<KeyedPermit<K>>,

@@ -104,7 +104,7 @@ impl RootCertificates {
 
 /// Whether certificates are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CertificateVerification {
+pub(crate) enum CertificateVerification {
     /// They are.
     On,
     /// Any certificate will do: `LIVEKIT_INSECURE_SKIP_VERIFY_TLS`.
@@ -114,7 +114,7 @@ pub enum CertificateVerification {
 /// TLS for connections of ours.
 ///
 /// Sessions are not resumed: the tickets and certificate chains of strangers' servers would have to be kept.
-pub fn client_config(
+pub(crate) fn client_config(
     roots: &RootCertificates,
     verification: CertificateVerification,
 ) -> Arc<ClientConfig> {

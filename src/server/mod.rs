@@ -1,5 +1,5 @@
 //! TODO module
 
 pub mod event_loop;
-pub mod head;
-pub mod listener;
+pub(crate) mod head;
+pub(crate) mod listener;

@@ -9,13 +9,13 @@ use super::caller::CallerName;
 use crate::util::random;
 
 /// What every key begins with, so that scanners of source code can find those that were committed by mistake.
-pub const API_KEY_PREFIX: &str = "lts_";
+pub(crate) const API_KEY_PREFIX: &str = "lts_";
 /// Hexadecimal digits of a key's id.
 const KEY_ID_DIGITS: usize = 8;
 /// Hexadecimal digits of a key's secret: 256 bits, so that a plain hash is as good as a slow one.
 const SECRET_DIGITS: usize = 64;
 /// Most keys: each of them is compared with each that is shown.
-pub const MAX_API_KEYS: usize = 1000;
+pub(crate) const MAX_API_KEYS: usize = 1000;
 
 /// The SHA-256 of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ impl fmt::Debug for ApiKeyHash {
 }
 
 /// Makes a key: `lts_ID_SECRET`. Whoever holds it is the caller; nothing here can find it again.
-pub fn generate_api_key() -> (String, ApiKeyHash) {
+pub(crate) fn generate_api_key() -> (String, ApiKeyHash) {
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let id = hex(&random::bytes::<{ KEY_ID_DIGITS / 2 }>());
     let secret = hex(&random::bytes::<{ SECRET_DIGITS / 2 }>());

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 /// Longest name of a caller in bytes: it appears in every line of the log.
-pub const MAX_CALLER_NAME: usize = 64;
+pub(crate) const MAX_CALLER_NAME: usize = 64;
 
 /// What an administrator calls a caller: 1 to 64 of `A-Z a-z 0-9 _ . -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,8 +1,8 @@
 //! TODO module
 
-pub mod api_key;
-pub mod caller;
-pub mod jwt;
-pub mod keys;
-pub mod policy;
-pub mod source;
+pub(crate) mod api_key;
+pub(crate) mod caller;
+pub(crate) mod jwt;
+pub(crate) mod keys;
+pub(crate) mod policy;
+pub(crate) mod source;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// RFC 3339 in UTC: in whole seconds, or with milliseconds if a precision of three is asked for. `httpdate`, which is linked
 /// already, only has HTTP's format.
 #[derive(Debug, Clone, Copy)]
-pub struct Timestamp(pub SystemTime);
+pub(crate) struct Timestamp(pub SystemTime);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,7 +26,7 @@ impl fmt::Display for Timestamp {
 }
 
 /// Seconds since 1970; zero for a clock that was never set.
-pub fn unix_seconds(time: SystemTime) -> u64 {
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

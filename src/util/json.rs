@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// Reads an object, and nothing but one, all of it JSON: serde would take an array of the fields' values as well, and pass over
 /// what means nothing in fields that it does not know.
-pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let text = std::str::from_utf8(bytes).ok()?;
     let is_object = text.trim_ascii_start().starts_with('{');
     if !is_object || serde_json::from_str::<serde_json::Value>(text).is_err() {
@@ -18,7 +18,7 @@ pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 }
 
 /// Reads a value in which no object has two fields of one name: readers differ in which of them they take.
-pub fn parse_unique_keys(bytes: &[u8]) -> Option<Value> {
+pub(crate) fn parse_unique_keys(bytes: &[u8]) -> Option<Value> {
     let read: Result<UniqueKeyValue, _> = serde_json::from_slice(bytes);
     read.ok().map(|UniqueKeyValue(value)| value)
 }

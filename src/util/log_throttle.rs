@@ -8,7 +8,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what was not told yet.
 #[derive(Debug)]
-pub struct LogThrottle {
+pub(crate) struct LogThrottle {
     interval: Duration,
     pending: Mutex<ThrottleState>,
 }
@@ -27,7 +27,7 @@ impl Default for LogThrottle {
 
 impl LogThrottle {
     /// One line in `interval`.
-    pub fn with_interval(interval: Duration) -> Self {
+    pub(crate) fn with_interval(interval: Duration) -> Self {
         Self {
             interval,
             pending: Mutex::default(),
@@ -35,7 +35,7 @@ impl LogThrottle {
     }
 
     /// Counts one more. The number since the last line, if it is time for another; the first one is told at once.
-    pub fn count(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn count(&self, now: Instant) -> Option<u64> {
         let mut untold = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         untold.count += 1;
         let waits = |told: Instant| now.saturating_duration_since(told) < self.interval;

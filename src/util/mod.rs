@@ -1,13 +1,13 @@
 //! TODO module
 
-pub mod clock;
-pub mod json;
-pub mod log_throttle;
-pub mod logging;
-pub mod metrics;
-pub mod random;
-pub mod rate_limiter;
-pub mod single_flight;
-pub mod swappable;
-pub mod systemd;
-pub mod ttl_cache;
+pub(crate) mod clock;
+pub(crate) mod json;
+pub(crate) mod log_throttle;
+pub(crate) mod logging;
+pub(crate) mod metrics;
+pub(crate) mod random;
+pub(crate) mod rate_limiter;
+pub(crate) mod single_flight;
+pub(crate) mod swappable;
+pub(crate) mod systemd;
+pub(crate) mod ttl_cache;

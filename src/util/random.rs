@@ -5,7 +5,7 @@
 /// # Panics
 ///
 /// If the system has no randomness, without which no TLS connection could be made either.
-pub fn bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if let Err(error) = getrandom::getrandom(&mut bytes) {
         panic!("the system gives no random bytes: {error}");
@@ -14,7 +14,7 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 }
 
 /// A random number from 0 to `most`, each as likely.
-pub fn up_to(most: u32) -> u32 {
+pub(crate) fn up_to(most: u32) -> u32 {
     let random = u64::from(u32::from_ne_bytes(bytes()));
     // the high half of a product of two 32-bit numbers: never above `most`
     u32::try_from((random * (u64::from(most) + 1)) >> 32).unwrap_or(most)

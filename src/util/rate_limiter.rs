@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// At most `burst` events at once and one per `interval` on average, for each key.
 #[derive(Debug)]
-pub struct RateLimiter<K> {
+pub(crate) struct RateLimiter<K> {
     interval: Duration,
     tolerance: Duration,
     max_keys: usize,
@@ -17,7 +17,7 @@ pub struct RateLimiter<K> {
 
 impl<K: Hash + Eq + Clone> RateLimiter<K> {
     /// Remembers at most `most_keys` keys; with more than that active, the one that is due first starts afresh.
-    pub fn new(interval: Duration, burst: u32, most_keys: usize) -> Self {
+    pub(crate) fn new(interval: Duration, burst: u32, most_keys: usize) -> Self {
         let tolerance = interval * burst.saturating_sub(1);
         Self {
             interval,
@@ -28,12 +28,12 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     }
 
     /// Counts an event at `now`, or says how long to wait for the next one.
-    pub fn try_acquire(&self, key: &K, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn try_acquire(&self, key: &K, now: Instant) -> Result<(), Duration> {
         self.try_acquire_with(key, self.interval, self.tolerance, now)
     }
 
     /// As [`Self::take`], at most `count` a minute and as many at once, for keys that have different paces.
-    pub fn try_acquire_per_minute(
+    pub(crate) fn try_acquire_per_minute(
         &self,
         key: &K,
         count: u32,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// Questions under way. Memory is bounded by their number.
 #[derive(Debug)]
-pub struct SingleFlight<K, V>(Mutex<HashMap<K, Arc<SharedCall<V>>>>);
+pub(crate) struct SingleFlight<K, V>(Mutex<HashMap<K, Arc<SharedCall<V>>>>);
 
 #[derive(Debug)]
 struct SharedCall<V> {
@@ -25,12 +25,17 @@ enum SharedCallState<V> {
 
 impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     /// None is under way.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::default())
     }
 
     /// What `ask` brings, or somebody else's question of the same key that is under way; none if that does not end by `deadline`.
-    pub fn run_or_join(&self, key: &K, deadline: Instant, ask: impl FnOnce() -> V) -> Option<V> {
+    pub(crate) fn run_or_join(
+        &self,
+        key: &K,
+        deadline: Instant,
+        ask: impl FnOnce() -> V,
+    ) -> Option<V> {
         let mut under_way = lock(&self.0);
         if let Some(flight) = under_way.get(key).cloned() {
             drop(under_way);

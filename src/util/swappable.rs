@@ -4,21 +4,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// A value that is replaced, never changed.
 #[derive(Debug)]
-pub struct Swappable<T>(RwLock<Arc<T>>);
+pub(crate) struct Swappable<T>(RwLock<Arc<T>>);
 
 impl<T> Swappable<T> {
     /// Holds until it is replaced.
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self(RwLock::new(Arc::new(value)))
     }
 
     /// As it is now; whoever has it ends with it.
-    pub fn get(&self) -> Arc<T> {
+    pub(crate) fn get(&self) -> Arc<T> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Has this hold from now on.
-    pub fn replace(&self, value: T) {
+    pub(crate) fn replace(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }
 }

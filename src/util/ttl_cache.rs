@@ -7,14 +7,14 @@ use std::time::Instant;
 
 /// Values that hold until a time of their own.
 #[derive(Debug)]
-pub struct TtlCache<K, V> {
+pub(crate) struct TtlCache<K, V> {
     capacity: usize,
     entries: Mutex<HashMap<K, (V, Instant)>>,
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> TtlCache<K, V> {
     /// Remembers at most `most` values; when there are more, those go first whose time ends first.
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self {
             capacity: most,
             entries: Mutex::default(),
@@ -26,14 +26,14 @@ impl<K: Hash + Eq + Clone, V: Clone> TtlCache<K, V> {
     }
 
     /// The value, if it still holds at `now`.
-    pub fn get(&self, key: &K, now: Instant) -> Option<V> {
+    pub(crate) fn get(&self, key: &K, now: Instant) -> Option<V> {
         let known = self.lock();
         let (value, until) = known.get(key)?;
         (*until > now).then(|| value.clone())
     }
 
     /// Remembers a value `until` its time.
-    pub fn insert(&self, key: K, value: V, until: Instant, now: Instant) {
+    pub(crate) fn insert(&self, key: K, value: V, until: Instant, now: Instant) {
         let mut known = self.lock();
         if known.len() >= self.capacity && !known.contains_key(&key) {
             known.retain(|_, (_, until)| *until > now);
@@ -47,7 +47,7 @@ impl<K: Hash + Eq + Clone, V: Clone> TtlCache<K, V> {
     }
 
     /// Forgets a value.
-    pub fn remove(&self, key: &K) {
+    pub(crate) fn remove(&self, key: &K) {
         self.lock().remove(key);
     }
 }

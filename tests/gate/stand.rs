@@ -1,10 +1,10 @@
 //! A service behind the real gate whose work is only to tell what arrived and to take its time. It is a fake because the
 //! real endpoints neither echo nor sleep.
 
-use livekit_token_service::server::event_loop;
-use livekit_token_service::server::event_loop::{ListenSocket, RequestClass, ServerLimits};
-use livekit_token_service::server::head::{MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES};
-use livekit_token_service::util::systemd::SystemdNotifier;
+use livekit_token_service::internal::SystemdNotifier;
+use livekit_token_service::internal::event_loop;
+use livekit_token_service::internal::{ListenSocket, RequestClass, ServerLimits};
+use livekit_token_service::internal::{MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES};
 use sha2::{Digest, Sha256};
 use std::env;
 use std::process::ExitCode;

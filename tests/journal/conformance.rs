@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use livekit_token_service::delegation::store::{
+use livekit_token_service::internal::{
     FencingToken, LeaveStore, MAX_RECORD_BYTES, Ownership, ParticipantKey,
 };
 

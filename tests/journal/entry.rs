@@ -1,7 +1,7 @@
 //! How a Redis is entered: with a password, into a database, and over TLS.
 
-use livekit_token_service::delegation::store::{LeaveStore, Ownership, RedisAddress, RedisStore};
-use livekit_token_service::net::tls::RootCertificates;
+use livekit_token_service::internal::RootCertificates;
+use livekit_token_service::internal::{LeaveStore, Ownership, RedisAddress, RedisStore};
 
 use crate::conformance::{adopted, key};
 use crate::open;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use livekit_token_service::delegation::store::{FileStore, LeaveStore, Ownership};
+use livekit_token_service::internal::{FileStore, LeaveStore, Ownership};
 
 use crate::conformance::{Durable, Stand, conforms, key, outlives, records};
 

@@ -8,7 +8,7 @@ mod conformance;
 mod file;
 
 mod memory {
-    use livekit_token_service::delegation::store::{LeaveStore, MemoryStore};
+    use livekit_token_service::internal::{LeaveStore, MemoryStore};
 
     use crate::conformance::{Stand, conforms};
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use livekit_token_service::delegation::store::{
+use livekit_token_service::internal::RootCertificates;
+use livekit_token_service::internal::{
     FencingToken, LeaveStore, Ownership, RedisAddress, RedisStore,
 };
-use livekit_token_service::net::tls::RootCertificates;
 
 use crate::conformance::{Durable, Stand, adopted, conforms, key, outlives, records};
 use crate::server::{Cable, Server};

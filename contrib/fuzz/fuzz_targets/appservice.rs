@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::{joined, relayed};
-use livekit_token_service::api::transaction::departures;
+use livekit_token_service::internal::parse_departures;
 use serde_json::Value;
 
 fuzz_target!(|input: (u16, &[u8])| {

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::token::caller::{Caller, Name};
-use livekit_token_service::api::token_body::read;
-use livekit_token_service::token::policy::Policy;
+use livekit_token_service::internal::{Caller, CallerName};
+use livekit_token_service::internal::parse_token_body;
+use livekit_token_service::internal::CallerPolicy;
 use serde_json::Value;
 
 /// A field as text; absent and null are the same.
@@ -61,10 +61,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
 
     let caller = Caller {
-        name: Name::parse("fuzz").expect("a name"),
+        name: CallerName::parse("fuzz").expect("a name"),
         claims: None,
     };
-    let policy = Policy::default();
+    let policy = CallerPolicy::default();
     let Ok(terms) = policy.allow(&caller, asked.clone(), || "random".to_owned()) else {
         return;
     };

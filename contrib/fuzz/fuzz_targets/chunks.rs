@@ -4,14 +4,14 @@
 
 use chunked_transfer::Decoder;
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::server::head::Chunks;
+use livekit_token_service::internal::ChunkDecoder;
 use std::io::Read;
 
 const ROOM: usize = 100;
 
 /// The body and how many bytes it was; `None` if it has not ended, an error if it was refused.
 fn decode(bytes: &[u8], piece: usize) -> Result<Option<(Vec<u8>, usize)>, u16> {
-    let (mut chunks, mut body, mut at) = (Chunks::default(), Vec::new(), 0);
+    let (mut chunks, mut body, mut at) = (ChunkDecoder::default(), Vec::new(), 0);
     for part in bytes.chunks(piece) {
         let room = ROOM - body.len();
         let (used, complete) = chunks

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::client_base;
-use livekit_token_service::matrix::id::ServerName;
+use livekit_token_service::internal::ServerName;
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::restart_target;
-use livekit_token_service::matrix::id::DelayId;
+use livekit_token_service::internal::DelayId;
 
 const BEFORE: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/";
 

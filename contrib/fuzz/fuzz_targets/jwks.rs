@@ -5,13 +5,13 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::token::keys::{Algorithm, Keys};
+use livekit_token_service::internal::{JwsAlgorithm, KeySet};
 use serde_json::Value;
 
-const PUBLIC: [(Algorithm, &str, &str); 3] = [
-    (Algorithm::Rs256, "RS256", "RSA"),
-    (Algorithm::Es256, "ES256", "EC"),
-    (Algorithm::EdDsa, "EdDSA", "OKP"),
+const PUBLIC: [(JwsAlgorithm, &str, &str); 3] = [
+    (JwsAlgorithm::Rs256, "RS256", "RSA"),
+    (JwsAlgorithm::Es256, "ES256", "EC"),
+    (JwsAlgorithm::EdDsa, "EdDSA", "OKP"),
 ];
 
 fn bytes(jwk: &Value, part: &str) -> Vec<u8> {
@@ -20,16 +20,16 @@ fn bytes(jwk: &Value, part: &str) -> Vec<u8> {
 }
 
 fuzz_target!(|content: &[u8]| {
-    let Ok(keys) = Keys::parse(content) else {
+    let Ok(keys) = KeySet::parse(content) else {
         return;
     };
     assert!((1..=64).contains(&keys.count()));
-    assert!(keys.pick(Algorithm::Hs256, None).is_err());
+    assert!(keys.pick(JwsAlgorithm::Hs256, None).is_err());
     let Ok(document) = serde_json::from_slice::<Value>(content) else {
         // one key in PEM form, which any id means
         assert_eq!(keys.count(), 1);
         assert!(!String::from_utf8_lossy(content).contains("PRIVATE KEY-----"));
-        let fits = |(algorithm, ..): &&(Algorithm, _, _)| keys.pick(*algorithm, Some("x")).is_ok();
+        let fits = |(algorithm, ..): &&(JwsAlgorithm, _, _)| keys.pick(*algorithm, Some("x")).is_ok();
         assert_eq!(PUBLIC.iter().filter(fits).count(), 1);
         return;
     };
@@ -40,7 +40,7 @@ fuzz_target!(|content: &[u8]| {
             .all(|jwk| jwk.get("d").is_none() && jwk.get("k").is_none())
     );
     for id in all.iter().filter_map(|jwk| jwk["kid"].as_str()) {
-        assert!(keys.pick(Algorithm::Hs256, Some(id)).is_err());
+        assert!(keys.pick(JwsAlgorithm::Hs256, Some(id)).is_err());
         for (algorithm, alg, kty) in PUBLIC {
             let Ok(key) = keys.pick(algorithm, Some(id)) else {
                 continue;

@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::token::caller::Name;
-use livekit_token_service::token::keys::Keys;
-use livekit_token_service::token::jwt::{Issuer, Issuers, KeySource};
+use livekit_token_service::internal::CallerName;
+use livekit_token_service::internal::KeySet;
+use livekit_token_service::internal::{JwtIssuer, JwtIssuers, KeySource};
 use serde_json::Value;
 
 const NOW: u64 = 1_800_000_000;
@@ -31,9 +31,9 @@ fn seconds(claims: &Value, name: &str) -> Option<f64> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let keys = KeySource::Fixed(Keys::secret(SECRET).expect("long enough"));
-    let name = Name::parse("fuzz").expect("a name");
-    let issuers = Issuers::new(vec![Issuer::new(
+    let keys = KeySource::Fixed(KeySet::secret(SECRET).expect("long enough"));
+    let name = CallerName::parse("fuzz").expect("a name");
+    let issuers = JwtIssuers::new(vec![JwtIssuer::new(
         name,
         ISSUER.into(),
         AUDIENCE.into(),

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::config::{Config, Environment};
+use livekit_token_service::internal::{Config, Environment};
 
 const SECRET: &str = "sEcReT-of-more-than-thirty-two-characters";
 

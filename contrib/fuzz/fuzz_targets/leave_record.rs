@@ -2,17 +2,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::delegation::leave::{Action, Event, Key, Leave, Time};
-use livekit_token_service::livekit::access_token::{Identity, RoomName};
+use livekit_token_service::internal::{LeaveAction, LeaveEvent, ParticipantKey, Leave, UnixMillis};
+use livekit_token_service::internal::{ParticipantIdentity, RoomName};
 use std::time::Duration;
 
 const NOW: u64 = 1_800_000_000_000;
 
 fuzz_target!(|text: &str| {
-    let now = Time::from_millis(NOW);
-    let key = || Key {
+    let now = UnixMillis::from_millis(NOW);
+    let key = || ParticipantKey {
         room: RoomName::new("r".into()).expect("a name"),
-        identity: Identity::new("a".into()).expect("a name"),
+        identity: ParticipantIdentity::new("a".into()).expect("a name"),
     };
     let Ok(Some(mut leave)) = Leave::restore(key(), text, None, now) else {
         return;
@@ -24,19 +24,19 @@ fuzz_target!(|text: &str| {
     // nobody says anything more: it ends by itself, soon after a day at the latest
     let mut at = now;
     for _ in 0..10_000 {
-        let actions = leave.step(&Event::Tick, at);
+        let actions = leave.step(&LeaveEvent::Tick, at);
         let mut wake = None;
         for action in &actions {
             match action {
-                Action::Finish(_) => return,
-                Action::Wake(time) => wake = Some(*time),
-                Action::Restart(by) => assert!(by.since(at) <= Duration::from_secs(24 * 3600)),
+                LeaveAction::Finish(_) => return,
+                LeaveAction::Wake(time) => wake = Some(*time),
+                LeaveAction::Restart(by) => assert!(by.since(at) <= Duration::from_secs(24 * 3600)),
                 // an action that is with somebody needs no wake-up of its own
-                Action::Send | Action::LookUp => {}
+                LeaveAction::Send | LeaveAction::LookUp => {}
             }
         }
         match wake {
-            Some(time) => at = time.max(Time::from_millis(at.as_millis() + 1)),
+            Some(time) => at = time.max(UnixMillis::from_millis(at.as_millis() + 1)),
             None => return assert!(!actions.is_empty(), "nothing to wait for"),
         }
     }

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::token::caller::{Caller, Name};
-use livekit_token_service::token::policy::file::read;
-use livekit_token_service::token::policy::{Asked, MAX_LIFETIME, MIN_LIFETIME, Policy};
+use livekit_token_service::internal::{Caller, CallerName};
+use livekit_token_service::internal::read_policy_file;
+use livekit_token_service::internal::{ParticipantRequest, MAX_LIFETIME, MIN_LIFETIME, CallerPolicy};
 use toml::Table;
 
 const ANY: [&str; 1] = ["*"];
@@ -46,7 +46,7 @@ fn patterns<'a>(file: &'a Table, caller: Option<&'a Table>, key: &str) -> Vec<&'
     }
 }
 
-fn check_bounds(policy: &Policy) {
+fn check_bounds(policy: &CallerPolicy) {
     assert!(!policy.rooms.is_empty() && !policy.identities.is_empty());
     assert!((MIN_LIFETIME..=policy.max_lifetime).contains(&policy.lifetime));
     assert!(policy.max_lifetime <= MAX_LIFETIME);
@@ -64,7 +64,7 @@ fuzz_target!(|text: &str| {
     let mut parts = text.split('\0');
     let text = parts.next().unwrap_or_default();
     let [room, identity, tenant] = [(); 3].map(|()| parts.next());
-    let file = match read(text, &Policy::default()) {
+    let file = match read(text, &CallerPolicy::default()) {
         Ok(file) => file,
         Err(error) => {
             let lines = text.split('\n').count();
@@ -77,7 +77,7 @@ fuzz_target!(|text: &str| {
     };
     let table: Table = text.parse().expect("TOML");
     check_bounds(&file.default);
-    let stranger = Name::parse("a.stranger").expect("a name");
+    let stranger = CallerName::parse("a.stranger").expect("a name");
     let claims = tenant.map(|tenant| [("tenant".to_owned(), tenant.into())].into_iter().collect());
     let callers = table.get("callers").and_then(|callers| callers.as_table());
     for (name, policy) in file
@@ -87,7 +87,7 @@ fuzz_target!(|text: &str| {
         .chain([(&stranger, &file.default)])
     {
         check_bounds(policy);
-        let asked = Asked {
+        let asked = ParticipantRequest {
             room: room.map(str::to_owned),
             identity: identity.map(str::to_owned),
             standard: true,

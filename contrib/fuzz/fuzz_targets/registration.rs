@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::matrix::registration::Registration;
+use livekit_token_service::internal::AppServiceRegistration;
 
 fuzz_target!(|text: &str| {
-    let Ok(registration) = Registration::read(text) else {
+    let Ok(registration) = AppServiceRegistration::read(text) else {
         return;
     };
     assert_ne!(registration.as_token, registration.hs_token);

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::exchange::Participant;
-use livekit_token_service::api::request_body::{delegate, get_token, sfu_get};
+use livekit_token_service::internal::RequestedParticipant;
+use livekit_token_service::internal::{parse_delegate_delayed_leave, parse_get_token, parse_sfu_get};
 
 fn fits(text: &str) -> bool {
     (1..=255).contains(&text.len()) && !text.chars().any(char::is_control)
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(fits(request.room.as_str()) && fits(request.slot.as_str()));
         assert!((1..=255).contains(&request.server.len()));
         match &request.participant {
-            Participant::Member {
+            RequestedParticipant::Member {
                 claimed_user,
                 device,
                 member,
@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
                 assert!((1..=255).contains(&claimed_user.len()));
                 assert!(fits(device.as_str()) && fits(member.as_str()));
             }
-            Participant::Device(device) => assert!(fits(device.as_str())),
+            RequestedParticipant::Device(device) => assert!(fits(device.as_str())),
         }
         let delayed = |name| body.get(name).is_some_and(|value| !value.is_null());
         assert_eq!(delayed("delay_id"), request.delay.is_some());

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::matrix::id::{ServerName, UserId};
+use livekit_token_service::internal::{ServerName, UserId};
 use std::net::IpAddr;
 
 fuzz_target!(|text: &str| {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::livekit::access_token::{ApiKey, Claims, verify};
+use livekit_token_service::internal::{ApiKey, Claims, verify};
 use std::time::Duration;
 
 const NOW: u64 = 1_800_000_000;

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::userinfo;
-use livekit_token_service::matrix::id::ServerName;
+use livekit_token_service::internal::ServerName;
 
 fuzz_target!(|bytes: &[u8]| {
     for server in ["example.com", "example.com:8448", "[2001:db8::1]"] {

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::support;
-use livekit_token_service::matrix::client_api::{PathForm, Support};
+use livekit_token_service::internal::{DelayedEventPath, DelayedEventSupport};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -20,8 +20,8 @@ fuzz_target!(|bytes: &[u8]| {
         says("org.matrix.msc4140"),
     );
     match said {
-        Support::No => assert!(unstable == Some(false) && stable != Some(true)),
-        Support::Yes(PathForm::Stable) => assert_eq!(stable, Some(true)),
-        Support::Yes(form) => assert_eq!((form, unstable), (PathForm::Unstable, Some(true))),
+        DelayedEventSupport::No => assert!(unstable == Some(false) && stable != Some(true)),
+        DelayedEventSupport::Yes(DelayedEventPath::Stable) => assert_eq!(stable, Some(true)),
+        DelayedEventSupport::Yes(form) => assert_eq!((form, unstable), (DelayedEventPath::Unstable, Some(true))),
     }
 });

@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::event;
-use livekit_token_service::livekit::access_token::ApiKey;
-use livekit_token_service::livekit::webhook::{Kind, Received, Receiver};
+use livekit_token_service::internal::ApiKey;
+use livekit_token_service::internal::{WebhookEventKind, WebhookDelivery, WebhookReceiver};
 use serde_json::Value;
 
 const NOW: u64 = 1_800_000_000;
@@ -17,9 +17,9 @@ fuzz_target!(|bytes: &[u8]| {
         "key",
         "a secret that the fuzzer does not know, of enough length",
     );
-    let receiver = Receiver::new(vec![key]);
+    let receiver = WebhookReceiver::new(vec![key]);
     let signed = receiver.receive(Some(TOKEN), BODY, NOW);
-    assert!(matches!(signed, Ok(Received::New(_))));
+    assert!(matches!(signed, Ok(WebhookDelivery::New(_))));
     assert_eq!(
         receiver.receive(Some(TOKEN), bytes, NOW).is_ok(),
         bytes == BODY
@@ -37,17 +37,17 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let body: Value = serde_json::from_slice(bytes).expect("JSON");
     let kind = match webhook.kind {
-        Kind::Joined => "participant_joined",
-        Kind::Left => "participant_left",
-        Kind::Aborted => "participant_connection_aborted",
-        Kind::RoomFinished => "room_finished",
+        WebhookEventKind::Joined => "participant_joined",
+        WebhookEventKind::Left => "participant_left",
+        WebhookEventKind::Aborted => "participant_connection_aborted",
+        WebhookEventKind::RoomFinished => "room_finished",
     };
     assert_eq!(body["event"], kind);
     assert_eq!(body["room"]["name"], webhook.room.as_str());
     assert!(body["id"].as_str().unwrap_or("").starts_with(&webhook.id) && webhook.id.len() <= 255);
     assert_eq!(
         webhook.participant.is_none(),
-        webhook.kind == Kind::RoomFinished
+        webhook.kind == WebhookEventKind::RoomFinished
     );
     if let Some((identity, sid)) = &webhook.participant {
         assert_eq!(body["participant"]["identity"], identity.as_str());

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::{delegation, redirect};
-use livekit_token_service::matrix::id::ServerName;
+use livekit_token_service::internal::ServerName;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(name) = delegation(bytes) {

@@ -1,6 +1,6 @@
 //! Wire bodies of the Matrix endpoints. Lenient where clients differ: unknown fields are passed over, and only what is needed is required.
 
-pub mod proxied;
+pub(crate) mod proxied;
 
 use std::fmt;
 use std::time::Duration;

@@ -9,7 +9,7 @@ const MAX_URL_BYTES: usize = 2048;
 
 /// What a user of the homeserver wants: a place in a call, and the server whose SFU it is on if that is not their own.
 #[derive(Debug)]
-pub struct ClientTokenRequest {
+pub(crate) struct ClientTokenRequest {
     /// The server.
     pub server: Option<ServerName>,
     /// The place.
@@ -18,7 +18,7 @@ pub struct ClientTokenRequest {
 
 /// What another homeserver wants for its user.
 #[derive(Debug)]
-pub struct FederationTokenRequest {
+pub(crate) struct FederationTokenRequest {
     /// The user, whoever they are.
     pub user: UserId,
     /// The place.
@@ -27,7 +27,7 @@ pub struct FederationTokenRequest {
 
 /// A leave that is handed to us.
 #[derive(Debug)]
-pub struct ClientDelegateRequest {
+pub(crate) struct ClientDelegateRequest {
     /// Whose place it is.
     pub membership: CallMembership,
     /// The delayed event.
@@ -35,7 +35,7 @@ pub struct ClientDelegateRequest {
 }
 
 /// Reads the body of `POST /_matrix/client/…/rtc/livekit/get_token`.
-pub fn parse_client_token(body: &[u8]) -> Result<ClientTokenRequest, Error> {
+pub(crate) fn parse_client_token(body: &[u8]) -> Result<ClientTokenRequest, Error> {
     let body = parse_body(body)?;
     let body = BodyObject(&body);
     let server = match body.get("server_name") {
@@ -53,7 +53,7 @@ pub fn parse_client_token(body: &[u8]) -> Result<ClientTokenRequest, Error> {
 }
 
 /// Reads the body of `POST /_matrix/federation/…/rtc/livekit/get_token`.
-pub fn parse_federation_token(body: &[u8]) -> Result<FederationTokenRequest, Error> {
+pub(crate) fn parse_federation_token(body: &[u8]) -> Result<FederationTokenRequest, Error> {
     let body = parse_body(body)?;
     let body = BodyObject(&body);
     Ok(FederationTokenRequest {
@@ -63,7 +63,7 @@ pub fn parse_federation_token(body: &[u8]) -> Result<FederationTokenRequest, Err
 }
 
 /// Reads the body of `POST /_matrix/client/…/rtc/livekit/delegate_delayed_leave`.
-pub fn parse_client_delegate(body: &[u8]) -> Result<ClientDelegateRequest, Error> {
+pub(crate) fn parse_client_delegate(body: &[u8]) -> Result<ClientDelegateRequest, Error> {
     let body = parse_body(body)?;
     let body = BodyObject(&body);
     Ok(ClientDelegateRequest {

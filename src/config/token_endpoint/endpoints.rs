@@ -47,7 +47,7 @@ const API_KEY: &str = "LIVEKIT_API_KEY";
 
 /// Which doors are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenEndpoints {
+pub(crate) struct OpenEndpoints {
     /// `/get_token` and `/sfu/get`.
     pub matrix: bool,
     /// `/token`.

@@ -7,9 +7,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use self::endpoints::OpenEndpoints;
+pub(crate) use self::endpoints::OpenEndpoints;
 pub(super) use self::endpoints::find_open_endpoints;
-pub use self::jwt_issuer::{JwtIssuerConfig, JwtKeysConfig};
+pub(crate) use self::jwt_issuer::{JwtIssuerConfig, JwtKeysConfig};
 use super::reader::{SettingsReader, quote_redacted};
 use super::report::SettingOrigin;
 use super::{Environment, Error, values};

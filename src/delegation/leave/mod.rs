@@ -16,18 +16,17 @@ mod transition;
 use std::time::Duration;
 
 use self::presence::PresenceSchedule;
-pub use self::record::InvalidLeaveRecord;
 pub use self::time::UnixMillis;
-pub use super::store::ParticipantKey;
+pub(crate) use super::store::ParticipantKey;
 use crate::livekit::access_token::ParticipantSid;
 use crate::livekit::room_service::ParticipantPresence;
 use crate::matrix::delayed_event::{DelayId, DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::{ServerName, UserId};
 
 /// Longest delay that is believed. A longer one is restarted as if it were this one, which is merely more often than needed.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait for the first connection: tokens are not valid for much longer.
-pub const MAX_WAIT: Duration = Duration::from_secs(3600);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// Bounds on how long a leave is tried to be sent; in between, until the homeserver would have sent it.
 const SEND_WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// Shortest time from one restart to the next: delays that are shorter still have ended before we hear of them.

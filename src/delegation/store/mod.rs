@@ -71,7 +71,7 @@ impl std::error::Error for Error {}
 /// Largest record that is kept, in bytes: a leave's own are below 2 KiB.
 pub const MAX_RECORD_BYTES: usize = 16 * 1024;
 /// Broken records that are kept aside for whoever wants to know what happened; the newest are.
-pub const MAX_QUARANTINED: usize = 100;
+pub(crate) const MAX_QUARANTINED: usize = 100;
 
 /// Keeps the records of leaves.
 pub trait LeaveStore: Send + Sync + fmt::Debug {

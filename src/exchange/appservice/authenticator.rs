@@ -6,7 +6,7 @@ use crate::matrix::registration::AppServiceSecret;
 
 /// Who shows what, as it came: nothing of it is believed.
 #[derive(Clone, Copy)]
-pub struct ProxiedCredentials<'a> {
+pub(crate) struct ProxiedCredentials<'a> {
     /// `Authorization`.
     pub authorization: Option<&'a str>,
     /// `X-Matrix-User-Identifier`.
@@ -17,36 +17,36 @@ pub struct ProxiedCredentials<'a> {
 
 /// One of our homeserver's own users, whom it has authenticated. Nothing but [`Doorkeeper::user`] makes one.
 #[derive(Debug)]
-pub struct LocalUser(UserId);
+pub(crate) struct LocalUser(UserId);
 
 impl LocalUser {
     /// Who it is.
-    pub fn id(&self) -> &UserId {
+    pub(crate) fn id(&self) -> &UserId {
         &self.0
     }
 }
 
 /// Another homeserver, which ours has authenticated. Nothing but [`Doorkeeper::origin`] makes one.
 #[derive(Debug)]
-pub struct OriginServer(ServerName);
+pub(crate) struct OriginServer(ServerName);
 
 impl OriginServer {
     /// Its name.
-    pub fn name(&self) -> &ServerName {
+    pub(crate) fn name(&self) -> &ServerName {
         &self.0
     }
 }
 
 /// Knows the homeserver, and whom it may speak for.
 #[derive(Debug)]
-pub struct AppServiceAuthenticator {
+pub(crate) struct AppServiceAuthenticator {
     hs_token: AppServiceSecret,
     server_name: ServerName,
 }
 
 impl AppServiceAuthenticator {
     /// The homeserver called `name` is known by `hs_token`.
-    pub fn new(hs_token: AppServiceSecret, name: ServerName) -> Self {
+    pub(crate) fn new(hs_token: AppServiceSecret, name: ServerName) -> Self {
         Self {
             hs_token,
             server_name: name,
@@ -54,7 +54,7 @@ impl AppServiceAuthenticator {
     }
 
     /// Whether it is the homeserver that asks.
-    pub fn authenticate(&self, authorization: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn authenticate(&self, authorization: Option<&str>) -> Result<(), Error> {
         let shown = authorization.ok_or(Error::NotAuthenticated)?;
         let bearer = shown
             .split_once(' ')
@@ -68,7 +68,10 @@ impl AppServiceAuthenticator {
     }
 
     /// The user who asks on a path of the client-server API.
-    pub fn authenticate_user(&self, shown: ProxiedCredentials<'_>) -> Result<LocalUser, Error> {
+    pub(crate) fn authenticate_user(
+        &self,
+        shown: ProxiedCredentials<'_>,
+    ) -> Result<LocalUser, Error> {
         self.authenticate(shown.authorization)?;
         let user = match (shown.user, shown.origin) {
             (Some(user), None) => user,
@@ -88,7 +91,7 @@ impl AppServiceAuthenticator {
     }
 
     /// The homeserver that asks on a path of the server-server API.
-    pub fn authenticate_origin(
+    pub(crate) fn authenticate_origin(
         &self,
         shown: ProxiedCredentials<'_>,
     ) -> Result<OriginServer, Error> {

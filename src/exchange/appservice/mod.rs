@@ -10,10 +10,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-pub use self::authenticator::{
+pub(crate) use self::authenticator::{
     AppServiceAuthenticator, LocalUser, OriginServer, ProxiedCredentials,
 };
-pub use self::relay::{RelayError, RelayFailure};
+pub(crate) use self::relay::{RelayError, RelayFailure};
 use self::relay::{RelayQueue, RelayRequest};
 use super::livekit_names;
 use crate::delegation::leave::{DelegationRequest, ParticipantKey};
@@ -52,7 +52,7 @@ const MAX_LOGGED_URL_CHARS: usize = 100;
 
 /// A place in a call: parsed, not believed.
 #[derive(Debug)]
-pub struct CallMembership {
+pub(crate) struct CallMembership {
     /// The SFU, as clients are told it.
     pub url: String,
     /// The Matrix room.
@@ -64,7 +64,7 @@ pub struct CallMembership {
 }
 
 /// What was asked for.
-pub enum AppServiceToken {
+pub(crate) enum AppServiceToken {
     /// A token for our SFU.
     Issued(AccessToken, ParticipantKey),
     /// Another server's token for its own.
@@ -82,7 +82,7 @@ impl fmt::Debug for AppServiceToken {
 
 /// Why there is none.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// The caller shows no token of the homeserver.
     NotAuthenticated,
     /// It shows another token.
@@ -161,7 +161,7 @@ impl From<appservice::Error> for Error {
 
 /// How tokens are made out.
 #[derive(Debug)]
-pub struct AppServiceExchangeSettings {
+pub(crate) struct AppServiceExchangeSettings {
     /// Signs the tokens.
     pub api_key: ApiKey,
     /// How long they are valid.
@@ -174,7 +174,7 @@ pub struct AppServiceExchangeSettings {
 
 /// Everything that is needed for it.
 #[derive(Debug)]
-pub struct AppServiceExchange {
+pub(crate) struct AppServiceExchange {
     homeserver: Arc<HomeserverClient>,
     authenticator: AppServiceAuthenticator,
     room_service: Arc<RoomServiceClient>,
@@ -192,7 +192,7 @@ pub struct AppServiceExchange {
 
 impl AppServiceExchange {
     /// Puts it together. The homeserver is known by `hs_token`.
-    pub fn new(
+    pub(crate) fn new(
         homeserver: Arc<HomeserverClient>,
         hs_token: AppServiceSecret,
         rooms: Arc<RoomServiceClient>,
@@ -229,13 +229,13 @@ impl AppServiceExchange {
     }
 
     /// Knows the homeserver, and whom it speaks for.
-    pub fn authenticator(&self) -> &AppServiceAuthenticator {
+    pub(crate) fn authenticator(&self) -> &AppServiceAuthenticator {
         &self.authenticator
     }
 
     /// A token for one of our users: for our SFU, or for that of `server`, whose service is asked by `path`. Waits for our
     /// homeserver, and for the SFU or the other server.
-    pub fn issue_client_token(
+    pub(crate) fn issue_client_token(
         &self,
         user: &LocalUser,
         server: Option<&ServerName>,
@@ -269,7 +269,7 @@ impl AppServiceExchange {
     }
 
     /// A token for a user of another homeserver, for our SFU.
-    pub fn issue_federation_token(
+    pub(crate) fn issue_federation_token(
         &self,
         origin: &OriginServer,
         user: &UserId,
@@ -291,7 +291,7 @@ impl AppServiceExchange {
     }
 
     /// Takes on the leave of one of our users, whose delayed event is looked up rather than believed. Gives its name in the log.
-    pub fn delegate_leave(
+    pub(crate) fn delegate_leave(
         &self,
         user: &LocalUser,
         place: &CallMembership,
@@ -319,7 +319,7 @@ impl AppServiceExchange {
     }
 
     /// Has whoever may have left looked at, at once. Gives in how many places of calls they are.
-    pub fn recheck_participant(&self, guest: &TrackedParticipant) -> usize {
+    pub(crate) fn recheck_participant(&self, guest: &TrackedParticipant) -> usize {
         self.participants.recheck(guest)
     }
 

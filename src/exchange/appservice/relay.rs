@@ -31,7 +31,7 @@ const MAX_REMEMBERED_DESTINATIONS: usize = 1024;
 
 /// Why another server's service has given no token.
 #[derive(Debug)]
-pub struct RelayError {
+pub(crate) struct RelayError {
     /// For whom.
     pub user: UserId,
     /// Whose service.
@@ -42,7 +42,7 @@ pub struct RelayError {
 
 /// What it answered instead.
 #[derive(Debug)]
-pub enum RelayFailure {
+pub(crate) enum RelayFailure {
     /// Its 403: it forbids it, as it may.
     Forbidden,
     /// Its 400: it finds that something is wrong.

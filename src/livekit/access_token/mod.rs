@@ -15,22 +15,24 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use sha2::Sha256;
 
+pub use self::grant::JoinPermissions;
 use self::grant::VideoGrant;
-pub use self::grant::{Grant, JoinPermissions, TrackSource};
-pub use self::verification::{
-    AccessTokenError, CLOCK_LEEWAY, MAX_ACCESS_TOKEN_BYTES, VerifiedClaims, verify,
-};
+pub(crate) use self::grant::{Grant, TrackSource};
+pub(crate) use self::verification::AccessTokenError;
+pub use self::verification::verify;
+#[cfg(test)]
+use self::verification::{CLOCK_LEEWAY, MAX_ACCESS_TOKEN_BYTES};
 use super::sealed_attribute::SealedAttribute;
 
 /// Longest room name or identity in bytes: the SFU's own limit.
-pub const MAX_NAME: usize = 256;
+pub(crate) const MAX_NAME: usize = 256;
 /// Secrets shorter than this many bytes draw an error in the SFU's log (RFC 7518, 3.2: a key as long as the hash).
-pub const RECOMMENDED_SECRET_BYTES: usize = 32;
+pub(crate) const RECOMMENDED_SECRET_BYTES: usize = 32;
 
 /// Longest metadata and longest attributes in bytes: the SFU's own limits.
-pub const MAX_METADATA: usize = 512 * 1024;
+pub(crate) const MAX_METADATA: usize = 512 * 1024;
 /// See [`MAX_METADATA`]; keys and values together.
-pub const MAX_ATTRIBUTES: usize = 64 * 1024;
+pub(crate) const MAX_ATTRIBUTES: usize = 64 * 1024;
 
 const JWT_HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 

@@ -13,9 +13,9 @@ use super::grant::VideoGrant;
 use crate::util::json;
 
 /// Longest token that is verified, in bytes. An SFU's webhook carries less than 1 KiB; the door lets 16 KiB of head through.
-pub const MAX_ACCESS_TOKEN_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_ACCESS_TOKEN_BYTES: usize = 16 * 1024;
 /// Seconds by which the clocks of the SFU and of this host may differ; the SFU's own figure.
-pub const CLOCK_LEEWAY: u64 = 60;
+pub(crate) const CLOCK_LEEWAY: u64 = 60;
 
 /// What a verified token says.
 #[derive(Debug, Clone, PartialEq)]

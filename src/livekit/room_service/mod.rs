@@ -47,7 +47,7 @@ const MAX_ERROR_TEXT_CHARS: usize = 200;
 
 /// Why the SFU did not do it.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// The SFU did not answer.
     Unreachable(Box<str>, Box<http_client::Error>),
     /// It does not accept our API key.
@@ -91,7 +91,7 @@ pub enum ParticipantPresence {
 
 /// Somebody in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParticipantInfo {
+pub(crate) struct ParticipantInfo {
     /// Who they are.
     pub identity: ParticipantIdentity,
     /// What their token carries for us, or what somebody has put there in its place.
@@ -100,7 +100,7 @@ pub struct ParticipantInfo {
 
 /// The SFU's API.
 #[derive(Debug)]
-pub struct RoomServiceClient {
+pub(crate) struct RoomServiceClient {
     fetcher: Fetcher,
     url: BaseUrl,
     route: HttpRoute,
@@ -109,7 +109,7 @@ pub struct RoomServiceClient {
 
 impl RoomServiceClient {
     /// The API at `url`, called with tokens signed by `key`.
-    pub fn new(fetcher: Fetcher, url: BaseUrl, key: ApiKey) -> Self {
+    pub(crate) fn new(fetcher: Fetcher, url: BaseUrl, key: ApiKey) -> Self {
         let route = HttpRoute::administrator_url(&url);
         Self {
             fetcher,
@@ -120,14 +120,14 @@ impl RoomServiceClient {
     }
 
     /// Creates a room; one that exists already stays as it is.
-    pub fn create_room(&self, room: &RoomName) -> Result<(), Error> {
+    pub(crate) fn create_room(&self, room: &RoomName) -> Result<(), Error> {
         let message = message::encode_create_room(room, EMPTY_TIMEOUT, DEPARTURE_TIMEOUT);
         let answer = self.call("CreateRoom", &Claims::create_room(), &message)?;
         check_status(&answer)
     }
 
     /// Looks whether `identity` is in `room`. An error says nothing about that.
-    pub fn get_participant(
+    pub(crate) fn get_participant(
         &self,
         room: &RoomName,
         identity: &ParticipantIdentity,
@@ -144,7 +144,7 @@ impl RoomServiceClient {
     }
 
     /// Puts `identity` out of `room`, whether they are in it or not.
-    pub fn remove_participant(
+    pub(crate) fn remove_participant(
         &self,
         room: &RoomName,
         identity: &ParticipantIdentity,
@@ -158,7 +158,7 @@ impl RoomServiceClient {
     }
 
     /// Whether the SFU answers and takes our key: asks for a room that nobody has.
-    pub fn probe(&self) -> Result<(), Error> {
+    pub(crate) fn probe(&self) -> Result<(), Error> {
         // a name of that length is a valid one
         let nobodys = RoomName::new(PROBE_ROOM_NAME.into()).unwrap_or_else(|_| unreachable!());
         let message = message::encode_list_rooms(&[nobodys]);
@@ -167,7 +167,7 @@ impl RoomServiceClient {
 
     /// Which of `names` are rooms that exist. No names mean all rooms: an SFU with more than some thousands of
     /// them, 4 MiB, says too much.
-    pub fn list_rooms(&self, names: &[RoomName]) -> Result<Vec<RoomName>, Error> {
+    pub(crate) fn list_rooms(&self, names: &[RoomName]) -> Result<Vec<RoomName>, Error> {
         let message = message::encode_list_rooms(names);
         let answer =
             self.call_with_limits("ListRooms", &Claims::list_rooms(), &message, LIST_LIMITS)?;
@@ -177,7 +177,7 @@ impl RoomServiceClient {
     }
 
     /// Who is in `room`; nobody if there is no such room. More than some thousands of them, 4 MiB, are too much.
-    pub fn list_participants(&self, room: &RoomName) -> Result<Vec<ParticipantInfo>, Error> {
+    pub(crate) fn list_participants(&self, room: &RoomName) -> Result<Vec<ParticipantInfo>, Error> {
         let (message, may) = (
             message::encode_list_participants(room),
             Claims::room_admin(room),

@@ -20,7 +20,7 @@ const PROBE_ROOM_ID: &str = "!livekit-token-service-doctor";
 
 /// What becomes of a wish of its users that is for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ForwardingCheck {
+pub(crate) enum ForwardingCheck {
     /// We get it, and know by the `hs_token` from whom.
     Forwarded,
     /// It does not know the path.
@@ -35,7 +35,7 @@ pub enum ForwardingCheck {
 
 /// What became of its attempt to reach us for a push (Matrix spec v1.16, application service API, "Pinging").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PingResult {
+pub(crate) enum PingResult {
     /// We have answered, after so many milliseconds.
     Answered(u64),
     /// Its registration has no `url`.
@@ -65,7 +65,7 @@ struct PingResponse {
 
 impl HomeserverClient {
     /// Our own user there, as it is named after the homeserver.
-    pub fn whoami(&self) -> Result<UserId, Error> {
+    pub(crate) fn whoami(&self) -> Result<UserId, Error> {
         let deadline = Instant::now() + CALL_TIMEOUT;
         let path = "v3/account/whoami";
         let answer = self.fetch(path, Some(&self.as_token), None, LIMITS, deadline)?;
@@ -78,7 +78,7 @@ impl HomeserverClient {
     }
 
     /// Whether it can be told to ask other homeservers, which none is for this.
-    pub fn check_relay(&self) -> Result<(), Error> {
+    pub(crate) fn check_relay(&self) -> Result<(), Error> {
         let answer = self.call(
             &FED_PROXY,
             "appservice/fed_proxy",
@@ -94,7 +94,7 @@ impl HomeserverClient {
     }
 
     /// What becomes of the wishes of its users: asks, as our own user, for a token for an SFU that is nobody's.
-    pub fn check_forwarding(&self) -> Result<ForwardingCheck, Error> {
+    pub(crate) fn check_forwarding(&self) -> Result<ForwardingCheck, Error> {
         let deadline = Instant::now() + RELAY_TIMEOUT;
         let path = format!("v1/{PROXY_PREFIX}/get_token");
         let (nowhere, room) = (PROBE_NAME, PROBE_ROOM_ID);
@@ -119,7 +119,7 @@ impl HomeserverClient {
     }
 
     /// Has it ping us; `id` is that of its registration.
-    pub fn ping(&self, id: &str) -> Result<PingResult, Error> {
+    pub(crate) fn ping(&self, id: &str) -> Result<PingResult, Error> {
         let deadline = Instant::now() + RELAY_TIMEOUT;
         let path = format!("v1/appservice/{}/ping", percent_encoded(id));
         let body = json!({ "transaction_id": "doctor" }).to_string();

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::api::{DELAYED_EVENTS, FED_PROXY, IS_JOINED, VersionedEndpoint};
-pub use self::diagnostics::{ForwardingCheck, PingResult};
-pub use self::response::{RelayResponse, ScheduledDelayedEvent};
+pub(crate) use self::diagnostics::{ForwardingCheck, PingResult};
+pub(crate) use self::response::{RelayResponse, ScheduledDelayedEvent};
 use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
 use crate::matrix::percent_encoded;
 use crate::matrix::registration::AppServiceSecret;
@@ -58,7 +58,7 @@ const MAX_CACHED_MEMBERSHIPS: usize = 4096;
 
 /// Why the homeserver did not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
+pub(crate) enum Error {
     /// It did not answer: why not.
     Unreachable(String),
     /// It is there, but what it answers comes too late or is too much.
@@ -107,11 +107,11 @@ impl std::error::Error for Error {}
 
 /// A user who is in a room, as our homeserver says. Nothing but [`Homeserver::joined`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JoinedUser(UserId);
+pub(crate) struct JoinedUser(UserId);
 
 impl JoinedUser {
     /// Who it is.
-    pub fn id(&self) -> &UserId {
+    pub(crate) fn id(&self) -> &UserId {
         &self.0
     }
 
@@ -132,7 +132,7 @@ type MembershipKey = (RoomId, MembershipSubject);
 
 /// Our homeserver.
 #[derive(Debug)]
-pub struct HomeserverClient {
+pub(crate) struct HomeserverClient {
     fetcher: Fetcher,
     name: ServerName,
     url: BaseUrl,
@@ -146,7 +146,7 @@ pub struct HomeserverClient {
 
 impl HomeserverClient {
     /// The one called `name`, whose client-server API is at `url`, and which knows us by `as_token`.
-    pub fn new(
+    pub(crate) fn new(
         fetcher: Fetcher,
         name: ServerName,
         url: BaseUrl,
@@ -166,13 +166,13 @@ impl HomeserverClient {
     }
 
     /// Its name.
-    pub fn name(&self) -> &ServerName {
+    pub(crate) fn name(&self) -> &ServerName {
         &self.name
     }
 
     /// The user, if they are in the room; what is known of it may be 5 s old. Many who ask the same cause one question. Ends by
     /// `deadline`, and after 8 s at the latest.
-    pub fn check_joined(
+    pub(crate) fn check_joined(
         &self,
         room: &RoomId,
         user: &UserId,
@@ -184,7 +184,7 @@ impl HomeserverClient {
     }
 
     /// Whether any user of `server` is in the room; as old as what [`Self::joined`] says.
-    pub fn is_server_joined(
+    pub(crate) fn is_server_joined(
         &self,
         room: &RoomId,
         server: &ServerName,
@@ -194,14 +194,14 @@ impl HomeserverClient {
     }
 
     /// Whether the user is in the room at this moment.
-    pub fn is_joined_uncached(&self, room: &RoomId, user: &UserId) -> Result<bool, Error> {
+    pub(crate) fn is_joined_uncached(&self, room: &RoomId, user: &UserId) -> Result<bool, Error> {
         let membership = (room.clone(), MembershipSubject::User(user.clone()));
         self.fetch_membership(&membership, Instant::now() + CALL_TIMEOUT)
     }
 
     /// Posts `body` to `path` of another homeserver, in our homeserver's name. Whatever that one answers is an answer. Ends by
     /// `deadline`, and after 16 s at the latest.
-    pub fn relay(
+    pub(crate) fn relay(
         &self,
         to: &ServerName,
         path: &str,
@@ -221,7 +221,7 @@ impl HomeserverClient {
     }
 
     /// A delayed event of one of its users, if they have such a one (MSC4140). Ends by `deadline`, and after 8 s at the latest.
-    pub fn get_delayed_event(
+    pub(crate) fn get_delayed_event(
         &self,
         user: &UserId,
         id: &DelayId,

@@ -16,7 +16,7 @@ const MAX_RELAYED_TOKEN_BYTES: usize = 8 * 1024;
 
 /// What another homeserver's service has answered.
 #[derive(Clone, PartialEq, Eq)]
-pub enum RelayResponse {
+pub(crate) enum RelayResponse {
     /// A token of its SFU.
     Token(Box<str>),
     /// Its 403 `M_FORBIDDEN`.
@@ -29,7 +29,7 @@ pub enum RelayResponse {
 
 /// A delayed event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScheduledDelayedEvent {
+pub(crate) struct ScheduledDelayedEvent {
     /// The room that it is for.
     pub room_id: String,
     /// After how long without a restart it is sent.

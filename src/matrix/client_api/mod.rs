@@ -69,7 +69,7 @@ pub enum DelayedEventSupport {
 
 /// Why a client-server API was not found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
+pub(crate) enum Error {
     /// The server says nowhere, or nothing usable, about where it is.
     Absent(String),
     /// It could not be asked.
@@ -156,7 +156,7 @@ pub(super) struct ResolvedClientApi {
 
 /// The client-server APIs of all homeservers.
 #[derive(Debug)]
-pub struct ClientApiDiscovery {
+pub(crate) struct ClientApiDiscovery {
     fetcher: Fetcher,
     overrides: BTreeMap<ServerName, BaseUrl>,
     listed: BTreeSet<ServerName>,
@@ -166,7 +166,7 @@ pub struct ClientApiDiscovery {
 impl ClientApiDiscovery {
     /// `overrides` say where APIs are instead of the well-known. Servers that the administrator has `listed` may be on private
     /// addresses.
-    pub fn new(
+    pub(crate) fn new(
         fetcher: Fetcher,
         overrides: BTreeMap<ServerName, BaseUrl>,
         listed: BTreeSet<ServerName>,
@@ -181,7 +181,10 @@ impl ClientApiDiscovery {
 
     /// Finds the API and asks whether it has delayed events. Both are remembered; when they are not, this waits for the homeserver,
     /// 10 s at most.
-    pub fn delayed_event_support(&self, server: &ServerName) -> Result<DelayedEventSupport, Error> {
+    pub(crate) fn delayed_event_support(
+        &self,
+        server: &ServerName,
+    ) -> Result<DelayedEventSupport, Error> {
         self.resolve(server, Instant::now() + LOOKUP_BUDGET)
             .map(|api| api.support)
     }

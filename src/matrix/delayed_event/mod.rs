@@ -18,7 +18,7 @@ use crate::net::http_client;
 use crate::net::http_client::{FetchLimits, FetchRequest, Fetcher};
 use crate::net::permits::{KeyedPermitPool, MAX_CALLS_PER_SUBNET};
 
-pub use crate::matrix::id::DelayId;
+pub(crate) use crate::matrix::id::DelayId;
 
 use self::response::DelayedEventCallResult;
 
@@ -83,7 +83,7 @@ impl DelayedEventAction {
 
 /// The delayed events of all homeservers.
 #[derive(Debug)]
-pub struct DelayedEventClient {
+pub(crate) struct DelayedEventClient {
     fetcher: Fetcher,
     client_api: ClientApiDiscovery,
     breakers: CircuitBreaker<ServerName>,
@@ -94,7 +94,7 @@ pub struct DelayedEventClient {
 
 impl DelayedEventClient {
     /// Calls homeservers where `client_api` finds them.
-    pub fn new(fetcher: Fetcher, client_api: ClientApiDiscovery) -> Self {
+    pub(crate) fn new(fetcher: Fetcher, client_api: ClientApiDiscovery) -> Self {
         Self {
             fetcher,
             client_api,
@@ -106,7 +106,10 @@ impl DelayedEventClient {
 
     /// Acts for the users of this homeserver with the as_token that it knows us by: it may want to know who asks, and if not, each
     /// user has a rate of their own, or none. The token, which opens more than a user's, goes by this way only.
-    pub fn with_appservice(self, own: Option<(ServerName, AppServiceSecret, Fetcher)>) -> Self {
+    pub(crate) fn with_appservice(
+        self,
+        own: Option<(ServerName, AppServiceSecret, Fetcher)>,
+    ) -> Self {
         Self {
             appservice: own,
             ..self
@@ -114,12 +117,12 @@ impl DelayedEventClient {
     }
 
     /// Where homeservers are found, and what they support.
-    pub fn client_api(&self) -> &ClientApiDiscovery {
+    pub(crate) fn client_api(&self) -> &ClientApiDiscovery {
         &self.client_api
     }
 
     /// Makes one call, which ends by `deadline`, and after 10 s at the latest.
-    pub fn perform(
+    pub(crate) fn perform(
         &self,
         deed: DelayedEventAction,
         user: &UserId,

@@ -43,7 +43,7 @@ const SRV_ERROR_TTL: Duration = Duration::from_secs(60);
 
 /// Why nothing was found out.
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// Somebody else's look-up of the same name took longer than the caller could wait.
     LookupTimeout,
     /// We have no place for it ourselves, which says nothing about the server.
@@ -69,7 +69,7 @@ impl From<LookupTimeout> for Error {
 
 /// Where a homeserver answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedServer {
+pub(crate) struct ResolvedServer {
     /// In the order in which to try them; empty if DNS says that there is decidedly no such service.
     pub routes: Vec<HttpRoute>,
     /// The step of the specification that found them.
@@ -78,7 +78,7 @@ pub struct ResolvedServer {
 
 /// Discovers homeservers and remembers where they are.
 #[derive(Debug, Default)]
-pub struct FederationDiscovery {
+pub(crate) struct FederationDiscovery {
     cache: ServerCache<FederationFacts>,
 }
 
@@ -128,7 +128,7 @@ impl FederationDiscovery {
     /// Finds the homeserver of `name`, asking no more than what is not known already.
     ///
     /// Whoever asks for a name that somebody is asking for already waits for that answer, until `deadline` at the longest.
-    pub fn resolve(
+    pub(crate) fn resolve(
         &self,
         fetcher: &Fetcher,
         name: &ServerName,
@@ -189,7 +189,7 @@ impl FederationDiscovery {
     /// Has a server discovered afresh, because it does not answer where it was found before `since`; at most once a minute.
     ///
     /// A delegation that is still valid is kept if its well-known does not answer either.
-    pub fn invalidate(&self, name: &ServerName, trust: Trust, since: Instant) {
+    pub(crate) fn invalidate(&self, name: &ServerName, trust: Trust, since: Instant) {
         if !has_explicit_endpoint(name) {
             self.cache
                 .invalidate(CachePartition::for_trust(trust), name, since);

@@ -13,7 +13,7 @@ use crate::net::base_url::BaseUrl;
 use crate::util::random;
 
 /// What the homeserver is to pass on to us, below `/_matrix/client/{version}/` and `/_matrix/federation/{version}/` (MSC4195).
-pub const PROXY_PREFIX: &str = "rtc/livekit";
+pub(crate) const PROXY_PREFIX: &str = "rtc/livekit";
 /// Its scope that lets us ask who is in a room (MSC4502), and the key of the list that it is in.
 const IS_JOINED_SCOPES: [(&str, &str); 2] = [
     (
@@ -168,7 +168,7 @@ impl AppServiceRegistration {
 
 /// A registration with fresh tokens, for the homeserver `server` that reaches this service at `url`: what is in the MSCs today under
 /// the names that Synapse knows, and under those that it will have.
-pub fn generate(server: &ServerName, url: &BaseUrl) -> String {
+pub(crate) fn generate(server: &ServerName, url: &BaseUrl) -> String {
     let tokens = [
         AppServiceSecret::generate_registration(),
         AppServiceSecret::generate_registration(),

@@ -28,14 +28,14 @@ const PADDING_BLOCK: usize = 128;
 ///
 /// The keys come from the API secret and the `as_token` together: the SFU knows the first, our homeserver the second, and neither
 /// can read what it carries. With a new `as_token` older seals are sealed for good.
-pub struct AttributeSealer {
+pub(crate) struct AttributeSealer {
     sealing_key: LessSafeKey,
     opening_keys: Vec<LessSafeKey>,
 }
 
 impl AttributeSealer {
     /// Seals with what comes from `signs`, and opens with what comes from any of `keys`.
-    pub fn new(signs: &ApiKey, keys: &[ApiKey], as_token: &AppServiceSecret) -> Self {
+    pub(crate) fn new(signs: &ApiKey, keys: &[ApiKey], as_token: &AppServiceSecret) -> Self {
         let label = format!(
             "{KEY_DERIVATION_LABEL}\n{}",
             as_token.authorization_header()
@@ -52,7 +52,7 @@ impl AttributeSealer {
     }
 
     /// Seals who `guest` is, for those who are `key` in LiveKit and for nobody else.
-    pub fn seal(&self, key: &ParticipantKey, guest: &TrackedParticipant) -> SealedAttribute {
+    pub(crate) fn seal(&self, key: &ParticipantKey, guest: &TrackedParticipant) -> SealedAttribute {
         // random nonces do for some 2^32 seals of one key (NIST SP 800-38D, 8.3)
         let nonce: [u8; NONCE_LEN] = random::bytes();
         let mut text = encode_plaintext(guest);
@@ -67,7 +67,7 @@ impl AttributeSealer {
     }
 
     /// Who they are that are `key` in LiveKit, if it is one of us who says so.
-    pub fn open(
+    pub(crate) fn open(
         &self,
         key: &ParticipantKey,
         sealed: &SealedAttribute,

@@ -14,7 +14,7 @@ pub(super) use self::entry::CheckResult;
 use self::entry::ParticipantEntry;
 use self::queue::{CheckPriority, CheckQueue};
 use self::quota::ParticipantQuota;
-pub use self::quota::ParticipantQuotaExceeded;
+pub(crate) use self::quota::ParticipantQuotaExceeded;
 use crate::delegation::store::ParticipantKey;
 use crate::matrix::id::{RoomId, UserId};
 

@@ -19,7 +19,7 @@ pub(super) const MAX_PER_USER: usize = 64;
 
 /// All places of a share are taken by those who are in calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParticipantQuotaExceeded {
+pub(crate) struct ParticipantQuotaExceeded {
     scope: QuotaScope,
     /// When it will be known of any of them that they have left, if they leave now.
     pub retry_after: Duration,

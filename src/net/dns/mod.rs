@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::net::address::{Host, Trust};
 
-pub use srv::{SrvAnswer, SrvTarget, lookup_srv};
+pub(crate) use srv::{SrvTarget, lookup_srv};
 
 /// Address look-ups that may be under way at once. One that missed its deadline holds its thread until getaddrinfo gives up
 /// (5 to 30 s with a dead resolver), so there are more of them than outbound places.
@@ -57,7 +57,7 @@ impl std::error::Error for Error {}
 /// Looks up the addresses of a host, each with `port`.
 ///
 /// The caller waits until `deadline` at the longest; the look-up itself may outlive it, in a thread that is counted.
-pub fn lookup_addresses(
+pub(crate) fn lookup_addresses(
     host: &Host,
     port: u16,
     trust: Trust,

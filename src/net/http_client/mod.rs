@@ -21,11 +21,10 @@ use crate::net::dns;
 use crate::net::proxy::Proxy;
 use crate::util::metrics;
 
-pub use self::error::Error;
+pub(crate) use self::error::Error;
 use self::error::{PHASE_CONNECT, PHASE_RESPONSE, PHASE_TOTAL, classify_ureq_error, outcome_label};
 use pool::{ConnectionPool, PooledConnection};
 use tunnel::ProxyRoute;
-pub use tunnel::TunnelError;
 #[cfg(fuzzing)]
 pub use tunnel::fuzzing;
 

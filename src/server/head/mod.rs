@@ -9,16 +9,16 @@ mod refusal;
 mod tests;
 
 pub use self::chunked::ChunkDecoder;
-pub use refusal::RequestRefusal;
+pub(crate) use refusal::RequestRefusal;
 
 use std::io::Write;
 
 /// Bytes of request line and fields. Browsers and proxies stay below 4 KiB; nginx allows 8 KiB per line.
 pub const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Fields of one request. Browsers send about 20, and proxies add some 10.
-pub const MAX_HEADERS: usize = 64;
+pub(crate) const MAX_HEADERS: usize = 64;
 /// Bytes of the target. RFC 9112 recommends that at least 8,000 be understood.
-pub const MAX_TARGET_BYTES: usize = 8 << 10;
+pub(crate) const MAX_TARGET_BYTES: usize = 8 << 10;
 /// Bytes of a body after decoding. The largest honest one, an OpenID token with its member, has less than 2 KiB.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
 /// The same of a client that has proven by its head alone that it is one of ours: a homeserver pushes 100 events at once (Synapse),
@@ -31,9 +31,9 @@ const CONTENT_LENGTH_DIGITS: usize = 10;
 
 /// Carries the client's address to the handlers, or `unix` where there is none. Set by the gate; any such from outside is
 /// dropped.
-pub const CLIENT_ADDRESS_HEADER: &str = "X-Gate-Client";
+pub(crate) const CLIENT_ADDRESS_HEADER: &str = "X-Gate-Client";
 /// Tells handlers which listener a request came to, counted from 0.
-pub const LISTENER_HEADER: &str = "X-Gate-Door";
+pub(crate) const LISTENER_HEADER: &str = "X-Gate-Door";
 
 /// The fields that a handler gets to see; all others end at the gate, which saves tiny_http the work and leaves nothing
 /// to abuse. A handler that wants another one adds it here. Framing, hop-by-hop and forwarding fields must never be here.

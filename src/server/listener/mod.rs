@@ -12,9 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-pub use self::socket_activation::{
-    Error as InheritedError, MAX_INHERITED_SOCKETS, inherited_listeners,
-};
+pub(crate) use self::socket_activation::inherited_listeners;
 use tiny_http::{Header, Request, ResponseBox};
 
 use super::event_loop;
@@ -32,7 +30,7 @@ const SOCKET_MODE: u32 = 0o666;
 
 /// A socket that clients connect to.
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     /// The network.
     Tcp(TcpListener),
     /// A proxy on the same host.
@@ -41,13 +39,13 @@ pub enum Listener {
 
 impl Listener {
     /// Listens on the first of `addresses` that can be had.
-    pub fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<Self> {
+    pub(crate) fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<Self> {
         TcpListener::bind(addresses).map(Self::Tcp)
     }
 
     /// Listens on a port of every address: IPv6 and IPv4 on one socket, whatever the system's default is; IPv4 alone where the
     /// kernel has no IPv6.
-    pub fn bind_all_addresses(port: u16) -> io::Result<Self> {
+    pub(crate) fn bind_all_addresses(port: u16) -> io::Result<Self> {
         use rustix::net::{
             AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
         };
@@ -68,7 +66,7 @@ impl Listener {
     }
 
     /// Listens on a path; a socket that nobody listens on any more is replaced, anything else is not touched.
-    pub fn bind_unix(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind_unix(path: &Path) -> io::Result<Self> {
         if UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
             std::fs::remove_file(path)?;
         }
@@ -92,7 +90,7 @@ impl fmt::Display for Listener {
 
 /// Where clients come in, and where operators look.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// For clients.
     pub clients: Vec<Listener>,
     /// For `/metrics`, which nobody else gets to see.
@@ -103,7 +101,7 @@ pub struct Listeners {
 ///
 /// # Errors
 /// Those of the gate: it could not open, or tiny_http has failed.
-pub fn serve(
+pub(crate) fn serve(
     doors: Listeners,
     workers: usize,
     limits: ServerLimits,

@@ -11,11 +11,11 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use super::Listener;
 
 /// Most sockets that are taken: both families of two addresses. More would need more of the descriptors that clients have.
-pub const MAX_INHERITED_SOCKETS: usize = 4;
+pub(crate) const MAX_INHERITED_SOCKETS: usize = 4;
 
 /// What was passed and cannot be used; shown after `LISTEN_FDS: `.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
+pub(crate) enum Error {
     /// `LISTEN_FDS` is no number, or too great a one.
     Count(String),
     /// One of the descriptors, counted from 3 as systemd does, is something else.
@@ -51,7 +51,7 @@ const FIRST_DESCRIPTOR: usize = 3;
 ///
 /// # Errors
 /// [`Error`] if one of them cannot be used: whoever configured them would wait for clients in vain.
-pub fn inherited_listeners() -> Result<Vec<Listener>, Error> {
+pub(crate) fn inherited_listeners() -> Result<Vec<Listener>, Error> {
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !ours {
         return Ok(Vec::new());

@@ -6,6 +6,8 @@
 mod tests;
 mod unverified;
 
+#[cfg(test)]
+use self::unverified::{CLOCK_LEEWAY, MAX_JWT_BYTES};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -14,11 +16,11 @@ use serde_json::{Map, Value};
 use super::caller::CallerName;
 use super::keys::{KeyLookupError, KeySet, RemoteJwks, VerificationKey};
 
+pub(crate) use self::unverified::JwtRejection;
 use self::unverified::UnverifiedJwt;
-pub use self::unverified::{CLOCK_LEEWAY, JwtRejection, MAX_JWT_BYTES};
 
 /// What identifies a user where the settings do not say otherwise.
-pub const DEFAULT_IDENTITY_CLAIM: &str = "sub";
+pub(crate) const DEFAULT_IDENTITY_CLAIM: &str = "sub";
 
 /// Where an issuer's keys are from.
 #[derive(Debug, Clone)]

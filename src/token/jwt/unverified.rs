@@ -12,9 +12,9 @@ use crate::token::keys::{JwsAlgorithm, KeyLookupError};
 use crate::util::json;
 
 /// Longest JWT in bytes: the door lets no more than 16 KiB of head through.
-pub const MAX_JWT_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_JWT_BYTES: usize = 16 * 1024;
 /// Seconds by which the clocks of the login and of this host may differ.
-pub const CLOCK_LEEWAY: u64 = 60;
+pub(crate) const CLOCK_LEEWAY: u64 = 60;
 /// Characters of a stranger's text that reach the log.
 const MAX_LOGGED_CHARS: usize = 100;
 /// Types of JWT that stand for a user (RFC 7519, 5.1; RFC 9068, 2.1). Others of the same issuer, such as log-out tokens, do not.

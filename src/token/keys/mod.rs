@@ -16,16 +16,17 @@ use serde_json::Value;
 
 use crate::util::json;
 
-pub use self::jwks::{InvalidJwksUrl, JwksUrl, RemoteJwks};
-pub use key::{JwsAlgorithm, VerificationKey};
+pub(crate) use self::jwks::{JwksUrl, RemoteJwks};
+pub use key::JwsAlgorithm;
+pub(crate) use key::VerificationKey;
 
 /// Largest key file or answer of a key server, in bytes: 64 keys of 4096 bits with their certificates have some 200 KiB. An answer's
 /// head is counted with it.
-pub const MAX_JWKS_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_JWKS_BYTES: usize = 256 * 1024;
 /// Keys of one set: login servers publish two to ten.
-pub const MAX_JWKS_KEYS: usize = 64;
+pub(crate) const MAX_JWKS_KEYS: usize = 64;
 /// Shortest HS256 secret in bytes: as long as the hash (RFC 7518, 3.2), as a shorter one could be guessed from any token.
-pub const MIN_HS256_SECRET: usize = 32;
+pub(crate) const MIN_HS256_SECRET: usize = 32;
 
 /// Keys of no use, or none at all.
 #[derive(Debug)]

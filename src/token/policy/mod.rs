@@ -1,14 +1,14 @@
 //! What a caller of the token endpoint may ask for. No I/O and no clock here.
 
 mod error;
-pub mod file;
-pub mod pattern;
+pub(crate) mod file;
+pub(crate) mod pattern;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use self::error::PolicyError;
+pub(crate) use self::error::PolicyError;
 use self::pattern::{NamePattern, PatternContext};
 use super::caller::Caller;
 use crate::livekit::access_token::{
@@ -22,11 +22,11 @@ pub const MAX_LIFETIME: u64 = 365 * 86_400;
 pub const MIN_LIFETIME: u64 = 10;
 /// Bytes of metadata where nobody says otherwise: with [`ATTRIBUTES`] and the rest the token stays below the 8 KiB that proxies
 /// take as one line, for browsers put it into a URL.
-pub const DEFAULT_MAX_METADATA: usize = 4096;
+pub(crate) const DEFAULT_MAX_METADATA: usize = 4096;
 /// Bytes of attributes where nobody says otherwise; see [`METADATA`].
-pub const DEFAULT_MAX_ATTRIBUTES: usize = 1024;
+pub(crate) const DEFAULT_MAX_ATTRIBUTES: usize = 1024;
 /// Most agents that one token calls.
-pub const MAX_AGENTS: usize = 16;
+pub(crate) const MAX_AGENTS: usize = 16;
 
 /// The rules for one caller.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 /// Longest pattern in bytes: the longest name, and a few placeholders.
-pub const MAX_PATTERN: usize = 512;
+pub(crate) const MAX_PATTERN: usize = 512;
 /// Longest value of a claim that is put into a pattern, in bytes: the longest name that it could be part of.
 const MAX_CLAIM_BYTES: usize = 256;
 

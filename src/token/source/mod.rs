@@ -26,7 +26,7 @@ const MAX_RATE_KEYS: usize = 16_384;
 
 /// What a request shows of who sent it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Credentials<'a> {
+pub(crate) enum Credentials<'a> {
     /// Nothing.
     Missing,
     /// An API key or a JWT.
@@ -37,7 +37,7 @@ pub enum Credentials<'a> {
 
 /// Who the callers are and what they may do. Replaced as a whole when the administrator says so.
 #[derive(Debug, Default)]
-pub struct CallerRegistry {
+pub(crate) struct CallerRegistry {
     /// Those with API keys.
     pub api_keys: CallerApiKeys,
     /// Those whose login is believed.
@@ -52,7 +52,7 @@ pub struct CallerRegistry {
 
 impl CallerRegistry {
     /// Whether nobody at all could be a caller.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.api_keys.is_empty() && self.issuers.is_empty() && self.anonymous.is_none()
     }
 
@@ -63,7 +63,7 @@ impl CallerRegistry {
 
 /// A caller who was let in, and the rules for them.
 #[derive(Debug)]
-pub struct AuthenticatedCaller {
+pub(crate) struct AuthenticatedCaller {
     caller: Caller,
     policy: Arc<CallerPolicy>,
     api_key_id: Option<String>,
@@ -71,19 +71,19 @@ pub struct AuthenticatedCaller {
 
 impl AuthenticatedCaller {
     /// Who it is.
-    pub fn caller(&self) -> &Caller {
+    pub(crate) fn caller(&self) -> &Caller {
         &self.caller
     }
 
     /// The id of the API key that was shown.
-    pub fn api_key_id(&self) -> Option<&str> {
+    pub(crate) fn api_key_id(&self) -> Option<&str> {
         self.api_key_id.as_deref()
     }
 }
 
 /// A token, and what it is for.
 #[derive(Debug)]
-pub struct TokenSourceReply {
+pub(crate) struct TokenSourceReply {
     /// The token.
     pub access_token: AccessToken,
     /// What it lets its holder do.
@@ -94,7 +94,7 @@ pub struct TokenSourceReply {
 
 /// Why a caller is not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
+pub(crate) enum Error {
     /// No caller is configured at all.
     NoCallerConfigured,
     /// Nothing was shown.
@@ -133,7 +133,7 @@ enum RateKey {
 
 /// Everything that is needed to sign for callers.
 #[derive(Debug)]
-pub struct TokenSource {
+pub(crate) struct TokenSource {
     signing_key: RwLock<ApiKey>,
     registry: RwLock<Arc<CallerRegistry>>,
     rate_limiter: RateLimiter<RateKey>,
@@ -141,7 +141,7 @@ pub struct TokenSource {
 
 impl TokenSource {
     /// Signs with `key` for those in `book`.
-    pub fn new(key: ApiKey, book: CallerRegistry) -> Self {
+    pub(crate) fn new(key: ApiKey, book: CallerRegistry) -> Self {
         Self {
             signing_key: RwLock::new(key),
             registry: RwLock::new(Arc::new(book)),
@@ -151,7 +151,7 @@ impl TokenSource {
     }
 
     /// Goes by another book from the next request on.
-    pub fn replace_registry(&self, book: CallerRegistry) {
+    pub(crate) fn replace_registry(&self, book: CallerRegistry) {
         *self
             .registry
             .write()
@@ -159,12 +159,12 @@ impl TokenSource {
     }
 
     /// The book as it is now.
-    pub fn registry(&self) -> Arc<CallerRegistry> {
+    pub(crate) fn registry(&self) -> Arc<CallerRegistry> {
         Arc::clone(&self.registry.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Signs with this key from now on.
-    pub fn replace_signing_key(&self, key: ApiKey) {
+    pub(crate) fn replace_signing_key(&self, key: ApiKey) {
         *self
             .signing_key
             .write()
@@ -178,7 +178,7 @@ impl TokenSource {
     }
 
     /// Whether [`Self::admit`] would wait for the server that has a login's keys.
-    pub fn would_wait(&self, shown: Credentials<'_>, clock: u64) -> bool {
+    pub(crate) fn would_wait(&self, shown: Credentials<'_>, clock: u64) -> bool {
         match shown {
             Credentials::ApiKeyOrJwt(token) if !token.starts_with(API_KEY_PREFIX) => {
                 self.registry().issuers.would_wait(token, clock)
@@ -189,7 +189,7 @@ impl TokenSource {
 
     /// Lets a caller in at `clock` (seconds since 1970) by what they show. `client` is the address that they are counted under if they have no name, and none
     /// where addresses say nothing.
-    pub fn authenticate(
+    pub(crate) fn authenticate(
         &self,
         shown: Credentials<'_>,
         client: Option<IpAddr>,
@@ -212,7 +212,7 @@ impl TokenSource {
     }
 
     /// Signs what an admitted caller asks for, at `now` (seconds since 1970), if they may have it.
-    pub fn issue_access_token(
+    pub(crate) fn issue_access_token(
         &self,
         admitted: &AuthenticatedCaller,
         asked: ParticipantRequest,

@@ -33,7 +33,7 @@ pub enum LogFormat {
 }
 
 /// Starts logging. Fails if something logs already.
-pub fn start(level: LevelFilter, format: LogFormat) -> Result<(), SetLoggerError> {
+pub(crate) fn start(level: LevelFilter, format: LogFormat) -> Result<(), SetLoggerError> {
     log::set_boxed_logger(Box::new(Logger {
         format,
         journald: stderr_is_journald(),
@@ -44,7 +44,7 @@ pub fn start(level: LevelFilter, format: LogFormat) -> Result<(), SetLoggerError
 }
 
 /// Changes what is logged from now on.
-pub fn set_level(level: LevelFilter) {
+pub(crate) fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
@@ -180,7 +180,7 @@ fn journald_priority(level: Level) -> &'static str {
 }
 
 /// Text in which no character can end a line, move the cursor or turn the direction of writing.
-pub fn escape_control_chars(text: &str) -> String {
+pub(crate) fn escape_control_chars(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let _ = LineEscaper(&mut escaped).write_str(text);
     escaped

@@ -23,7 +23,7 @@ const DURATION_BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
 
 /// A request was answered.
-pub fn count_request(endpoint: &'static str, status: u16, took: Duration) {
+pub(crate) fn count_request(endpoint: &'static str, status: u16, took: Duration) {
     let labels = RequestLabels { endpoint, status };
     METRICS.requests.get_or_create(&labels).inc();
     let labels = EndpointLabels { endpoint };
@@ -34,7 +34,7 @@ pub fn count_request(endpoint: &'static str, status: u16, took: Duration) {
 }
 
 /// A token was handed out: which door it came from, and what it may do.
-pub fn count_token_issued(source: &'static str, access: &'static str) {
+pub(crate) fn count_token_issued(source: &'static str, access: &'static str) {
     METRICS
         .tokens
         .get_or_create(&TokenLabels { source, access })
@@ -42,7 +42,7 @@ pub fn count_token_issued(source: &'static str, access: &'static str) {
 }
 
 /// A caller was refused, for this kind of reason.
-pub fn count_refusal(reason: &'static str) {
+pub(crate) fn count_refusal(reason: &'static str) {
     METRICS
         .refusals
         .get_or_create(&RefusalLabels { reason })
@@ -50,7 +50,7 @@ pub fn count_refusal(reason: &'static str) {
 }
 
 /// A caller was told to come again later, by this limit.
-pub fn count_rate_limited(limit: &'static str) {
+pub(crate) fn count_rate_limited(limit: &'static str) {
     METRICS
         .rate_limited
         .get_or_create(&LimitLabels { limit })
@@ -58,7 +58,7 @@ pub fn count_rate_limited(limit: &'static str) {
 }
 
 /// Another server was asked for something.
-pub fn count_upstream_request(kind: &'static str, outcome: &'static str) {
+pub(crate) fn count_upstream_request(kind: &'static str, outcome: &'static str) {
     METRICS
         .upstream
         .get_or_create(&UpstreamLabels { kind, outcome })
@@ -66,7 +66,7 @@ pub fn count_upstream_request(kind: &'static str, outcome: &'static str) {
 }
 
 /// Something was looked for in memory.
-pub fn count_cache_lookup(cache: &'static str, found: bool) {
+pub(crate) fn count_cache_lookup(cache: &'static str, found: bool) {
     let result = if found { "hit" } else { "miss" };
     METRICS
         .cache_lookups
@@ -75,7 +75,7 @@ pub fn count_cache_lookup(cache: &'static str, found: bool) {
 }
 
 /// Something has become of a delegated leave.
-pub fn count_delegated_leave_event(event: &'static str) {
+pub(crate) fn count_delegated_leave_event(event: &'static str) {
     METRICS
         .delegated_leave_events
         .get_or_create(&EventLabels { event })
@@ -83,7 +83,7 @@ pub fn count_delegated_leave_event(event: &'static str) {
 }
 
 /// Something has become of a guest of application-service mode, or of a look at one.
-pub fn count_participant_event(event: &'static str) {
+pub(crate) fn count_participant_event(event: &'static str) {
     METRICS
         .participant_events
         .get_or_create(&EventLabels { event })
@@ -91,7 +91,7 @@ pub fn count_participant_event(event: &'static str) {
 }
 
 /// An SFU's webhook came.
-pub fn count_webhook(outcome: &'static str) {
+pub(crate) fn count_webhook(outcome: &'static str) {
     METRICS
         .webhooks
         .get_or_create(&OutcomeLabels { outcome })
@@ -99,13 +99,13 @@ pub fn count_webhook(outcome: &'static str) {
 }
 
 /// What `/readyz` was answered.
-pub fn set_ready(ready: bool) {
+pub(crate) fn set_ready(ready: bool) {
     METRICS.ready.get_or_create(&[]).set(ready.into());
 }
 
 /// Numbers that others keep, as they are now.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct MetricsSnapshot {
+pub(crate) struct MetricsSnapshot {
     /// Connections of clients that are open.
     pub connections: u64,
     /// Connections that there is room for.
@@ -127,7 +127,7 @@ pub struct MetricsSnapshot {
 }
 
 /// All of it in Prometheus' text format (OpenMetrics).
-pub fn encode(now: &MetricsSnapshot) -> String {
+pub(crate) fn encode(now: &MetricsSnapshot) -> String {
     let mut registry = Registry::default();
     process::register(&mut registry);
     let ours = registry.sub_registry_with_prefix(PREFIX);

@@ -38,7 +38,7 @@ const DNS_PORT: u16 = 53;
 
 /// One server that a service runs on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SrvTarget {
+pub(crate) struct SrvTarget {
     /// Its name in lower case, without the final dot; empty if the record says that there is none.
     pub host: String,
     /// Its port.
@@ -47,7 +47,7 @@ pub struct SrvTarget {
 
 /// The servers of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SrvAnswer {
+pub(crate) struct SrvAnswer {
     /// In the order in which to try them; empty if there is no such record.
     pub targets: Vec<SrvTarget>,
     /// How long the answer holds.
@@ -55,7 +55,7 @@ pub struct SrvAnswer {
 }
 
 /// Looks up the SRV records of an absolute name. That there are none is an answer, not an error.
-pub fn lookup_srv(name: &str, deadline: Instant) -> Result<SrvAnswer, Error> {
+pub(crate) fn lookup_srv(name: &str, deadline: Instant) -> Result<SrvAnswer, Error> {
     let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
     let (conf, _) = resolv_conf::Config::parse_with_errors(&text);
     let mut servers: Vec<SocketAddr> = conf

@@ -18,7 +18,7 @@ use crate::token::api_key::ApiKeyHash;
 use crate::token::caller::CallerName;
 
 /// Grants that no participant is ever given, as they rule over rooms and not within one.
-pub const ADMIN_GRANTS: [&str; 5] = [
+pub(crate) const ADMIN_GRANTS: [&str; 5] = [
     "roomCreate",
     "roomList",
     "roomRecord",
@@ -28,7 +28,7 @@ pub const ADMIN_GRANTS: [&str; 5] = [
 /// Most patterns in one list.
 const MAX_PATTERNS: usize = 100;
 /// The entry of those whom nobody has to authenticate.
-pub const ANONYMOUS_CALLER: &str = "anyone";
+pub(crate) const ANONYMOUS_CALLER: &str = "anyone";
 
 /// What the file says, on the ground of what the settings say.
 #[derive(Debug, Clone, Default, PartialEq)]

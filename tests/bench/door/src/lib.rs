@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use livekit_token_service::livekit::access_token::{ApiKey, Claims, ParticipantIdentity, Participation, RoomName};
+use livekit_token_service::internal::{ApiKey, Claims, ParticipantIdentity, JoinPermissions, RoomName};
 use serde::{Deserialize, Serialize};
 use tiny_http::{Header, Request, Response, ResponseBox};
 
@@ -78,7 +78,7 @@ impl Work {
     fn sign(&self, body: &[u8]) -> Option<Vec<u8>> {
         let wish: Wish = serde_json::from_slice(body).ok()?;
         let (identity, room) = (wish.participant_identity, wish.room_name);
-        let may = Participation {
+        let may = JoinPermissions {
             can_publish: wish.can_publish,
             can_subscribe: true,
             can_update_own_metadata: false,

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use door::{WORKERS, Work};
-use livekit_token_service::server::event_loop;
-use livekit_token_service::server::event_loop::{Limits, Listener, Prospect};
-use livekit_token_service::server::head::BODY_BYTES;
-use livekit_token_service::util::systemd::Supervisor;
+use livekit_token_service::internal::event_loop;
+use livekit_token_service::internal::{ServerLimits, ListenSocket, RequestClass};
+use livekit_token_service::internal::MAX_BODY_BYTES;
+use livekit_token_service::internal::SystemdNotifier;
 use tiny_http::Response;
 
 fn main() -> ExitCode {
@@ -15,15 +15,15 @@ fn main() -> ExitCode {
         event_loop::serve(
             vec![Listener::Tcp(listener)],
             WORKERS,
-            Limits::default(),
-            |_head| Prospect {
+            ServerLimits::default(),
+            |_head| RequestClass {
                 outbound: false,
-                body: BODY_BYTES,
+                body: MAX_BODY_BYTES,
                 counted: true,
             },
             move |request| work.answer_tiny(request),
             || Response::empty(500).boxed(),
-            |_stats| Supervisor::none(),
+            |_stats| SystemdNotifier::none(),
         )
     });
     match served {
