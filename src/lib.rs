@@ -44,12 +44,11 @@ pub mod internal {
     pub use crate::delegation::leave::{Leave, LeaveAction, LeaveEvent, UnixMillis};
     pub use crate::delegation::store::{
         FencingToken, FileStore, LeaveStore, MAX_RECORD_BYTES, MemoryStore, Ownership,
-        ParticipantKey, RedisAddress, RedisStore,
+        RedisAddress, RedisStore,
     };
     pub use crate::exchange::RequestedParticipant;
-    pub use crate::livekit::access_token::{
-        ApiKey, Claims, JoinPermissions, ParticipantIdentity, RoomName, verify,
-    };
+    pub use crate::livekit::access_token::{ApiKey, Claims, JoinPermissions, verify};
+    pub use crate::livekit::id::{ParticipantIdentity, ParticipantKey, RoomName};
     pub use crate::livekit::webhook::{WebhookDelivery, WebhookEventKind, WebhookReceiver};
     pub use crate::matrix::client_api::{DelayedEventPath, DelayedEventSupport};
     pub use crate::matrix::id::{DelayId, ServerName, UserId};

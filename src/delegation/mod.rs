@@ -18,10 +18,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::info;
 
-use self::leave::{DelegationRequest, Leave, ParticipantKey, UnixMillis};
+use self::leave::{DelegationRequest, Leave, UnixMillis};
 use self::quota::LeaveQuota;
 use self::scheduler::{Scheduler, SchedulerMessage};
 use self::store::{LeaveStore, Ownership};
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::RoomServiceClient;
 use crate::livekit::webhook::WebhookEvent;
 use crate::matrix::client_api::{self, DelayedEventSupport};

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Error;
-use super::leave::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 use crate::matrix::id::{ServerName, UserId};
 
 /// Leaves of one user: some devices, some rooms, and what is left for up to an hour of those who reload a page again and again.
@@ -116,7 +116,7 @@ impl LeaveQuota {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::livekit::access_token::{ParticipantIdentity, RoomName};
+    use crate::livekit::id::{ParticipantIdentity, RoomName};
 
     fn key(n: usize) -> ParticipantKey {
         ParticipantKey {

@@ -8,9 +8,10 @@ use std::{io, panic, process, thread};
 use log::{error, info, warn};
 
 use super::DelegationContext;
-use super::leave::{LeaveEvent, ParticipantKey, UnixMillis};
+use super::leave::{LeaveEvent, UnixMillis};
 use super::scheduler::{FinishedCall, SchedulerMessage};
 use super::store::{FencingToken, Ownership};
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::ParticipantPresence;
 use crate::matrix::delayed_event::{DelayId, DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::UserId;

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use crate::livekit::access_token::{InvalidLiveKitName, ParticipantIdentity, RoomName};
+use crate::livekit::id::{InvalidLiveKitName, ParticipantIdentity, RoomName};
 use crate::matrix::appservice::JoinedUser;
 use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId};
 use crate::matrix::openid::VerifiedUser;

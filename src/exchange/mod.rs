@@ -14,11 +14,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::access::{AccessLevel, FullAccessHomeservers};
 
-use crate::delegation::leave::{DelegationRequest, ParticipantKey};
+use crate::delegation::leave::DelegationRequest;
 use crate::delegation::{self, DelegationService};
-use crate::livekit::access_token::{
-    AccessToken, ApiKey, Claims, InvalidLiveKitName, JoinPermissions, ParticipantIdentity, RoomName,
-};
+use crate::livekit::access_token::{AccessToken, ApiKey, Claims, JoinPermissions};
+use crate::livekit::id::{InvalidLiveKitName, ParticipantIdentity, ParticipantKey, RoomName};
 use crate::livekit::room_service::{self, RoomServiceClient};
 use crate::matrix::federation;
 use crate::matrix::id::{DelayId, DeviceId, MemberId, RoomId, ServerName, SlotId};

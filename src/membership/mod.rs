@@ -20,7 +20,7 @@ pub(crate) use self::attribute_sealer::AttributeSealer;
 use self::report::MembershipReporter;
 use self::table::{CheckResult, CheckTask, NextCheck, ParticipantTable};
 pub(crate) use self::table::{ParticipantQuotaExceeded, TrackedParticipant};
-use crate::delegation::store::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{ParticipantPresence, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::livekit::webhook::{WebhookEvent, WebhookEventKind};

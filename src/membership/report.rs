@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::table::{CheckTask, ParticipantQuotaExceeded};
-use crate::delegation::store::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 

@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use self::presence::PresenceSchedule;
 pub use self::time::UnixMillis;
-pub(crate) use super::store::ParticipantKey;
-use crate::livekit::access_token::ParticipantSid;
+use crate::livekit::id::{ParticipantKey, ParticipantSid};
 use crate::livekit::room_service::ParticipantPresence;
 use crate::matrix::delayed_event::{DelayId, DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::{ServerName, UserId};

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::presence::PresenceSchedule;
 use super::{
-    CallRetry, DelegationRequest, Leave, LeaveState, MAX_SIDS, MAX_TIMEOUT, MAX_WAIT,
-    ParticipantKey, SEND_WINDOW, UnixMillis,
+    CallRetry, DelegationRequest, Leave, LeaveState, MAX_SIDS, MAX_TIMEOUT, MAX_WAIT, SEND_WINDOW,
+    UnixMillis,
 };
-use crate::livekit::access_token::ParticipantSid;
+use crate::livekit::id::{ParticipantKey, ParticipantSid};
 use crate::matrix::delayed_event::DelayId;
 use crate::matrix::id::UserId;
 use crate::util::json;

@@ -6,7 +6,7 @@ use super::{
     CallRetry, Leave, LeaveAction, LeaveEndReason, LeaveEvent, LeaveState, MAX_SIDS,
     MIN_RESTART_INTERVAL, SEND_WINDOW, UnixMillis,
 };
-use crate::livekit::access_token::ParticipantSid;
+use crate::livekit::id::ParticipantSid;
 use crate::livekit::room_service::ParticipantPresence;
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 

@@ -14,10 +14,11 @@ use log::{error, info, warn};
 
 use super::DelegationContext;
 use super::call_queue::{CallQueue, MAX_CONCURRENT_CALLS, QueuedAction};
-use super::leave::{Leave, LeaveAction, LeaveEndReason, LeaveEvent, ParticipantKey, UnixMillis};
+use super::leave::{Leave, LeaveAction, LeaveEndReason, LeaveEvent, UnixMillis};
 use super::store;
 use super::store::{FencingToken, Ownership};
 use super::workers::{BlockingTask, ClaimOutcome, PendingEvent, PresenceResult};
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::webhook::WebhookEvent;
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::ServerName;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::ScheduledLeave;
-use crate::delegation::leave::{Leave, LeaveEndReason, ParticipantKey};
+use crate::delegation::leave::{Leave, LeaveEndReason};
 use crate::delegation::workers::PresenceResult;
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::ParticipantPresence;
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::ServerName;

@@ -3,10 +3,11 @@
 use std::sync::mpsc::SyncSender;
 
 use super::{MAX_QUEUED_CLAIMS, Scheduler};
-use crate::delegation::leave::{LeaveEvent, ParticipantKey, UnixMillis};
+use crate::delegation::leave::{LeaveEvent, UnixMillis};
 use crate::delegation::store;
 use crate::delegation::store::FencingToken;
 use crate::delegation::workers::{ClaimOutcome, PendingEvent};
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::webhook::{WebhookEvent, WebhookEventKind};
 
 impl Scheduler {

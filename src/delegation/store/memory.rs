@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Error, FencingToken, LeaveStore, Ownership, ParticipantKey, check_record_size};
+use super::{Error, FencingToken, LeaveStore, Ownership, check_record_size};
+use crate::livekit::id::ParticipantKey;
 
 /// Keeps no records, as the thread that works the leaves has them in memory anyway; only which of two leaves is the newer one.
 #[derive(Debug, Default)]

@@ -11,37 +11,11 @@ mod write_buffer;
 
 use std::fmt;
 
-use crate::livekit::access_token::{ParticipantIdentity, RoomName};
+use crate::livekit::id::ParticipantKey;
 
 pub use self::file::FileStore;
 pub use self::memory::MemoryStore;
 pub use self::redis::{RedisAddress, RedisStore};
-
-/// What a leave is kept under: there is one for each participant of a room.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ParticipantKey {
-    /// The LiveKit room.
-    pub room: RoomName,
-    /// Who they are in it.
-    pub identity: ParticipantIdentity,
-}
-
-impl ParticipantKey {
-    /// The compact JSON array of both names.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(&[self.room.as_str(), self.identity.as_str()])
-            .unwrap_or_else(|_| unreachable!())
-    }
-
-    /// Reads what [`Self::to_json`] wrote.
-    pub fn from_json(text: &str) -> Option<Self> {
-        let [room, identity] = serde_json::from_str::<[String; 2]>(text).ok()?;
-        Some(Self {
-            room: RoomName::new(room).ok()?,
-            identity: ParticipantIdentity::new(identity).ok()?,
-        })
-    }
-}
 
 /// How often a leave has changed hands: whoever has an older number has lost it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

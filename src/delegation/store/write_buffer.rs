@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{FencingToken, Ownership, ParticipantKey};
+use super::{FencingToken, Ownership};
+use crate::livekit::id::ParticipantKey;
 
 /// The leaves that are ours. Memory is bounded by their number, which is the delegation's to bound.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::RoomName;
+use crate::livekit::id::RoomName;
 
 /// What a participant may do in the room that they join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,10 +22,9 @@ pub(crate) use self::verification::AccessTokenError;
 pub use self::verification::verify;
 #[cfg(test)]
 use self::verification::{CLOCK_LEEWAY, MAX_ACCESS_TOKEN_BYTES};
+use super::id::{ParticipantIdentity, RoomName};
 use super::sealed_attribute::SealedAttribute;
 
-/// Longest room name or identity in bytes: the SFU's own limit.
-pub(crate) const MAX_NAME: usize = 256;
 /// Secrets shorter than this many bytes draw an error in the SFU's log (RFC 7518, 3.2: a key as long as the hash).
 pub(crate) const RECOMMENDED_SECRET_BYTES: usize = 32;
 
@@ -72,61 +71,6 @@ impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiKey({}, secret hidden)", self.id)
     }
-}
-
-/// A name that LiveKit does not accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidLiveKitName;
-
-impl fmt::Display for InvalidLiveKitName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "expected 1 to {MAX_NAME} bytes without control characters"
-        )
-    }
-}
-
-impl std::error::Error for InvalidLiveKitName {}
-
-macro_rules! livekit_name {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        pub struct $name(String);
-
-        impl $name {
-            /// Accepts 1 to 256 bytes without control characters.
-            pub fn new(text: String) -> Result<Self, InvalidLiveKitName> {
-                let fits = (1..=MAX_NAME).contains(&text.len()) && !text.chars().any(char::is_control);
-                if fits { Ok(Self(text)) } else { Err(InvalidLiveKitName) }
-            }
-
-            /// The name itself.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-livekit_name! {
-    /// The name of a LiveKit room.
-    RoomName
-}
-livekit_name! {
-    /// Who a participant is within a room; a second one of the same identity replaces the first.
-    ParticipantIdentity
-}
-livekit_name! {
-    /// One connection of a participant, as the SFU numbers them.
-    ParticipantSid
 }
 
 /// What a token will say. There is no way to claim a room without naming it, nor to join one as nobody.

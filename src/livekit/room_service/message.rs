@@ -2,7 +2,7 @@
 //! generator for them.
 
 use super::ParticipantInfo;
-use crate::livekit::access_token::{ParticipantIdentity, ParticipantSid, RoomName};
+use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
 use crate::livekit::sealed_attribute;
 use crate::livekit::sealed_attribute::SealedAttribute;
 
@@ -186,7 +186,8 @@ fn put_varint(message: &mut Vec<u8>, mut value: u64) {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    use super::{ParticipantInfo, ParticipantSid, RoomName};
+    use super::ParticipantInfo;
+    use crate::livekit::id::{ParticipantSid, RoomName};
 
     /// The connection in what is said of a participant.
     pub fn participant_sid(message: &[u8]) -> Option<ParticipantSid> {

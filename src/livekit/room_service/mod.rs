@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-use super::access_token::{ApiKey, Claims, ParticipantIdentity, ParticipantSid, RoomName};
+use super::access_token::{ApiKey, Claims};
 use super::sealed_attribute::SealedAttribute;
+use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
 use crate::net::base_url::BaseUrl;
 use crate::net::http_client;
 use crate::net::http_client::{FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};

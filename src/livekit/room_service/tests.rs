@@ -1,5 +1,6 @@
 use super::*;
-use crate::livekit::access_token::{MAX_NAME, verify};
+use crate::livekit::access_token::verify;
+use crate::livekit::id::MAX_NAME_BYTES;
 use crate::net::address::AddressPolicy;
 use crate::net::fake_server::FakeServer;
 use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
@@ -145,7 +146,7 @@ fn rooms_that_exist_are_listed() {
     assert_eq!(list(b"\x0a\x03\x12\x01r").unwrap(), vec![room.clone()]);
     assert_eq!(list(b"").unwrap(), vec![]);
     assert!(list(b"<html>").is_err());
-    let long = [b'a'; MAX_NAME + 1];
+    let long = [b'a'; MAX_NAME_BYTES + 1];
     let long = [b"\x0a\x84\x02\x12\x81\x02", &long[..]].concat();
     assert_eq!(list(&long).unwrap(), vec![], "no room has such a name");
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{WebhookEvent, WebhookEventKind};
-use crate::livekit::access_token::{ParticipantIdentity, ParticipantSid, RoomName};
+use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
 use crate::livekit::sealed_attribute;
 use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::util::json;

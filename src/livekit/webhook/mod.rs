@@ -13,10 +13,9 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::access_token;
-use super::access_token::{
-    AccessTokenError, ApiKey, ParticipantIdentity, ParticipantSid, RoomName,
-};
+use super::access_token::{AccessTokenError, ApiKey};
 use super::sealed_attribute::SealedAttribute;
+use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
 
 use self::deduplicator::{EventIdState, WebhookDeduplicator};
 use body::WebhookBody;

@@ -12,8 +12,8 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::error::Unspecified;
 
 use super::table::TrackedParticipant;
-use crate::delegation::store::ParticipantKey;
 use crate::livekit::access_token::ApiKey;
+use crate::livekit::id::ParticipantKey;
 use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::matrix::id::{RoomId, UserId};
 use crate::matrix::registration::AppServiceSecret;

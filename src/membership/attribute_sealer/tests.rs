@@ -1,5 +1,5 @@
 use super::*;
-use crate::livekit::access_token::{ParticipantIdentity, RoomName};
+use crate::livekit::id::{ParticipantIdentity, RoomName};
 use crate::livekit::sealed_attribute::MAX_SEALED_ATTRIBUTE_BYTES;
 
 fn api_key(secret: &str) -> ApiKey {

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::MembershipInner;
-use crate::delegation::store::ParticipantKey;
 use crate::exchange::livekit_names;
-use crate::livekit::access_token::RoomName;
+use crate::livekit::id::{ParticipantKey, RoomName};
 use crate::livekit::room_service::{Error, ParticipantInfo, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::util::random;

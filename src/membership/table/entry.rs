@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::TrackedParticipant;
 use super::queue::{CheckPriority, ScheduledCheck};
 use super::quota::EvictionCandidate;
-use crate::delegation::store::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 
 /// For how long somebody may come back of whom the SFU says that they are not there, or whose token is too old: the SFU's leeway,
 /// and the 10 minutes of the tokens by which it lets those reconnect who were connected.

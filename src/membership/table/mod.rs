@@ -15,7 +15,7 @@ use self::entry::ParticipantEntry;
 use self::queue::{CheckPriority, CheckQueue};
 use self::quota::ParticipantQuota;
 pub(crate) use self::quota::ParticipantQuotaExceeded;
-use crate::delegation::store::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 use crate::matrix::id::{RoomId, UserId};
 
 /// Longest wait without anybody to look at.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::delegation::store::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 
 /// While others wait, one look in so many is not at those who come first but at who would wait for ever behind a flood of them.
 const LOWER_PRIORITY_EVERY: u8 = 4;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::delegation::store::ParticipantKey;
+use crate::livekit::id::ParticipantKey;
 use crate::matrix::id::{ServerName, UserId};
 
 /// Most guests in all, at some 2 KiB with what finds them.

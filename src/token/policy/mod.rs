@@ -12,9 +12,9 @@ pub(crate) use self::error::PolicyError;
 use self::pattern::{NamePattern, PatternContext};
 use super::caller::Caller;
 use crate::livekit::access_token::{
-    AgentDispatch, Grant, MAX_ATTRIBUTES, MAX_METADATA, MAX_NAME, ParticipantIdentity,
-    ParticipantProfile, RoomName, TrackSource,
+    AgentDispatch, Grant, MAX_ATTRIBUTES, MAX_METADATA, ParticipantProfile, TrackSource,
 };
+use crate::livekit::id::{MAX_NAME_BYTES, ParticipantIdentity, RoomName};
 
 /// Seconds: longest lifetime of a token, a year. Who wants more wants no end.
 pub const MAX_LIFETIME: u64 = 365 * 86_400;
@@ -170,7 +170,7 @@ impl CallerPolicy {
             let reason = "this caller may not enter such a room";
             return Err(PolicyError::forbidden("room_name", reason));
         }
-        let expected = || format!("1 to {MAX_NAME} bytes without control characters");
+        let expected = || format!("1 to {MAX_NAME_BYTES} bytes without control characters");
         let identity = ParticipantIdentity::new(identity.clone())
             .map_err(|_| PolicyError::invalid(*field, expected()))?;
         let room =
@@ -213,8 +213,8 @@ impl CallerPolicy {
     }
 
     fn check_name(&self, field: &'static str, name: &str) -> Result<(), PolicyError> {
-        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            let expected = format!("1 to {MAX_NAME} bytes without control characters");
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            let expected = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
             return Err(PolicyError::invalid(field, expected));
         }
         if name.chars().count() < self.min_name_length {
@@ -280,9 +280,9 @@ impl CallerPolicy {
     ) -> Result<ParticipantProfile, PolicyError> {
         let name = asked.display_name.filter(|name| !name.is_empty());
         if let Some(name) = &name
-            && (name.len() > MAX_NAME || name.chars().any(char::is_control))
+            && (name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control))
         {
-            let expected = format!("at most {MAX_NAME} bytes without control characters");
+            let expected = format!("at most {MAX_NAME_BYTES} bytes without control characters");
             return Err(PolicyError::invalid("participant_name", expected));
         }
         let metadata = asked.metadata.filter(|(_, text)| !text.is_empty());
@@ -304,8 +304,9 @@ impl CallerPolicy {
         for (index, agent) in asked.agents.iter().enumerate() {
             let field = |part| format!("room_config.agents[{index}].{part}");
             let name = &agent.agent_name;
-            if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-                let expected = format!("1 to {MAX_NAME} bytes without control characters");
+            if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control)
+            {
+                let expected = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
                 return Err(PolicyError::invalid(field("agent_name"), expected));
             }
             if !any_matches(&self.agents, name, PatternContext::default()) {

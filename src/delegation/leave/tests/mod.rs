@@ -4,7 +4,7 @@ mod simulation;
 
 use super::transition::WAIT_AFTER_LEFT;
 use super::*;
-use crate::livekit::access_token::{ParticipantIdentity, RoomName};
+use crate::livekit::id::{ParticipantIdentity, RoomName};
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(100);
 pub(super) const START: UnixMillis = UnixMillis(1_000_000_000);

@@ -15,7 +15,8 @@ use redb::{
 };
 
 use super::writer::WriteBatch;
-use crate::delegation::store::{MAX_QUARANTINED, ParticipantKey};
+use crate::delegation::store::MAX_QUARANTINED;
+use crate::livekit::id::ParticipantKey;
 
 /// The file's name in the directory of the journal.
 const FILE_NAME: &str = "leaves.redb";

@@ -15,7 +15,8 @@ use log::{error, info, warn};
 
 use self::writer::FileWriter;
 use super::write_buffer::WriteBuffer;
-use super::{Error, FencingToken, LeaveStore, Ownership, ParticipantKey, check_record_size};
+use super::{Error, FencingToken, LeaveStore, Ownership, check_record_size};
+use crate::livekit::id::ParticipantKey;
 
 /// How long a new leave waits for the disk; a healthy one takes milliseconds, a client some ten seconds of patience.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -26,7 +26,8 @@ use self::connection::{RedisCommandError, RedisReply, reply_text};
 use self::script::{FencedOp, FencedOpReply, StoredLeave};
 use self::shared::RedisStoreShared;
 use self::worker::RedisWorker;
-use super::{Error, FencingToken, LeaveStore, Ownership, ParticipantKey, check_record_size};
+use super::{Error, FencingToken, LeaveStore, Ownership, check_record_size};
+use crate::livekit::id::ParticipantKey;
 use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
 pub use self::address::RedisAddress;

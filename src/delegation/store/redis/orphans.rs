@@ -6,7 +6,8 @@ use redis::Value;
 use super::RedisStore;
 use super::connection::reply_text;
 use super::script::{self, StoredLeave};
-use crate::delegation::store::{Error, FencingToken, ParticipantKey};
+use crate::delegation::store::{Error, FencingToken};
+use crate::livekit::id::ParticipantKey;
 
 pub(super) type AdoptedLeave = (ParticipantKey, FencingToken, String);
 type ScanPage = Vec<(Vec<u8>, Vec<u8>)>;

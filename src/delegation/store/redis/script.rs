@@ -9,7 +9,8 @@ use redis::{Cmd, Value};
 use serde::{Deserialize, Serialize};
 
 use super::connection::reply_text;
-use crate::delegation::store::{FencingToken, MAX_QUARANTINED, ParticipantKey};
+use crate::delegation::store::{FencingToken, MAX_QUARANTINED};
+use crate::livekit::id::ParticipantKey;
 
 /// How long a replica is taken to live after its last sign of life.
 pub(super) const LEASE_MS: u64 = 5000;

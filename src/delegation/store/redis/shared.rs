@@ -7,7 +7,8 @@ use log::{error, info};
 
 use super::connection::{RedisCommandError, RedisConnection};
 use crate::delegation::store::write_buffer::WriteBuffer;
-use crate::delegation::store::{Error, FencingToken, Ownership, ParticipantKey};
+use crate::delegation::store::{Error, FencingToken, Ownership};
+use crate::livekit::id::ParticipantKey;
 use crate::util::random;
 
 /// What the thread and the callers share.

@@ -2,7 +2,7 @@ mod places;
 
 use super::entry::{ABSENT_INTERVAL_FACTOR, FIRST_RETRY, REJOIN_GRACE};
 use super::*;
-use crate::livekit::access_token::{ParticipantIdentity, RoomName};
+use crate::livekit::id::{ParticipantIdentity, RoomName};
 
 const EVERY: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(400);
