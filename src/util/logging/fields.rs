@@ -21,29 +21,6 @@ pub(super) fn parse_fields(fields: &str) -> impl Iterator<Item = (&str, Cow<'_, 
     tokens(fields).filter_map(|(_, token)| parse_field(token))
 }
 
-/// `name=value`, with the value in quotes if it must be.
-pub(super) fn add_logfmt(line: &mut String, name: &str, value: &str) {
-    line.push_str(name);
-    line.push('=');
-    if value.is_empty() || value.contains([' ', '"', '=']) {
-        add_quoted(line, value);
-    } else {
-        line.push_str(value);
-    }
-}
-
-/// Text in quotes, as JSON has it if no control character is in it.
-pub(super) fn add_quoted(line: &mut String, text: &str) {
-    line.push('"');
-    for c in text.chars() {
-        if matches!(c, '"' | '\\') {
-            line.push('\\');
-        }
-        line.push(c);
-    }
-    line.push('"');
-}
-
 /// Words with their places; blanks within double quotes do not end one.
 fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;

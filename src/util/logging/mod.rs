@@ -1,38 +1,41 @@
-//! Log lines to stderr, one write each: logfmt, `time=2026-11-21T20:00:00.123Z level=info target=http::route msg=granted user=…`,
-//! or JSON with the same fields. Under systemd the priority stands before the line and journald keeps the time.
+//! Logger of the process: one line for each event to stderr, in one write.
+//!
+//! A line has the fields `time`, `level`, `target` and `msg`, then the key-value pairs of the event, as logfmt or as JSON. Under
+//! systemd the journal's priority stands before the line, and `time` is left to journald.
 
 mod fields;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::SystemTime;
 
+use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
 use super::clock::Timestamp;
 
-/// Longest line in bytes. What strangers send is cut to less before it is logged; this is the end of all mistakes.
-const MAX_LINE: usize = 16 * 1024;
-/// The most that libraries may say: from `debug` on they log headers, and with them tokens.
+/// Largest text of a line, message and values together, in bytes. A backstop: callers truncate what comes from the network.
+const MAX_TEXT: usize = 16 * 1024;
+/// Most verbose level of libraries: from `debug` on they log header fields, and with them tokens.
 const MAX_LIBRARY_LEVEL: LevelFilter = LevelFilter::Warn;
-/// Reports as an error that its listener is closed, which the gate does on purpose; what else befalls it ends the service.
+/// Crate that logs the intended end of its listener as an error; its other failures end the process.
 const SILENCED_CRATE: &str = "tiny_http";
-/// What our own targets begin with; it goes without saying.
+/// First part of this crate's own targets, which is left out.
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
-/// What a line looks like.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `key=value`, values in quotes where they have blanks.
+    /// `key=value`; quotes around a value that is empty or has blanks, quotes or `=`.
     Logfmt,
-    /// One JSON object; all values are strings.
+    /// One JSON object; numbers and booleans are typed.
     Json,
 }
 
-/// Starts logging. Fails if something logs already.
+/// Installs the logger. Fails if the process has one.
 pub(crate) fn start(level: LevelFilter, format: LogFormat) -> Result<(), SetLoggerError> {
     log::set_boxed_logger(Box::new(Logger {
         format,
@@ -43,12 +46,11 @@ pub(crate) fn start(level: LevelFilter, format: LogFormat) -> Result<(), SetLogg
     Ok(())
 }
 
-/// Changes what is logged from now on.
 pub(crate) fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Whether journald reads our stderr: it says which file that is (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether stderr is the file that `JOURNAL_STREAM` names (systemd.exec(5)).
 fn stderr_is_journald() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let metadata = std::fs::metadata("/proc/self/fd/2");
@@ -69,18 +71,13 @@ struct Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        enabled(log::max_level(), metadata)
+        is_enabled(log::max_level(), metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = self.format_line(
-                SystemTime::now(),
-                record.level(),
-                record.target(),
-                record.args(),
-            );
-            // nobody is left to tell that stderr is closed
+            let line = self.format_line(SystemTime::now(), record);
+            // a closed stderr leaves no channel to report it
             let _ = (self.write)(line.as_bytes());
         }
     }
@@ -88,16 +85,16 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-fn enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
-    let most = match metadata.target() {
+fn is_enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
+    let max_level = match metadata.target() {
         target if crate_relative_target(target).is_some() => level,
         target if target.split("::").next() == Some(SILENCED_CRATE) => LevelFilter::Off,
         _ => level.min(MAX_LIBRARY_LEVEL),
     };
-    metadata.level() <= most
+    metadata.level() <= max_level
 }
 
-/// The rest of a target of ours, `main` for the root; none of another crate's.
+/// This crate's target without the crate's name, `main` for the root; `None` for another crate's.
 fn crate_relative_target(target: &str) -> Option<&str> {
     match target.strip_prefix(CRATE)? {
         "" => Some("main"),
@@ -106,56 +103,192 @@ fn crate_relative_target(target: &str) -> Option<&str> {
 }
 
 impl Logger {
-    fn format_line(
-        &self,
-        now: SystemTime,
-        level: Level,
-        target: &str,
-        message: &fmt::Arguments<'_>,
-    ) -> String {
-        let mut text = String::with_capacity(256);
-        // a String takes whatever it is given, and is left as it is if a Display fails
-        let _ = write!(LineEscaper(&mut text), "{message}");
-        let (message, fields) = fields::split_fields(&text);
-        let time = format!("{:.3}", Timestamp(now));
-        let mut standing = vec![
-            ("time", time.as_str()),
-            ("level", level_name(level)),
-            ("target", crate_relative_target(target).unwrap_or(target)),
-            ("msg", message),
-        ];
-        let mut line = String::with_capacity(text.len() + 128);
+    fn format_line(&self, now: SystemTime, record: &Record<'_>) -> String {
+        let (level, target) = (record.level(), record.target());
+        let mut line = LineBuilder {
+            format: self.format,
+            line: String::with_capacity(512),
+            value: String::new(),
+            text_left: MAX_TEXT,
+            has_fields: false,
+        };
         if self.journald {
-            // it keeps the time itself
-            standing.remove(0);
-            line.push_str(journald_priority(level));
+            line.line.push_str(journald_priority(level));
+        } else {
+            line.add_text("time", format_args!("{:.3}", Timestamp(now)));
         }
+        line.add_text("level", level_name(level));
+        line.add_text("target", crate_relative_target(target).unwrap_or(target));
+        if record.key_values().count() == 0 {
+            line.add_message_with_pairs(record.args());
+        } else {
+            line.add_text("msg", record.args());
+            // LineBuilder returns no error
+            let _ = record.key_values().visit(&mut line);
+        }
+        line.finish()
+    }
+}
+
+/// A line under construction.
+struct LineBuilder {
+    format: LogFormat,
+    line: String,
+    /// The current value with its control characters escaped.
+    value: String,
+    /// Bytes of text that the line may still take.
+    text_left: usize,
+    has_fields: bool,
+}
+
+impl LineBuilder {
+    fn add_text(&mut self, name: &str, value: impl Display) {
+        let mut text = std::mem::take(&mut self.value);
+        text.clear();
+        self.escape(&mut text, value);
+        self.add_escaped(name, &text);
+        self.value = text;
+    }
+
+    fn escape(&mut self, text: &mut String, value: impl Display) {
+        let mut escaper = ControlEscaper {
+            text,
+            max: self.text_left,
+        };
+        // a Display that fails leaves what it has written
+        let _ = write!(escaper, "{value}");
+        self.text_left = self.text_left.saturating_sub(text.len());
+    }
+
+    fn add_escaped(&mut self, name: &str, text: &str) {
+        self.add_name(name);
+        let unquoted = !text.is_empty() && !text.contains([' ', '"', '=']);
+        if self.format == LogFormat::Logfmt && unquoted {
+            self.line.push_str(text);
+        } else {
+            self.add_quoted(text);
+        }
+    }
+
+    /// A number or a boolean.
+    fn add_literal(&mut self, name: &str, value: impl Display) {
+        self.add_name(name);
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn add_name(&mut self, name: &str) {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let name = name.chars().map(|c| if valid(c) { c } else { '_' });
+        match (self.format, self.has_fields) {
+            (LogFormat::Logfmt, false) => self.line.extend(name.chain(['='])),
+            (LogFormat::Logfmt, true) => {
+                self.line.extend([' '].into_iter().chain(name).chain(['=']))
+            }
+            (LogFormat::Json, has_fields) => {
+                self.line.push_str(if has_fields { ",\"" } else { "{\"" });
+                self.line.extend(name);
+                self.line.push_str("\":");
+            }
+        }
+        self.has_fields = true;
+    }
+
+    /// Text in quotes, as JSON and logfmt have it; no control character is in it.
+    fn add_quoted(&mut self, text: &str) {
+        self.line.push('"');
+        for c in text.chars() {
+            if matches!(c, '"' | '\\') {
+                self.line.push('\\');
+            }
+            self.line.push(c);
+        }
+        self.line.push('"');
+    }
+
+    /// A message of the form `event key=value key="value"`, whose pairs become fields.
+    fn add_message_with_pairs(&mut self, message: &fmt::Arguments<'_>) {
+        let mut text = String::new();
+        self.escape(&mut text, message);
+        let (event, pairs) = fields::split_fields(&text);
+        self.add_escaped("msg", event);
         match self.format {
-            LogFormat::Logfmt => {
-                for (name, value) in standing {
-                    fields::add_logfmt(&mut line, name, value);
-                    line.push(' ');
-                }
-                line.push_str(fields);
-                line.truncate(line.trim_end().len());
-            }
+            LogFormat::Logfmt if pairs.is_empty() => {}
+            LogFormat::Logfmt => self.line.extend([" ", pairs.trim_end()]),
             LogFormat::Json => {
-                let standing = standing
-                    .into_iter()
-                    .map(|(name, value)| (name, value.into()));
-                for (index, (name, value)) in
-                    standing.chain(fields::parse_fields(fields)).enumerate()
-                {
-                    line.push(if index == 0 { '{' } else { ',' });
-                    fields::add_quoted(&mut line, name);
-                    line.push(':');
-                    fields::add_quoted(&mut line, &value);
+                for (name, value) in fields::parse_fields(pairs) {
+                    self.add_escaped(name, &value);
                 }
-                line.push('}');
             }
         }
-        line.push('\n');
-        line
+    }
+
+    fn finish(mut self) -> String {
+        self.line.push_str(match self.format {
+            LogFormat::Logfmt => "\n",
+            LogFormat::Json => "}\n",
+        });
+        self.line
+    }
+}
+
+impl<'kvs> VisitSource<'kvs> for LineBuilder {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        value.visit(FieldVisitor {
+            line: self,
+            name: key.as_str(),
+        })
+    }
+}
+
+/// Adds one field by its type; an absent value (`None`) adds none.
+struct FieldVisitor<'a> {
+    line: &'a mut LineBuilder,
+    name: &'a str,
+}
+
+impl FieldVisitor<'_> {
+    fn add_literal(&mut self, value: impl Display) -> Result<(), kv::Error> {
+        self.line.add_literal(self.name, value);
+        Ok(())
+    }
+}
+
+impl<'v> VisitValue<'v> for FieldVisitor<'_> {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
+        self.line.add_text(self.name, value);
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), kv::Error> {
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        self.add_literal(value)
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
+        self.add_literal(value)
+    }
+
+    fn visit_u128(&mut self, value: u128) -> Result<(), kv::Error> {
+        self.add_literal(value)
+    }
+
+    fn visit_i128(&mut self, value: i128) -> Result<(), kv::Error> {
+        self.add_literal(value)
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
+        // JSON has no NaN and no infinity
+        match value.is_finite() {
+            true => self.add_literal(value),
+            false => self.visit_any(value.into()),
+        }
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
+        self.add_literal(value)
     }
 }
 
@@ -169,7 +302,7 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// What journald takes for the priority (sd-daemon(3)).
+/// Prefix that journald reads as the priority (sd-daemon(3)).
 fn journald_priority(level: Level) -> &'static str {
     match level {
         Level::Error => "<3>",
@@ -179,34 +312,41 @@ fn journald_priority(level: Level) -> &'static str {
     }
 }
 
-/// Text in which no character can end a line, move the cursor or turn the direction of writing.
+/// The text with every character escaped that can end a line, move a terminal's cursor or change the direction of text.
 pub(crate) fn escape_control_chars(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    let _ = LineEscaper(&mut escaped).write_str(text);
+    let _ = ControlEscaper {
+        text: &mut escaped,
+        max: MAX_TEXT,
+    }
+    .write_str(text);
     escaped
 }
 
-/// Writes no more than a line, and no character that could forge another.
-struct LineEscaper<'a>(&'a mut String);
+/// Escapes control characters, and truncates at `max` bytes.
+struct ControlEscaper<'a> {
+    text: &'a mut String,
+    max: usize,
+}
 
-impl fmt::Write for LineEscaper<'_> {
+impl fmt::Write for ControlEscaper<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            if self.0.len() >= MAX_LINE {
-                self.0.push('…');
+            if self.text.len() >= self.max {
+                self.text.push('…');
                 return Err(fmt::Error);
             }
             if c.is_control() || is_separator_or_bidi(c) {
-                self.0.extend(c.escape_default());
+                self.text.extend(c.escape_default());
             } else {
-                self.0.push(c);
+                self.text.push(c);
             }
         }
         Ok(())
     }
 }
 
-/// Separators of lines and paragraphs, and what reorders the text that follows (Unicode, UAX #9).
+/// Line and paragraph separators, and characters that reorder the text after them (Unicode, UAX #9).
 fn is_separator_or_bidi(c: char) -> bool {
     matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
 }

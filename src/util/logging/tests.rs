@@ -12,19 +12,45 @@ const LOGGER: Logger = Logger {
     journald: false,
     write: |_| Ok(()),
 };
+const JSON_LOGGER: Logger = Logger {
+    format: LogFormat::Json,
+    ..LOGGER
+};
 
 fn line(logger: &Logger, level: Level, target: &str, text: &str) -> String {
-    let message = format_args!("{text}");
-    logger.format_line(at(1_795_291_200, 123), level, target, &message)
+    line_with(logger, level, target, text, &[])
+}
+
+fn line_with(
+    logger: &Logger,
+    level: Level,
+    target: &str,
+    text: &str,
+    pairs: &[(&str, kv::Value<'_>)],
+) -> String {
+    logger.format_line(
+        at(1_795_291_200, 123),
+        &Record::builder()
+            .level(level)
+            .target(target)
+            .args(format_args!("{text}"))
+            .key_values(&pairs)
+            .build(),
+    )
 }
 
 fn message(text: &str) -> String {
-    line(&LOGGER, Level::Info, "crate::exchange", text)
+    line(
+        &LOGGER,
+        Level::Info,
+        "livekit_token_service::exchange",
+        text,
+    )
 }
 
 #[test]
 fn a_line_has_time_level_target_and_message() {
-    let target = "crate::matrix::discovery";
+    let target = "livekit_token_service::matrix::discovery";
     assert_eq!(
         line(&LOGGER, Level::Info, target, "found server=a.org"),
         "time=2026-11-21T20:00:00.123Z level=info target=matrix::discovery msg=found server=a.org\n"
@@ -40,7 +66,43 @@ fn a_line_has_time_level_target_and_message() {
 }
 
 #[test]
-fn fields_are_the_pairs_at_the_end() {
+fn key_value_pairs_become_typed_fields() {
+    let error = io::Error::other("no \"x\"\n");
+    let pairs: &[(&str, kv::Value<'_>)] = &[
+        ("user", "@a:b".into()),
+        ("count", 3_usize.into()),
+        ("delta", (-2_i32).into()),
+        ("share", 0.5.into()),
+        ("ratio", f64::NAN.into()),
+        ("full", true.into()),
+        ("room", kv::ToValue::to_value(&None::<&str>)),
+        ("cause", kv::Value::from_display(&error)),
+        ("empty", "".into()),
+        ("a b\n", "1=2".into()),
+    ];
+    let target = "livekit_token_service::exchange";
+    let logfmt = line_with(&LOGGER, Level::Info, target, "token issued", pairs);
+    let expected = r#" msg="token issued" user=@a:b count=3 delta=-2 share=0.5 ratio=NaN full=true cause="no \"x\"\\n" empty="" a_b_="1=2""#;
+    assert!(logfmt.ends_with(&format!("{expected}\n")), "{logfmt}");
+    let json = line_with(&JSON_LOGGER, Level::Info, target, "token issued", pairs);
+    let expected = r#","msg":"token issued","user":"@a:b","count":3,"delta":-2,"share":0.5,"ratio":"NaN","full":true,"cause":"no \"x\"\\n","empty":"","a_b_":"1=2"}"#;
+    assert!(json.ends_with(&format!("{expected}\n")), "{json}");
+    let fields: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(fields["count"], 3);
+}
+
+#[test]
+fn the_message_of_an_event_with_fields_is_not_parsed() {
+    let pairs: &[(&str, kv::Value<'_>)] = &[("count", 1.into())];
+    let found = line_with(&JSON_LOGGER, Level::Info, "x", "a b=c", pairs);
+    assert!(
+        found.ends_with("\"msg\":\"a b=c\",\"count\":1}\n"),
+        "{found}"
+    );
+}
+
+#[test]
+fn pairs_at_the_end_of_a_message_become_fields() {
     for (text, logfmt, json) in [
         (
             r#"refused user="@a:b" cause="no \"x\" in \u{1b}" ms=3"#,
@@ -65,17 +127,12 @@ fn fields_are_the_pairs_at_the_end() {
         ),
         ("", "msg=\"\"", r#""msg":""}"#),
     ] {
-        let line = message(text);
-        assert!(line.ends_with(&format!(" {logfmt}\n")), "{line}");
-        let logger = Logger {
-            format: LogFormat::Json,
-            ..LOGGER
-        };
-        let message = format_args!("{text}");
-        let line = logger.format_line(at(0, 0), Level::Debug, "livekit_token_service", &message);
-        assert!(line.ends_with(&format!("{json}\n")), "{line}");
-        let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(fields["time"], "1970-01-01T00:00:00.000Z");
+        let found = message(text);
+        assert!(found.ends_with(&format!(" {logfmt}\n")), "{found}");
+        let found = line(&JSON_LOGGER, Level::Debug, "livekit_token_service", text);
+        assert!(found.ends_with(&format!("{json}\n")), "{found}");
+        let fields: serde_json::Value = serde_json::from_str(&found).unwrap();
+        assert_eq!(fields["time"], "2026-11-21T20:00:00.123Z");
         assert_eq!(
             (&fields["level"], &fields["target"]),
             (&"debug".into(), &"main".into())
@@ -84,7 +141,7 @@ fn fields_are_the_pairs_at_the_end() {
 }
 
 #[test]
-fn the_journal_gets_a_priority_and_no_time() {
+fn the_journal_receives_a_priority_and_no_time() {
     for format in [LogFormat::Logfmt, LogFormat::Json] {
         let logger = Logger {
             format,
@@ -111,8 +168,8 @@ fn the_journal_gets_a_priority_and_no_time() {
 }
 
 #[test]
-fn nobody_can_forge_a_line() {
-    for (text, shown) in [
+fn control_characters_are_escaped() {
+    for (text, escaped) in [
         ("a\r\nb", r"a\r\nb"),
         ("\u{1b}[2Ja", r"\u{1b}[2Ja"),
         ("a\0b\u{7f}\u{85}", r"a\u{0}b\u{7f}\u{85}"),
@@ -122,7 +179,7 @@ fn nobody_can_forge_a_line() {
         ),
         ("bücher 日本 \\n \"q\"", "bücher 日本 \\n \"q\""),
     ] {
-        assert_eq!(escape_control_chars(text), shown);
+        assert_eq!(escape_control_chars(text), escaped);
         let line = message(text);
         assert!(line.contains(" msg="), "{line:?}");
         assert_eq!(line.chars().filter(|c| c.is_control()).count(), 1);
@@ -130,44 +187,55 @@ fn nobody_can_forge_a_line() {
 }
 
 #[test]
-fn a_line_has_an_end() {
-    let line = message(&"ü\n".repeat(MAX_LINE));
-    // quotes may take the room of as many more
-    assert!(line.len() < 2 * MAX_LINE + 128);
-    assert!(line.ends_with("…\"\n") || line.ends_with("…\n"));
+fn a_line_is_bounded_and_keeps_its_fields() {
+    let text = "ü\n".repeat(MAX_TEXT);
+    let found = message(&text);
+    // quotes take at most as much again
+    assert!(found.len() < 2 * MAX_TEXT + 128);
+    assert!(found.ends_with("…\"\n") || found.ends_with("…\n"));
+    let pairs: &[(&str, kv::Value<'_>)] = &[
+        ("long", text.as_str().into()),
+        ("room", "r".into()),
+        ("count", 7.into()),
+    ];
+    let found = line_with(&JSON_LOGGER, Level::Info, "x", &text[..9], pairs);
+    assert!(found.len() < 2 * MAX_TEXT + 256);
+    let fields: serde_json::Value = serde_json::from_str(&found).unwrap();
+    assert!(fields["long"].as_str().unwrap().ends_with('…'));
+    assert_eq!(
+        (&fields["room"], &fields["count"]),
+        (&"…".into(), &7.into())
+    );
 }
 
 #[test]
-fn libraries_are_heard_from_warn_on_and_lookalikes_are_libraries() {
-    let heard = |level, target: &str, of| {
-        enabled(level, &Metadata::builder().level(of).target(target).build())
+fn libraries_log_from_warn_on_and_a_similar_crate_name_is_a_library() {
+    let logs = |level, target: &str, of| {
+        is_enabled(level, &Metadata::builder().level(of).target(target).build())
     };
-    let ours = "crate::server::listener";
-    assert!(heard(LevelFilter::Trace, ours, Level::Trace));
-    assert!(heard(
+    let own = "livekit_token_service::server::listener";
+    assert!(logs(LevelFilter::Trace, own, Level::Trace));
+    assert!(logs(
         LevelFilter::Trace,
         "livekit_token_service",
         Level::Debug
     ));
-    assert!(!heard(LevelFilter::Info, ours, Level::Debug));
-    for hushed in ["tiny_http", "tiny_http::util"] {
-        assert!(!heard(LevelFilter::Trace, hushed, Level::Error), "{hushed}");
+    assert!(!logs(LevelFilter::Info, own, Level::Debug));
+    for silenced in ["tiny_http", "tiny_http::util"] {
+        assert!(
+            !logs(LevelFilter::Trace, silenced, Level::Error),
+            "{silenced}"
+        );
     }
-    for foreign in ["ureq::run", "rustls::client", "livekit_token_services", ""] {
-        assert!(
-            !heard(LevelFilter::Trace, foreign, Level::Info),
-            "{foreign}"
-        );
-        assert!(heard(LevelFilter::Trace, foreign, Level::Warn), "{foreign}");
-        assert!(
-            !heard(LevelFilter::Error, foreign, Level::Warn),
-            "{foreign}"
-        );
+    for library in ["ureq::run", "rustls::client", "livekit_token_services", ""] {
+        assert!(!logs(LevelFilter::Trace, library, Level::Info), "{library}");
+        assert!(logs(LevelFilter::Trace, library, Level::Warn), "{library}");
+        assert!(!logs(LevelFilter::Error, library, Level::Warn), "{library}");
     }
 }
 
 #[test]
-fn each_line_is_one_write_and_a_closed_stderr_is_survived() {
+fn each_line_is_one_write_and_a_closed_stderr_is_no_error() {
     static WRITES: AtomicUsize = AtomicUsize::new(0);
     let logger = Logger {
         write: |line| {
