@@ -46,7 +46,7 @@ class Site:
         config.write_text(CONFIG.format(registration=registration))
         tokens = dict(line.split(": ") for line in made.stdout.splitlines() if line.startswith(("as_token", "hs_token")))
         self.hs_token, self.as_token = tokens["hs_token"], tokens["as_token"]
-        self.synapse = Synapse(variant, SYN_EXTRA_CONFIG=str(config), SYN_FRESH="1")
+        self.synapse = Synapse(variant, extra=config, fresh=True)
         assert self.synapse.server_name == name
         self.sfu = FakeSfu(KEY, SECRET)
         self.settings = {

@@ -1,41 +1,41 @@
-"""A real Synapse by shared/tools/synapse, its users, their OpenID tokens and their places in calls."""
+"""A real Synapse, its users, their OpenID tokens and their membership of calls."""
 
 import hashlib
 import hmac
-import http.server
-import json
-import os
-import pathlib
 import secrets
-import ssl
-import subprocess
-import threading
 import time
 import urllib.parse
 
 import requests
 
-STARTER = pathlib.Path(os.environ["SHARED"]) / "tools" / "synapse" / "start-synapse.sh"
+from synapse_server import SynapseServer, WellKnownServer
+
 TIMEOUT = 30  # seconds for one call to Synapse, generous for a loaded machine
-HS_TEST = "hs.test:18450"  # where the variant hs.test speaks TLS
+HS_TEST = "hs.test:18450"  # the address of the variant hs.test with TLS
 MEMBER_EVENT = "org.matrix.msc3401.call.member"
+
+_servers = {}
 
 
 class Synapse:
-    """One variant of the starter, up when the constructor returns: `localhost`, `ip` or `hs.test`."""
+    """A running server of one variant (`localhost`, `ip` or `hs.test`), shared with the tests before it if its settings are the same."""
 
     def __init__(self, variant, **settings):
-        """`settings` are more of those at the head of the starter."""
-        self._env = os.environ | {"SYN_VARIANT": variant} | settings
+        """`settings` are the keyword arguments of `SynapseServer`."""
+        server, of = _servers.get(variant, (None, None))
+        if server is None or of != settings or settings.get("fresh"):
+            if server:
+                server.stop()
+            server = SynapseServer(variant, **settings)
+            _servers[variant] = server, settings
+        self._server = server
+        self.server_name, self.ca_file = server.server_name, server.ca_file
+        self.client_url, self._secret = server.client_url, server.registration_secret
         self.start()
 
     def start(self):
-        """Again after `stop`, with all that it knew."""
-        done = subprocess.run([STARTER, "start"], env=self._env, capture_output=True, text=True, timeout=230)
-        assert done.returncode == 0, f"Synapse ({self._env['SYN_VARIANT']}) did not start:\n{done.stderr}"
-        told = json.loads(done.stdout)
-        self.server_name, self.ca_file = told["server_name"], told["ca_path"]
-        self.client_url, self._secret = told["client_base_url"], told["registration_shared_secret"]
+        """Starts it again after `stop`, with its data."""
+        self._server.start()
 
     def register(self):
         """A new user's id and access token."""
@@ -69,37 +69,15 @@ class Synapse:
         return reply.json()["access_token"]
 
     def stop(self):
-        subprocess.run([STARTER, "stop"], env=self._env, capture_output=True, timeout=60)
+        self._server.stop()
 
 
-class WellKnown:
-    """https://hs.test/.well-known/matrix/* that leads to the variant `hs.test` and nowhere without TLS, as discovery demands.
+def well_known_of_hs_test():
+    """`https://hs.test/.well-known/matrix/*` that names the variant `hs.test` with TLS and nothing without, as discovery demands.
 
-    That Synapse has to be started with SYN_WK_PORT on another port, where the starter's own answers are out of the way."""
-
-    def __init__(self, synapse):
-        documents = {"server": {"m.server": HS_TEST}, "client": {"m.homeserver": {"base_url": f"https://{HS_TEST}"}}}
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                document = documents.get(self.path.removeprefix("/.well-known/matrix/"))
-                self.send_response(200 if document else 404)
-                self.end_headers()
-                self.wfile.write(json.dumps(document).encode())
-
-            def log_message(self, *_):
-                pass
-
-        folder = pathlib.Path(synapse.ca_file).parent
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "server.pem", folder / "server.key")
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 443), Handler)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self._server.shutdown()
-        self._server.server_close()
+    That Synapse has to be started with another `well_known_port` than 443."""
+    documents = {"server": {"m.server": HS_TEST}, "client": {"m.homeserver": {"base_url": f"https://{HS_TEST}"}}}
+    return WellKnownServer(443, documents)
 
 
 class Caller:

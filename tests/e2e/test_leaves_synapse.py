@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from livekit_sdks import name_of
-from real_synapse import Caller, Synapse, WellKnown
+from real_synapse import Caller, Synapse, well_known_of_hs_test
 from scenes import SOON, all_at_once, each, until
 from service import DEVICE, MEMBER, SLOT, Service
 from synapse_scene import Scene
@@ -178,9 +178,9 @@ def a_service_killed_in_mid_call_takes_the_leave_up_again(synapse):
 
 def a_real_synapse_stopped_for_thirty_seconds_and_found_by_discovery_loses_no_leave(_):
     with contextlib.ExitStack() as stack:
-        synapse = Synapse("hs.test", SYN_WK_PORT="18451")
+        synapse = Synapse("hs.test", well_known_port=18451)
         stack.callback(synapse.stop)
-        stack.callback(WellKnown(synapse).stop)
+        stack.callback(well_known_of_hs_test().stop)
         scene = stack.enter_context(Scene(synapse, LIVEKIT_CS_API_URL_OVERRIDES=""))
         scene.delegate(LONG)
         since = scene.caller.since(scene.delay_id)
@@ -195,7 +195,7 @@ def a_real_synapse_stopped_for_thirty_seconds_and_found_by_discovery_loses_no_le
 
 def twenty_callers_on_a_synapse_with_stock_limits_lose_no_leave(_):
     """One bucket of a call a second, and five at once: not enough for twenty to be careless with."""
-    delay, synapse = 30, Synapse("ip", SYN_STOCK_LIMITS="1")
+    delay, synapse = 30, Synapse("ip", default_limits=True)
     with contextlib.ExitStack() as stack:
         stack.callback(synapse.stop)
         scene = stack.enter_context(Scene(synapse))
