@@ -18,7 +18,7 @@ use crate::exchange::appservice::{
 use crate::matrix::appservice;
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
-use crate::util::swappable::Swappable;
+use crate::util::sync::Swappable;
 
 /// Where the service of another homeserver is asked (MSC4195), by the name under which a client has asked us.
 const STABLE_TOKEN_PATH: &str = "/_matrix/federation/v1/rtc/livekit/get_token";

@@ -15,7 +15,7 @@ use crate::exchange::{
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 use crate::util::random;
-use crate::util::swappable::Swappable;
+use crate::util::sync::Swappable;
 
 /// What is behind the door; a reload of the settings replaces it as a whole.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::membership::Membership;
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 use crate::util::metrics::MetricsSnapshot;
-use crate::util::swappable::Swappable;
+use crate::util::sync::Swappable;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);

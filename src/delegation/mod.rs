@@ -30,7 +30,7 @@ use crate::matrix::delayed_event::DelayedEventClient;
 use crate::matrix::id::ServerName;
 use crate::util::metrics;
 use crate::util::random;
-use crate::util::swappable::Swappable;
+use crate::util::sync::Swappable;
 
 /// Events that wait for the thread; a burst of webhooks for a few thousand participants. It takes some 10,000 a second.
 const MAX_QUEUED_MESSAGES: usize = 4096;

@@ -26,7 +26,7 @@ use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::livekit::webhook::{WebhookEvent, WebhookEventKind};
 use crate::matrix::appservice::HomeserverClient;
 use crate::util::metrics;
-use crate::util::swappable::Swappable;
+use crate::util::sync::Swappable;
 
 /// Those who look; each asks one question at a time. A homeserver that takes 0.5 s for an answer has 8 of them to work at, which is
 /// what a browser asks of it.

@@ -8,6 +8,7 @@ pub(crate) mod metrics;
 pub(crate) mod random;
 pub(crate) mod rate_limiter;
 pub(crate) mod single_flight;
-pub(crate) mod swappable;
+pub(crate) mod sync;
+
 pub(crate) mod systemd;
 pub(crate) mod ttl_cache;

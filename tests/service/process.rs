@@ -181,7 +181,10 @@ impl Drop for Service {
                 panic!("a secret in the log: {line}");
             }
         }
-        assert!(!log.contains("panicked at"), "the service panicked:\n{log}");
+        assert!(
+            !log.contains("thread panicked"),
+            "the service panicked:\n{log}"
+        );
     }
 }
 

@@ -10,6 +10,8 @@ mod tests;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{self, PanicHookInfo};
+use std::thread;
 use std::time::SystemTime;
 
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
@@ -43,7 +45,17 @@ pub(crate) fn start(level: LevelFilter, format: LogFormat) -> Result<(), SetLogg
         write: |line| io::stderr().write_all(line),
     }))?;
     set_level(level);
+    panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Logs the cause of a panic, which the standard library's hook would write to stderr as lines of its own.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let cause = payload.downcast_ref::<&str>().copied();
+    let cause = cause.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let location = panic.location().map(ToString::to_string);
+    log::error!(thread = thread::current().name(), location, cause; "thread panicked");
 }
 
 pub(crate) fn set_level(level: LevelFilter) {
