@@ -49,7 +49,9 @@ pub mod internal {
     pub use crate::exchange::RequestedParticipant;
     pub use crate::livekit::access_token::{ApiKey, Claims, JoinPermissions, verify};
     pub use crate::livekit::id::{ParticipantIdentity, ParticipantKey, RoomName};
-    pub use crate::livekit::webhook::{WebhookDelivery, WebhookEventKind, WebhookReceiver};
+    pub use crate::livekit::webhook::{
+        ConnectionChange, WebhookDelivery, WebhookEvent, WebhookReceiver,
+    };
     pub use crate::matrix::client_api::{DelayedEventPath, DelayedEventSupport};
     pub use crate::matrix::id::{DelayId, ServerName, UserId};
     pub use crate::matrix::registration::AppServiceRegistration;
@@ -71,7 +73,7 @@ pub mod internal {
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use crate::livekit::room_service::fuzzing::{participant_sid, participants, room_names};
-    pub use crate::livekit::webhook::fuzzing::event;
+    pub use crate::livekit::webhook::fuzzing::webhook_event;
     pub use crate::matrix::appservice::fuzzing::{joined, relayed};
     pub use crate::matrix::client_api::fuzzing::{client_base, support};
     pub use crate::matrix::delayed_event::fuzzing::{restart_target, retry_after};

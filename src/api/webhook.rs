@@ -81,22 +81,17 @@ impl WebhookApi {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         match receiver.receive(call.authorization, call.body, now) {
-            Ok(WebhookDelivery::New(webhook)) => {
-                debug!(
-                    "webhook id={:?} event={:?} room={:?}",
-                    webhook.id,
-                    webhook.kind,
-                    webhook.room.as_str()
-                );
+            Ok(WebhookDelivery::New { id, event: webhook }) => {
+                debug!(id:% = id, event:? = webhook; "webhook received");
                 if let Some(guests) = &self.participants {
                     guests.handle_webhook(&webhook);
                 }
                 if self.delegation.handle_webhook(&webhook).is_err() {
-                    receiver.mark_failed(&webhook);
+                    receiver.mark_failed(&id);
                     metrics::count_webhook("busy");
                     return Response::busy(BUSY_RETRY_AFTER);
                 }
-                receiver.mark_processed(&webhook);
+                receiver.mark_processed(&id);
                 metrics::count_webhook("new");
                 Response::empty()
             }

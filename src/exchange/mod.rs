@@ -5,7 +5,6 @@
 
 pub(crate) mod access;
 pub(crate) mod appservice;
-pub(crate) mod livekit_names;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,6 +20,7 @@ use crate::livekit::id::{InvalidLiveKitName, ParticipantIdentity, ParticipantKey
 use crate::livekit::room_service::{self, RoomServiceClient};
 use crate::matrix::federation;
 use crate::matrix::id::{DelayId, DeviceId, MemberId, RoomId, ServerName, SlotId};
+use crate::matrix::livekit_names;
 use crate::matrix::openid::{self, OpenIdToken, OpenIdVerifier, VerifiedUser};
 use crate::net::permits::LimitReached;
 

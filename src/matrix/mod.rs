@@ -6,6 +6,7 @@ pub(crate) mod delayed_event;
 pub(crate) mod discovery;
 pub(crate) mod federation;
 pub(crate) mod id;
+pub(crate) mod livekit_names;
 pub(crate) mod openid;
 pub(crate) mod registration;
 mod server_cache;

@@ -23,7 +23,7 @@ pub(crate) use self::table::{ParticipantQuotaExceeded, TrackedParticipant};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{ParticipantPresence, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
-use crate::livekit::webhook::{WebhookEvent, WebhookEventKind};
+use crate::livekit::webhook::{ConnectionChange, WebhookEvent};
 use crate::matrix::appservice::HomeserverClient;
 use crate::util::metrics;
 use crate::util::sync::Swappable;
@@ -106,19 +106,19 @@ impl Membership {
 
     /// Takes in what the SFU tells: whoever comes is looked at.
     pub(crate) fn handle_webhook(&self, webhook: &WebhookEvent) {
-        let Some((identity, _)) = &webhook.participant else {
+        let WebhookEvent::Participant {
+            change,
+            key,
+            sealed_attribute,
+            ..
+        } = webhook
+        else {
             return;
         };
-        let key = ParticipantKey {
-            room: webhook.room.clone(),
-            identity: identity.clone(),
-        };
-        match webhook.kind {
-            WebhookEventKind::Joined => self
-                .0
-                .handle_joined(&key, webhook.sealed_attribute.as_ref()),
-            WebhookEventKind::Left => self.0.lock_table().mark_left(&key, Instant::now()),
-            WebhookEventKind::Aborted | WebhookEventKind::RoomFinished => {}
+        match change {
+            ConnectionChange::Joined => self.0.handle_joined(key, sealed_attribute.as_ref()),
+            ConnectionChange::Left => self.0.lock_table().mark_left(key, Instant::now()),
+            ConnectionChange::Aborted => {}
         }
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::exchange::livekit_names::DEFAULT_SLOT;
 use crate::exchange::{DelayedLeaveRequest, ExchangeRequest, RequestedParticipant};
 use crate::matrix::id::{DelayId, DeviceId, InvalidIdentifier, MemberId, RoomId, SlotId};
+use crate::matrix::livekit_names::DEFAULT_SLOT;
 use crate::matrix::openid::OpenIdToken;
 
 /// Longest name of a server or user in bytes: no valid one is longer, and it may stand in the log.

@@ -8,7 +8,7 @@ use crate::delegation::store;
 use crate::delegation::store::FencingToken;
 use crate::delegation::workers::{ClaimOutcome, PendingEvent};
 use crate::livekit::id::ParticipantKey;
-use crate::livekit::webhook::{WebhookEvent, WebhookEventKind};
+use crate::livekit::webhook::{ConnectionChange, WebhookEvent};
 
 impl Scheduler {
     pub(super) fn handle_webhook(
@@ -17,33 +17,37 @@ impl Scheduler {
         done: SyncSender<Option<(ParticipantKey, FencingToken)>>,
         now: UnixMillis,
     ) {
-        let reason = webhook
-            .disconnect_reason
-            .unwrap_or_else(|| "webhook".into());
-        let Some((identity, sid)) = webhook.participant else {
-            if webhook.kind == WebhookEventKind::RoomFinished {
+        let (change, key, sid, reason) = match webhook {
+            WebhookEvent::Participant {
+                change,
+                key,
+                sid,
+                disconnect_reason,
+                ..
+            } => (
+                change,
+                key,
+                sid,
+                disconnect_reason.unwrap_or_else(|| "webhook".into()),
+            ),
+            WebhookEvent::RoomFinished(room) => {
                 let serials = self.serials_by_key.iter();
-                let of_room = serials.filter(|(key, _)| key.room == webhook.room);
+                let of_room = serials.filter(|(key, _)| key.room == room);
                 let of_room: Vec<u64> = of_room.map(|(_, serial)| *serial).collect();
                 for serial in of_room {
-                    self.step(serial, &LeaveEvent::RoomFinished, &reason, now);
+                    self.step(serial, &LeaveEvent::RoomFinished, "webhook", now);
                 }
+                let _ = done.send(None);
+                return;
             }
-            let _ = done.send(None);
-            return;
         };
-        let event = match webhook.kind {
-            WebhookEventKind::Joined => LeaveEvent::Connected(sid),
-            WebhookEventKind::Left => {
+        let event = match change {
+            ConnectionChange::Joined => LeaveEvent::Connected(sid),
+            ConnectionChange::Left => {
                 let replaced = matches!(&*reason, "DUPLICATE_IDENTITY" | "MIGRATION");
                 LeaveEvent::Disconnected { sid, replaced }
             }
-            WebhookEventKind::Aborted => LeaveEvent::ConnectionAborted(sid),
-            WebhookEventKind::RoomFinished => return,
-        };
-        let key = ParticipantKey {
-            room: webhook.room,
-            identity,
+            ConnectionChange::Aborted => LeaveEvent::ConnectionAborted(sid),
         };
         let told = PendingEvent {
             event,

@@ -15,7 +15,6 @@ pub(crate) use self::authenticator::{
 };
 pub(crate) use self::relay::{RelayError, RelayFailure};
 use self::relay::{RelayQueue, RelayRequest};
-use super::livekit_names;
 use crate::delegation::leave::DelegationRequest;
 use crate::delegation::{self, DelegationService};
 use crate::livekit::access_token::{AccessToken, ApiKey, Claims, JoinPermissions};
@@ -23,6 +22,7 @@ use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{self, RoomServiceClient};
 use crate::matrix::appservice::{self, HomeserverClient, JoinedUser};
 use crate::matrix::id::{DelayId, MemberId, RoomId, ServerName, SlotId, UserId};
+use crate::matrix::livekit_names;
 use crate::matrix::registration::AppServiceSecret;
 use crate::membership::{Membership, ParticipantQuotaExceeded, TrackedParticipant};
 use crate::net::base_url::BaseUrl;

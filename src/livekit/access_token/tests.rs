@@ -18,7 +18,7 @@ fn vectors() -> (Value, ApiKey, u64) {
 }
 
 /// The Authorization of a webhook that an SFU which knows `key` sends at `now`.
-pub(crate) fn webhook(key: &ApiKey, body: &[u8], now: u64) -> String {
+pub(crate) fn webhook_token(key: &ApiKey, body: &[u8], now: u64) -> String {
     let hash = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(body));
     let claims = serde_json::json!({"iss": key.id(), "nbf": now, "exp": now + 300, "sha256": hash});
     let segments = [JWT_HEADER.to_owned(), claims.to_string()].map(|s| URL_SAFE_NO_PAD.encode(s));

@@ -1,6 +1,5 @@
-//! What the SFU tells us: signed, repeated, and out of order.
+//! Webhooks of the SFU: signature, body and repeats. The SFU sends them repeatedly and out of order.
 
-mod body;
 mod deduplicator;
 #[cfg(test)]
 mod tests;
@@ -10,96 +9,123 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::access_token;
-use super::access_token::{AccessTokenError, ApiKey};
-use super::sealed_attribute::SealedAttribute;
-use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
-
 use self::deduplicator::{EventIdState, WebhookDeduplicator};
-use body::WebhookBody;
+use super::access_token::{self, AccessTokenError, ApiKey};
+use super::id::{ParticipantIdentity, ParticipantKey, ParticipantSid, RoomName};
+use super::sealed_attribute::{SEALED_ATTRIBUTE_NAME, SealedAttribute};
 
-/// What has happened.
+/// Longest event id in bytes; the SFU's have 15. A longer id is truncated.
+const MAX_EVENT_ID_BYTES: usize = 255;
+/// Longest disconnect reason in bytes; the longest known reason has 21.
+const MAX_DISCONNECT_REASON_BYTES: usize = 64;
+/// `DisconnectReason` (livekit_models.proto) by number: some senders write the number instead of the name.
+const DISCONNECT_REASONS: [&str; 16] = [
+    "UNKNOWN_REASON",
+    "CLIENT_INITIATED",
+    "DUPLICATE_IDENTITY",
+    "SERVER_SHUTDOWN",
+    "PARTICIPANT_REMOVED",
+    "ROOM_DELETED",
+    "STATE_MISMATCH",
+    "JOIN_FAILURE",
+    "MIGRATION",
+    "SIGNAL_CLOSE",
+    "ROOM_CLOSED",
+    "USER_UNAVAILABLE",
+    "USER_REJECTED",
+    "SIP_TRUNK_FAILURE",
+    "CONNECTION_TIMEOUT",
+    "MEDIA_FAILURE",
+];
+
+/// An event of the SFU that this service acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookEvent {
+    /// A connection of a participant has changed.
+    Participant {
+        /// The change.
+        change: ConnectionChange,
+        /// The participant.
+        key: ParticipantKey,
+        /// The connection, if the SFU names it.
+        sid: Option<ParticipantSid>,
+        /// The participant's sealed attribute. Not authentic: a client can be allowed to change its own attributes.
+        sealed_attribute: Option<SealedAttribute>,
+        /// `disconnectReason` as the SFU spells it: at most 64 visible ASCII characters.
+        disconnect_reason: Option<String>,
+    },
+    /// `room_finished`: the room is empty and closed. The event can be minutes late, when a new room of the same name is in use.
+    RoomFinished(RoomName),
+}
+
+/// What has happened to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WebhookEventKind {
-    /// `participant_joined`: they are connected.
+pub enum ConnectionChange {
+    /// `participant_joined`.
     Joined,
     /// `participant_left`.
     Left,
-    /// `participant_connection_aborted`: they never got in.
+    /// `participant_connection_aborted`: the connection was never established.
     Aborted,
-    /// `room_finished`: nobody is left. It may come minutes late, when a new room of the same name is in use.
-    RoomFinished,
 }
 
-/// An event that matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebhookEvent {
-    /// The SFU's id of the event, which its repeats have too; at most 255 bytes. Empty if it gives none.
-    pub id: String,
-    /// What has happened.
-    pub kind: WebhookEventKind,
-    /// Where.
-    pub room: RoomName,
-    /// To whom, and on which connection of theirs; none when it is about a room.
-    pub participant: Option<(ParticipantIdentity, Option<ParticipantSid>)>,
-    /// What their token carries for us, or what somebody has put there in its place.
-    pub sealed_attribute: Option<SealedAttribute>,
-    /// `disconnectReason` as the SFU spells it, short and fit for the log.
-    pub disconnect_reason: Option<String>,
-}
-
-/// What came in.
+/// A webhook with a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WebhookDelivery {
-    /// Something new: to be worked on, and then either [`Receiver::done`] or [`Receiver::forget`].
-    New(WebhookEvent),
-    /// The SFU was too impatient: somebody is at it already, and may fail. It is to come again.
+    /// A new event. The caller handles it and then calls [`WebhookReceiver::mark_processed`] or [`WebhookReceiver::mark_failed`].
+    New {
+        /// The SFU's id of the event, the same for its repeats; at most 255 bytes, empty if the SFU names none.
+        id: String,
+        /// The event.
+        event: WebhookEvent,
+    },
+    /// A repeat of an event that is being handled, and may still fail. The SFU has to repeat it again.
     InProgress,
-    /// The SFU did not hear that we have it already.
+    /// A repeat of an event that was handled.
     Duplicate,
-    /// Signed well, and of no interest here.
+    /// An event that this service does not act on.
     Ignored,
 }
 
-/// Why a webhook is not believed; to the one who sent it all of them are one 401.
+/// The reason why a webhook is refused. The response is a 401 for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
-    /// It has no Authorization.
+    /// No Authorization header.
     MissingAuthorization,
-    /// Its token is not believed.
+    /// The token is not valid.
     InvalidToken(AccessTokenError),
-    /// Its token vouches for no body: one to join with, perhaps.
+    /// The token has no `sha256` claim, such as a token for joining a room.
     MissingBodyHash,
-    /// Its token vouches for another body.
+    /// The token's `sha256` claim is the hash of another body.
     BodyHashMismatch,
-    /// Its body is not what the SFU would write.
+    /// The body is not a JSON object.
     MalformedBody,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingAuthorization => f.write_str("the webhook has no Authorization"),
+            Self::MissingAuthorization => f.write_str("webhook without Authorization header"),
             Self::InvalidToken(AccessTokenError::UnknownKey) => f.write_str(
-                "the webhook's token names an unknown API key (the key in the SFU's webhook settings has to be among LIVEKIT_KEYS)",
+                "webhook: token names an unknown API key (the key in the SFU's webhook settings has to be among LIVEKIT_KEYS)",
             ),
-            Self::InvalidToken(error @ (AccessTokenError::Expired | AccessTokenError::NotYetValid)) => write!(
-                f,
-                "the webhook's {error} (the clocks of the SFU and of this host have to agree)"
-            ),
-            Self::InvalidToken(error) => write!(f, "the webhook's {error}"),
-            Self::MissingBodyHash => f.write_str("the webhook's token vouches for no body"),
-            Self::BodyHashMismatch => f.write_str("the webhook's token vouches for another body"),
-            Self::MalformedBody => f.write_str("the webhook's body is no event"),
+            Self::InvalidToken(error @ (AccessTokenError::Expired | AccessTokenError::NotYetValid)) => {
+                write!(f, "webhook: {error} (the clocks of the SFU and of this host have to agree)")
+            }
+            Self::InvalidToken(error) => write!(f, "webhook: {error}"),
+            Self::MissingBodyHash => f.write_str("webhook: token has no hash of a body"),
+            Self::BodyHashMismatch => f.write_str("webhook: token has the hash of another body"),
+            Self::MalformedBody => f.write_str("webhook: body is not a JSON object"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// Checks and reads webhooks.
+/// Verifies, parses and deduplicates webhooks.
 #[derive(Debug)]
 pub struct WebhookReceiver {
     api_keys: Vec<ApiKey>,
@@ -107,16 +133,18 @@ pub struct WebhookReceiver {
 }
 
 impl WebhookReceiver {
-    /// Believes what is signed by any of `keys`.
-    pub fn new(keys: Vec<ApiKey>) -> Self {
+    /// Accepts webhooks that are signed with any of `api_keys`.
+    pub fn new(api_keys: Vec<ApiKey>) -> Self {
         Self {
-            api_keys: keys,
+            api_keys,
             deduplicator: WebhookDeduplicator::default(),
         }
     }
 
-    /// Reads a webhook that came at `now` (seconds since 1970): its Authorization header, with or without `Bearer`, and its body, as
-    /// they came. When it is done, the next one of the same id is a repeat for at least 10 min.
+    /// Verifies and parses a webhook at `now` (seconds since 1970). `authorization` is the header's value, with or without `Bearer`.
+    ///
+    /// # Errors
+    /// The SFU has not signed `body`, or `body` is not a JSON object.
     pub fn receive(
         &self,
         authorization: Option<&str>,
@@ -124,31 +152,29 @@ impl WebhookReceiver {
         now: u64,
     ) -> Result<WebhookDelivery, Error> {
         self.verify_signature(authorization, body, now)?;
-        Ok(
-            match body::parse_webhook_body(body).ok_or(Error::MalformedBody)? {
-                WebhookBody::Irrelevant => WebhookDelivery::Ignored,
-                WebhookBody::Relevant(webhook) => {
-                    match self.deduplicator.begin(&webhook.id, Instant::now()) {
-                        EventIdState::New => WebhookDelivery::New(webhook),
-                        EventIdState::InProgress => WebhookDelivery::InProgress,
-                        EventIdState::Processed => WebhookDelivery::Duplicate,
-                    }
-                }
-            },
-        )
+        let body = parse_body(body).ok_or(Error::MalformedBody)?;
+        let Some(event) = parse_event(&body) else {
+            return Ok(WebhookDelivery::Ignored);
+        };
+        let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
+        let id = truncate_to_bytes(id, MAX_EVENT_ID_BYTES);
+        Ok(match self.deduplicator.begin(&id, Instant::now()) {
+            EventIdState::New => WebhookDelivery::New { id, event },
+            EventIdState::InProgress => WebhookDelivery::InProgress,
+            EventIdState::Processed => WebhookDelivery::Duplicate,
+        })
     }
 
-    /// A webhook was worked on, and needs no repeat.
-    pub fn mark_processed(&self, webhook: &WebhookEvent) {
-        self.deduplicator.mark_processed(&webhook.id);
+    /// Records that the event was handled: its repeats are duplicates for 15 minutes.
+    pub fn mark_processed(&self, id: &str) {
+        self.deduplicator.mark_processed(id);
     }
 
-    /// Takes a webhook back that could not be worked on, so that its repeat is new again.
-    pub fn mark_failed(&self, webhook: &WebhookEvent) {
-        self.deduplicator.mark_failed(&webhook.id);
+    /// Records that the event was not handled: its next repeat is new.
+    pub fn mark_failed(&self, id: &str) {
+        self.deduplicator.mark_failed(id);
     }
 
-    /// Whether the SFU has signed this body.
     fn verify_signature(
         &self,
         authorization: Option<&str>,
@@ -157,16 +183,16 @@ impl WebhookReceiver {
     ) -> Result<(), Error> {
         let token = authorization
             .map(parse_bearer)
-            .filter(|token| !token.is_empty());
-        let token = token.ok_or(Error::MissingAuthorization)?;
-        let verified =
+            .filter(|token| !token.is_empty())
+            .ok_or(Error::MissingAuthorization)?;
+        let claims =
             access_token::verify(token, &self.api_keys, now).map_err(Error::InvalidToken)?;
-        let claimed = verified.sha256.filter(|hash| !hash.is_empty());
-        let claimed = claimed.ok_or(Error::MissingBodyHash)?;
-        let claimed = STANDARD
-            .decode(claimed)
-            .map_err(|_| Error::BodyHashMismatch)?;
-        if constant_time_eq(&claimed, &Sha256::digest(body)) {
+        let hash = claims
+            .sha256
+            .filter(|hash| !hash.is_empty())
+            .ok_or(Error::MissingBodyHash)?;
+        let hash = STANDARD.decode(hash).map_err(|_| Error::BodyHashMismatch)?;
+        if constant_time_eq(&hash, &Sha256::digest(body)) {
             Ok(())
         } else {
             Err(Error::BodyHashMismatch)
@@ -174,7 +200,7 @@ impl WebhookReceiver {
     }
 }
 
-/// The token alone; LiveKit sends it bare.
+/// The token without its scheme; LiveKit sends the token alone.
 fn parse_bearer(authorization: &str) -> &str {
     let authorization = authorization.trim();
     match authorization.split_once(' ') {
@@ -189,17 +215,78 @@ fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && std::hint::black_box(differences) == 0
 }
 
-/// See [`crate::fuzzing`].
-#[cfg(fuzzing)]
-pub mod fuzzing {
-    use super::body::Content;
-    use crate::livekit::webhook::body;
+fn parse_body(body: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(body).ok()
+}
 
-    /// The event in a body that was signed, if it matters; an error if it is no event.
-    pub fn event(body: &[u8]) -> Result<Option<super::Webhook>, ()> {
-        match body::parse_webhook_body(body).ok_or(())? {
-            WebhookBody::Relevant(webhook) => Ok(Some(webhook)),
-            WebhookBody::Irrelevant => Ok(None),
+/// Parses an event that this service acts on.
+///
+/// Fields of a wrong type count as absent, as for the SFU's SDKs: the body is authentic, and a newer SFU may write more than is
+/// known here.
+fn parse_event(body: &Map<String, Value>) -> Option<WebhookEvent> {
+    let event = body.get("event")?.as_str()?;
+    let room = RoomName::new(string_field(body.get("room")?, "name")?.to_owned()).ok()?;
+    let change = match event {
+        "participant_joined" => ConnectionChange::Joined,
+        "participant_left" => ConnectionChange::Left,
+        "participant_connection_aborted" => ConnectionChange::Aborted,
+        "room_finished" => return Some(WebhookEvent::RoomFinished(room)),
+        _ => return None,
+    };
+    let participant = body.get("participant")?;
+    let identity = string_field(participant, "identity")?.to_owned();
+    let sealed_attribute = participant
+        .get("attributes")
+        .and_then(|attributes| string_field(attributes, SEALED_ATTRIBUTE_NAME))
+        .and_then(SealedAttribute::parse);
+    Some(WebhookEvent::Participant {
+        change,
+        key: ParticipantKey {
+            room,
+            identity: ParticipantIdentity::new(identity).ok()?,
+        },
+        sid: string_field(participant, "sid")
+            .and_then(|sid| ParticipantSid::new(sid.to_owned()).ok()),
+        sealed_attribute,
+        disconnect_reason: participant
+            .get("disconnectReason")
+            .and_then(parse_disconnect_reason),
+    })
+}
+
+fn string_field<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.get(name)?.as_str()
+}
+
+/// Parses the name or the number of a reason.
+fn parse_disconnect_reason(value: &Value) -> Option<String> {
+    match value {
+        Value::String(name) if name.bytes().all(|b| b.is_ascii_graphic()) => {
+            Some(truncate_to_bytes(name, MAX_DISCONNECT_REASON_BYTES))
         }
+        Value::Number(number) => {
+            let number = number.as_u64()?;
+            let name = usize::try_from(number)
+                .ok()
+                .and_then(|n| DISCONNECT_REASONS.get(n));
+            Some(name.map_or_else(|| number.to_string(), ToString::to_string))
+        }
+        _ => None,
+    }
+}
+
+fn truncate_to_bytes(text: &str, max: usize) -> String {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    /// The event of a body whose signature is valid, if this service acts on it; an error if the body is not a JSON object.
+    pub fn webhook_event(body: &[u8]) -> Result<Option<super::WebhookEvent>, ()> {
+        Ok(super::parse_event(&super::parse_body(body).ok_or(())?))
     }
 }

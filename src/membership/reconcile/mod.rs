@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::MembershipInner;
-use crate::exchange::livekit_names;
 use crate::livekit::id::{ParticipantKey, RoomName};
 use crate::livekit::room_service::{Error, ParticipantInfo, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
+use crate::matrix::livekit_names;
 use crate::util::random;
 
 /// From one walk to the next. Webhooks tell sooner of nearly everybody, so this is for who they forgot; it is a question for each
