@@ -21,13 +21,13 @@ fn a_homeserver_is_found_on_whichever_address_of_its_name_answers() {
         let (homeserver, _refusing) = (0..100)
             .find_map(|_| {
                 let server =
-                    Homeserver::presenting(there, Presents::Name("localhost"), Behaviour::Honest);
+                    Homeserver::with_certificate(there, Presents::Name("localhost"), Behaviour::Honest);
                 let refusing = refuse(nobody, server.port())?;
                 Some((server, refusing))
             })
             .unwrap();
         let name = format!("localhost:{}", homeserver.port());
-        let homeserver = homeserver.named(&name);
+        let homeserver = homeserver.with_name(&name);
         let sfu = Sfu::start(Conduct::Serves);
         let settings = Settings::complete().set("LIVEKIT_URL", sfu.url());
         for settings in [

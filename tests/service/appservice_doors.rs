@@ -101,7 +101,7 @@ fn our_sfu_may_be_spelled_in_several_ways() {
 
 #[test]
 fn the_as_token_goes_only_where_the_certificate_is_right() {
-    let homeserver = Homeserver::presenting(
+    let homeserver = Homeserver::with_certificate(
         "localhost",
         Presents::SelfSigned("localhost"),
         Behaviour::Honest,
@@ -117,5 +117,5 @@ fn the_as_token_goes_only_where_the_certificate_is_right() {
     let failed = (502, "M_UNKNOWN".to_owned());
     assert_eq!(beside.for_alice(&beside.place()).verdict(), failed);
     beside.service.wait_for_words(&["level=error", "TLS"]);
-    assert!(homeserver.connections() > 0 && homeserver.seen().is_empty());
+    assert!(homeserver.connections() > 0 && homeserver.requests().is_empty());
 }

@@ -24,7 +24,7 @@ const BASIC: &str = "Basic c29tZWJvZHk6bmV2ZXItbG9nZ2VkLXByb3h5";
 const IN_TIME: Duration = Duration::from_secs(30);
 
 fn homeserver(presents: &str) -> Homeserver {
-    Homeserver::presenting("127.0.0.1", Presents::Name(presents), Behaviour::Honest).named(NAME)
+    Homeserver::with_certificate("127.0.0.1", Presents::Name(presents), Behaviour::Honest).with_name(NAME)
 }
 
 fn url(port: u16) -> String {
@@ -56,7 +56,7 @@ fn a_homeserver_on_a_public_address_is_asked_through_the_proxy() {
     );
     assert_eq!(asked[0].header("host"), Some(NAME));
     assert_eq!(asked[0].header("proxy-authorization"), Some(BASIC));
-    let seen = stage.homeserver.seen();
+    let seen = stage.homeserver.requests();
     assert_eq!(seen.len(), 2);
     for seen in seen {
         assert_eq!(seen.request.header("host"), Some(NAME));
@@ -77,7 +77,7 @@ fn a_certificate_is_checked_through_the_tunnel() {
     assert_eq!(reply.status, 401, "{reply:?}");
     service.wait_for_words(&["refused", NAME, "TLS: "]);
     assert_eq!(homeserver.connections(), 1);
-    assert_eq!(homeserver.seen().len(), 0);
+    assert_eq!(homeserver.requests().len(), 0);
 }
 
 #[test]

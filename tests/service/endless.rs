@@ -64,11 +64,11 @@ fn refused(begin: &'static str, piece: &'static str) {
     let used = service.processor_time() - before;
     eprintln!(
         "{took:>6.1?} {used:>6.1?} {:>9} bytes {what}",
-        server.sent()
+        server.bytes_sent()
     );
     assert_eq!(reply.status, 401, "{what} {reply:?}");
-    assert_eq!(server.seen().len(), 1, "{what}");
+    assert_eq!(server.requests().len(), 1, "{what}");
     assert!(took < IN_TIME, "{what}: {took:?}");
     assert!(used < PROCESSOR, "{what}: {used:?}");
-    assert!(server.sent() < TAKEN, "{what}: {} bytes", server.sent());
+    assert!(server.bytes_sent() < TAKEN, "{what}: {} bytes", server.bytes_sent());
 }

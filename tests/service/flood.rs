@@ -36,7 +36,7 @@ fn a_flood_by_one_client_shuts_out_no_other() {
         let start = Instant::now();
         let mut refused = 0;
         for number in 0..FLOOD / 4 {
-            let user = stage.homeserver.stranger("mallory");
+            let user = stage.homeserver.user_with_unknown_token("mallory");
             let reply = ask(&mut connection, attackers[number % 2], &user);
             match reply.status {
                 401 => {}
@@ -61,7 +61,7 @@ fn a_flood_for_one_homeserver_leaves_others_to_the_client() {
     let other = Homeserver::start("127.0.0.1", crate::homeserver::Behaviour::Honest);
     let mut connection = Connection::open(stage.service.address()).unwrap();
     let last = (0..2 * BURST).map(|_| {
-        let user = stage.homeserver.stranger("mallory");
+        let user = stage.homeserver.user_with_unknown_token("mallory");
         ask(&mut connection, "8.8.8.8", &user).status
     });
     assert_eq!(last.last(), Some(429));
@@ -76,7 +76,7 @@ fn private_addresses_share_no_rate() {
     let mut connection = Connection::open(stage.service.address()).unwrap();
     for client in ["10.0.0.1", "192.168.1.1", "fd00::1"] {
         for number in 0..2 * BURST {
-            let user = stage.homeserver.stranger("bob");
+            let user = stage.homeserver.user_with_unknown_token("bob");
             let reply = ask(&mut connection, client, &user);
             assert_eq!(reply.status, 401, "{client} {number}: {reply:?}");
         }
@@ -90,12 +90,12 @@ fn a_crowd_of_clients_cannot_make_one_server_answer_without_end() {
     let start = Instant::now();
     for number in 0..2 * FLOOD {
         let client = format!("8.{}.{}.8", 8 + number / 250, number % 250);
-        let user = stage.homeserver.stranger("mallory");
+        let user = stage.homeserver.user_with_unknown_token("mallory");
         let reply = ask(&mut connection, &client, &user);
         assert!(matches!(reply.status, 401 | 429), "{reply:?}");
     }
     let share = NAME_BURST + (start.elapsed().as_secs() as usize + 1) * NAME_PER_SECOND;
-    let asked = stage.homeserver.seen().len();
+    let asked = stage.homeserver.requests().len();
     assert!((NAME_BURST..=share).contains(&asked), "asked {asked} times");
 }
 
@@ -106,7 +106,7 @@ fn a_flood_of_refusals_writes_few_lines() {
     let start = Instant::now();
     let mut allowed = 0;
     for _ in 0..FLOOD {
-        let user = stage.homeserver.stranger("mallory");
+        let user = stage.homeserver.user_with_unknown_token("mallory");
         let reply = ask(&mut connection, "8.8.8.8", &user);
         allowed += usize::from(reply.status == 401);
     }
@@ -134,7 +134,7 @@ fn the_log_says_which_share_was_used_up() {
     let stage = Stage::restricted();
     let mut connection = Connection::open(stage.service.address()).unwrap();
     let too_often = (0..FLOOD).find_map(|_| {
-        let user = stage.homeserver.stranger("mallory");
+        let user = stage.homeserver.user_with_unknown_token("mallory");
         let reply = ask(&mut connection, "8.8.8.8", &user);
         (reply.status == 429).then_some((user, reply))
     });

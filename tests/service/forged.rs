@@ -1,4 +1,4 @@
-//! What users choose freely writes no fields of its own into the log: whoever reads it by machine reads what was the case.
+//! Text that a caller or a homeserver chooses adds no fields to the log.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::client;
 use crate::fields::{field, fields};
 use crate::stage::Stage;
 
-/// Text that would be other fields, were it not kept in quotes.
+/// Text that would be additional fields if it were not quoted.
 const FORGERIES: [&str; 6] = [
     "x user=@admin:good.example access=full status=200",
     "x\" user=\"@admin:good.example\" access=full status=\"200",
@@ -17,24 +17,24 @@ const FORGERIES: [&str; 6] = [
 ];
 
 #[test]
-fn device_room_and_localpart_are_one_field_each() {
+fn device_room_and_localpart_stay_within_their_fields() {
     let stage = Stage::restricted();
     for (number, forgery) in FORGERIES.iter().enumerate() {
-        // control characters are refused, and so forge nothing
+        // control characters are refused
         let forgery = forgery.replace('\u{85}', "");
         let mark = format!("mark{number}");
-        // a historical localpart; a colon would end it
+        // a historical localpart; a colon would end the localpart
         let user = stage.homeserver.user(&forgery.replace(':', "/"));
         let room = format!("!{mark} {forgery}");
-        let mut new = user.get_token();
-        new["room_id"] = json!(room);
-        new["member"]["claimed_device_id"] = json!(forgery);
-        new["member"]["id"] = json!(forgery);
-        new["slot_id"] = json!(forgery);
-        let mut old = user.sfu_get();
-        old["room"] = json!(room);
-        old["device_id"] = json!(forgery);
-        for (path, body) in [("get_token", new), ("sfu/get", old)] {
+        let mut get_token = user.get_token();
+        get_token["room_id"] = json!(room);
+        get_token["member"]["claimed_device_id"] = json!(forgery);
+        get_token["member"]["id"] = json!(forgery);
+        get_token["slot_id"] = json!(forgery);
+        let mut sfu_get = user.sfu_get();
+        sfu_get["room"] = json!(room);
+        sfu_get["device_id"] = json!(forgery);
+        for (path, body) in [("get_token", get_token), ("sfu/get", sfu_get)] {
             let reply = stage.service.post(&format!("/{path}"), &body);
             assert_eq!(reply.status, 200, "{forgery:?} {reply:?}");
             let line =
@@ -52,39 +52,39 @@ fn device_room_and_localpart_are_one_field_each() {
 }
 
 #[test]
-fn a_homeserver_s_words_and_the_caller_s_stay_within_the_cause() {
+fn text_of_a_homeserver_and_of_a_caller_stays_within_the_cause() {
     let stage = Stage::restricted();
     for (number, forgery) in FORGERIES.iter().enumerate() {
         let localpart = forgery.replace('\u{85}', "").replace(':', "/");
         let mark = format!("mark{number}");
-        // vouched for by a server that is not theirs, and claiming to be somebody else
-        let foreign = stage.homeserver.stranger("alice");
+        // the userinfo names a user of another server; the request claims another user id
+        let foreign = stage.homeserver.user_with_unknown_token("alice");
         let id = format!("@{mark}-foreign-{localpart}:elsewhere.example");
-        stage.homeserver.vouch(&foreign.token, &id);
-        let mut claims = stage.homeserver.user("alice");
-        claims.id = format!("@{mark}-claimed-{forgery}");
-        for user in [foreign, claims] {
+        stage.homeserver.set_userinfo(&foreign.token, &id);
+        let mut claimed = stage.homeserver.user("alice");
+        claimed.id = format!("@{mark}-claimed-{forgery}");
+        for user in [foreign, claimed] {
             let reply = stage.get_token(&user);
             assert_eq!(reply.status, 401, "{forgery:?} {reply:?}");
         }
-        for which in ["foreign", "claimed"] {
-            let line = stage.service.wait_for_words(&["refused", &mark, which]);
+        for kind in ["foreign", "claimed"] {
+            let line = stage.service.wait_for_words(&["refused", &mark, kind]);
             assert_refusal(&line, "401");
         }
-        let nowhere = format!("{mark} {forgery}");
-        let mut user = stage.homeserver.stranger("alice");
-        user.server_name.clone_from(&nowhere);
-        assert_eq!(stage.get_token(&user).status, 401, "{nowhere:?}");
+        let server_name = format!("{mark} {forgery}");
+        let mut user = stage.homeserver.user_with_unknown_token("alice");
+        user.server_name.clone_from(&server_name);
+        assert_eq!(stage.get_token(&user).status, 401, "{server_name:?}");
         let line = stage
             .service
             .wait_for_words(&["refused", "server=\"mark", &mark]);
         assert_refusal(&line, "401");
-        assert_field_is(&line, "server", &nowhere);
+        assert_field_is(&line, "server", &server_name);
     }
 }
 
 #[test]
-fn neither_path_nor_forwarded_address_writes_a_field() {
+fn path_and_forwarded_address_stay_within_their_fields() {
     let stage = Stage::restricted();
     let path = "/mark\"status=200\"client=8.8.8.8?x";
     assert_eq!(stage.service.request("GET", path).status, 404);
@@ -121,7 +121,7 @@ fn assert_refusal(line: &str, status: &str) {
     }
 }
 
-/// `expected` itself, but for characters that are shown by number.
+/// Asserts the field's value; of a value with non-ASCII characters, which the log escapes, only the length.
 fn assert_field_is(line: &str, name: &str, expected: &str) {
     let plain = |text: &str| {
         let parts = text.split(|c: char| !c.is_ascii() || c == '{' || c == '}');

@@ -1,7 +1,6 @@
-//! A homeserver's federation side: TLS, and the one answer that matters here, OpenID userinfo.
+//! A fake homeserver: TLS and the OpenID userinfo endpoint of the federation API, with faults on demand.
 //!
-//! A fake because faults are wanted on demand: a real homeserver cannot be made to drip a byte a second, to send 100 MB
-//! or to vouch for another server's users. A real one is asked in `tests/e2e`. Its threads end with the test process.
+//! `tests/e2e` uses a real homeserver. The threads of the fake end with the test process.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
@@ -18,35 +17,35 @@ use crate::certificate::{Presents, server_config};
 use crate::request::Request;
 use crate::stage::User;
 
-/// The path of the look-up, from the Matrix specification (server-server API, OpenID).
+/// The userinfo path (Matrix spec, server-server API, "OpenID").
 pub(crate) const USERINFO: &str = "/_matrix/federation/v1/openid/userinfo";
-/// Far more than any look-up may cost.
+/// Length of an oversized response in bytes, far above the limit of the service.
 const HUGE: u64 = 100 * 1024 * 1024;
 
-/// How it treats a request.
+/// How the fake responds to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Behaviour {
-    /// As a homeserver does.
+    /// A correct response.
     Honest,
-    /// Honestly, after this time.
+    /// A correct response after this delay.
     Slow(Duration),
-    /// Honestly, but it closes the connection after each answer without a word about it.
-    ForgetsConnections,
-    /// Always this status with these header lines and this body.
-    Says(&'static str, String, String),
+    /// A correct response without `Connection: close`; then the fake closes the connection.
+    ClosesAfterResponse,
+    /// This status line, these header lines and this body for every request.
+    FixedResponse(&'static str, String, String),
     /// Bytes that are not HTTP.
-    Garbage,
-    /// A body of 100 MB, whose length it announces or not.
+    NotHttp,
+    /// A body of 100 MB, with or without `Content-Length`.
     HugeBody { announced: bool },
-    /// This beginning of an answer, and then this piece of it without end.
+    /// The first string once, then the second one repeated up to 100 MB.
     Endless(&'static str, &'static str),
-    /// A response head, a byte a second.
+    /// A response head at one byte a second.
     DripsHead,
-    /// A right answer, but its body comes a byte a second.
+    /// A correct response whose body comes at one byte a second.
     DripsBody,
-    /// Nothing, while the connection stands.
+    /// No response; the connection stays open.
     NeverAnswers,
-    /// Nothing, and the connection closes.
+    /// No response; the connection closes.
     ClosesAtOnce,
 }
 
@@ -54,28 +53,32 @@ pub(crate) enum Behaviour {
 pub(crate) struct Homeserver {
     name: String,
     address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<HomeserverState>,
 }
 
-/// One request, with the connection's SNI.
+/// A request and the SNI of its connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedRequest {
     pub(crate) request: Request,
     pub(crate) sni: Option<String>,
 }
 
 impl Homeserver {
-    /// An honest one, `localhost:PORT`.
+    /// Starts an honest homeserver called `localhost:PORT`.
     pub(crate) fn honest() -> Self {
         Self::start("localhost", Behaviour::Honest)
     }
 
-    /// One on `host` (`localhost` or an address of loopback) with the right certificate, called `host:PORT`.
+    /// Starts a homeserver called `host:PORT` (`localhost` or a loopback address) with a valid certificate for `host`.
     pub(crate) fn start(host: &str, behaviour: Behaviour) -> Self {
-        Self::presenting(host, Presents::Name(host), behaviour)
+        Self::with_certificate(host, Presents::Name(host), behaviour)
     }
 
-    pub(crate) fn presenting(host: &str, presents: Presents<'_>, behaviour: Behaviour) -> Self {
+    pub(crate) fn with_certificate(
+        host: &str,
+        presents: Presents<'_>,
+        behaviour: Behaviour,
+    ) -> Self {
         let ip = match host {
             "localhost" => IpAddr::from([127, 0, 0, 1]),
             address => address.parse().unwrap(),
@@ -86,12 +89,12 @@ impl Homeserver {
             IpAddr::V6(ip) => format!("[{ip}]"),
             IpAddr::V4(_) => host.to_owned(),
         };
-        let state = Arc::new(State {
+        let state = Arc::new(HomeserverState {
             behaviour,
             subjects: Mutex::default(),
-            seen: Mutex::default(),
+            requests: Mutex::default(),
             connections: AtomicUsize::new(0),
-            frozen: AtomicUsize::new(0),
+            first_active: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
         });
         let (shared, tls) = (Arc::clone(&state), server_config(presents));
@@ -109,8 +112,8 @@ impl Homeserver {
         }
     }
 
-    /// The same server under another name, which only an override can lead to it.
-    pub(crate) fn named(mut self, name: &str) -> Self {
+    /// Changes the server name of users; only an override leads the service from that name to this fake.
+    pub(crate) fn with_name(mut self, name: &str) -> Self {
         self.name = name.to_owned();
         self
     }
@@ -123,78 +126,78 @@ impl Homeserver {
         self.address.port()
     }
 
-    /// A user of this server, with a token that it accepts.
+    /// A user of this server whose OpenID token the server knows.
     pub(crate) fn user(&self, localpart: &str) -> User {
-        let user = self.stranger(localpart);
-        self.vouch(&user.token, &user.id);
+        let user = self.user_with_unknown_token(localpart);
+        self.set_userinfo(&user.token, &user.id);
         user
     }
 
-    /// Someone who claims to be of this server with a token that it does not know.
-    pub(crate) fn stranger(&self, localpart: &str) -> User {
+    /// A user of this server whose OpenID token the server does not know.
+    pub(crate) fn user_with_unknown_token(&self, localpart: &str) -> User {
         User::new(localpart, &self.name)
     }
 
-    /// Answers `subject` to `token` from now on, whatever it is.
-    pub(crate) fn vouch(&self, token: &str, subject: &str) {
+    /// Sets the userinfo response for `token` to `subject`, which need not be a user of this server.
+    pub(crate) fn set_userinfo(&self, token: &str, subject: &str) {
         let mut subjects = self.state.subjects.lock().unwrap();
         subjects.insert(token.to_owned(), subject.to_owned());
     }
 
-    /// Connections accepted so far, TLS or not.
+    /// Number of accepted TCP connections.
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Nothing more is said on the connections that stand, as after a router has forgotten them; new ones are served.
-    pub(crate) fn freeze(&self) {
-        let frozen = self.connections();
-        self.state.frozen.store(frozen, Ordering::SeqCst);
+    /// Stops responding on the connections accepted so far, like a router that lost its state; new connections are served.
+    pub(crate) fn freeze_connections(&self) {
+        let accepted = self.connections();
+        self.state.first_active.store(accepted, Ordering::SeqCst);
     }
 
-    /// All requests so far.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.state.seen.lock().unwrap().clone()
+    /// All requests received so far.
+    pub(crate) fn requests(&self) -> Vec<ReceivedRequest> {
+        self.state.requests.lock().unwrap().clone()
     }
 
-    /// Bytes of a hostile answer that the service took.
-    pub(crate) fn sent(&self) -> u64 {
+    /// Bytes written of an oversized or endless response.
+    pub(crate) fn bytes_sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
     }
 }
 
-struct State {
+struct HomeserverState {
     behaviour: Behaviour,
     subjects: Mutex<HashMap<String, String>>,
-    seen: Mutex<Vec<Seen>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
     connections: AtomicUsize,
-    /// The number of the first connection that is not frozen.
-    frozen: AtomicUsize,
+    /// Connections with a smaller number get no response.
+    first_active: AtomicUsize,
     sent: AtomicU64,
 }
 
-impl State {
+impl HomeserverState {
     fn serve(&self, number: usize, stream: TcpStream, tls: Arc<ServerConfig>) {
         let _ = stream.set_nodelay(true);
         let tls = ServerConnection::new(tls).unwrap();
         let mut stream = BufReader::new(StreamOwned::new(tls, stream));
         while let Some(request) = Request::read(&mut stream) {
             let sni = stream.get_ref().conn.server_name().map(str::to_owned);
-            let seen = Seen {
+            let received = ReceivedRequest {
                 request: request.clone(),
                 sni,
             };
-            self.seen.lock().unwrap().push(seen);
-            if number < self.frozen.load(Ordering::SeqCst) {
+            self.requests.lock().unwrap().push(received);
+            if number < self.first_active.load(Ordering::SeqCst) {
                 let _ = stream.read_to_end(&mut Vec::new());
                 break;
             }
-            let answered = self.answer(&request, stream.get_mut());
-            let once = matches!(
+            let result = self.respond(&request, stream.get_mut());
+            let closes = matches!(
                 self.behaviour,
-                Behaviour::ClosesAtOnce | Behaviour::ForgetsConnections
+                Behaviour::ClosesAtOnce | Behaviour::ClosesAfterResponse
             );
-            if answered.is_err() || once {
+            if result.is_err() || closes {
                 break;
             }
             if let Behaviour::NeverAnswers = self.behaviour {
@@ -203,23 +206,23 @@ impl State {
         }
     }
 
-    fn answer(&self, request: &Request, out: &mut impl Write) -> std::io::Result<()> {
+    fn respond(&self, request: &Request, out: &mut impl Write) -> std::io::Result<()> {
         let (status, body) = self.userinfo(request);
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\n");
         if let Behaviour::Slow(time) = self.behaviour {
             thread::sleep(time);
         }
         match &self.behaviour {
-            Behaviour::Honest | Behaviour::Slow(_) | Behaviour::ForgetsConnections => {
+            Behaviour::Honest | Behaviour::Slow(_) | Behaviour::ClosesAfterResponse => {
                 let length = body.len();
                 out.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes())
             }
-            Behaviour::Says(status, fields, body) => {
+            Behaviour::FixedResponse(status, fields, body) => {
                 let length = body.len();
                 let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n");
                 out.write_all((head + body).as_bytes())
             }
-            Behaviour::Garbage => out.write_all(b"SSH-2.0-OpenSSH_9.9\r\n\0\x01\x02\r\n\r\n"),
+            Behaviour::NotHttp => out.write_all(b"SSH-2.0-OpenSSH_9.9\r\n\0\x01\x02\r\n\r\n"),
             Behaviour::HugeBody { announced } => {
                 let framing = match announced {
                     true => format!("Content-Length: {HUGE}\r\n"),
@@ -232,11 +235,11 @@ impl State {
                 out.write_all(begin.as_bytes())?;
                 self.flood(out, piece.repeat(8192 / piece.len()).as_bytes())
             }
-            Behaviour::DripsHead => drip(out, head.repeat(100).as_bytes()),
+            Behaviour::DripsHead => write_one_byte_per_second(out, head.repeat(100).as_bytes()),
             Behaviour::DripsBody => {
                 let length = body.len();
                 out.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes())?;
-                drip(out, body.as_bytes())
+                write_one_byte_per_second(out, body.as_bytes())
             }
             Behaviour::NeverAnswers | Behaviour::ClosesAtOnce => Ok(()),
         }
@@ -259,7 +262,7 @@ impl State {
         }
     }
 
-    /// Writes `piece` until 100 MB are out or the service has gone.
+    /// Writes `piece` until 100 MB are sent or the service closes the connection.
     fn flood(&self, out: &mut impl Write, piece: &[u8]) -> std::io::Result<()> {
         let mut sent = 0;
         while sent < HUGE {
@@ -271,8 +274,8 @@ impl State {
     }
 }
 
-/// A byte a second: the pace is the attack, and no test waits for its end.
-fn drip(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes one byte a second. No test waits for the end.
+fn write_one_byte_per_second(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
     for byte in bytes {
         out.write_all(&[*byte])?;
         out.flush()?;

@@ -15,7 +15,7 @@ fn lines(stage: &Stage) -> Vec<Value> {
 fn every_line_is_json_where_that_is_wanted() {
     let stage = Stage::restricted_with(|settings| settings.set("LIVEKIT_LOG_FORMAT", "json"));
     let user = stage.homeserver.user("alice\" msg=\"x");
-    let stranger = stage.homeserver.stranger("mallory");
+    let stranger = stage.homeserver.user_with_unknown_token("mallory");
     assert_eq!(
         stage.service.post("/get_token", &user.get_token()).status,
         200

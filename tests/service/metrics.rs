@@ -45,7 +45,7 @@ fn what_was_answered_is_counted() {
     assert_eq!(stage.sfu_get(&user).status, 200);
     assert_eq!(
         stage
-            .get_token(&stage.homeserver.stranger("mallory"))
+            .get_token(&stage.homeserver.user_with_unknown_token("mallory"))
             .status,
         401
     );

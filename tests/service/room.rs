@@ -87,7 +87,7 @@ fn restricted_users_get_a_token_and_no_room() {
 #[test]
 fn a_refused_user_leaves_no_room() {
     let stage = Stage::full_access();
-    let stranger = stage.homeserver.stranger("mallory");
+    let stranger = stage.homeserver.user_with_unknown_token("mallory");
     assert_eq!(stage.get_token(&stranger).status, 401);
     assert_eq!(stage.sfu.connections(), 0);
 }

@@ -163,7 +163,7 @@ fn a_listed_homeserver_exempts_only_its_own_name() {
 fn a_redirect_by_a_listed_homeserver_exempts_nobody_either() {
     let trap = Trap::on("127.0.0.1");
     let location = format!("Location: https://127.0.0.1:{}/\r\n", trap.port());
-    let behaviour = Behaviour::Says("307 Temporary Redirect", location, String::new());
+    let behaviour = Behaviour::FixedResponse("307 Temporary Redirect", location, String::new());
     let homeserver = Homeserver::start("localhost", behaviour);
     let name = homeserver.name().to_owned();
     let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
@@ -171,7 +171,7 @@ fn a_redirect_by_a_listed_homeserver_exempts_nobody_either() {
     });
     let reply = stage.get_token(&stage.homeserver.user("alice"));
     assert_eq!(reply.status, 401);
-    assert_eq!(stage.homeserver.seen().len(), 1);
+    assert_eq!(stage.homeserver.requests().len(), 1);
     assert_eq!(trap.visits(), 0);
 }
 

@@ -19,7 +19,7 @@ pub(crate) const ENDPOINTS: [Endpoint; 2] =
 fn every_reply_may_be_read_by_a_browser() {
     let stage = Stage::full_access();
     let good = stage.homeserver.user("alice");
-    let stranger = stage.homeserver.stranger("mallory");
+    let stranger = stage.homeserver.user_with_unknown_token("mallory");
     for (path, body) in ENDPOINTS {
         let replies = [
             (200, stage.service.post(path, &body(&good))),
@@ -102,20 +102,20 @@ fn an_sfu_that_hangs_is_given_up() {
 fn all_that_is_not_believed_gets_one_and_the_same_sentence() {
     let stage = Stage::full_access();
     let homeserver = &stage.homeserver;
-    let unknown = homeserver.stranger("alice");
+    let unknown = homeserver.user_with_unknown_token("alice");
     let mut claims_another = homeserver.user("mallory");
     claims_another.id = format!("@alice:{}", homeserver.name());
-    let foreign = homeserver.stranger("alice");
-    homeserver.vouch(&foreign.token, "@alice:elsewhere.example");
-    let suffixed = homeserver.stranger("alice");
-    homeserver.vouch(&suffixed.token, &format!("{}.example", suffixed.id));
-    let two_colons = homeserver.stranger("alice");
-    homeserver.vouch(
+    let foreign = homeserver.user_with_unknown_token("alice");
+    homeserver.set_userinfo(&foreign.token, "@alice:elsewhere.example");
+    let suffixed = homeserver.user_with_unknown_token("alice");
+    homeserver.set_userinfo(&suffixed.token, &format!("{}.example", suffixed.id));
+    let two_colons = homeserver.user_with_unknown_token("alice");
+    homeserver.set_userinfo(
         &two_colons.token,
         &format!("@alice:elsewhere.example:{}", homeserver.name()),
     );
-    let not_an_id = homeserver.stranger("alice");
-    homeserver.vouch(&not_an_id.token, homeserver.name());
+    let not_an_id = homeserver.user_with_unknown_token("alice");
+    homeserver.set_userinfo(&not_an_id.token, homeserver.name());
     let nowhere = User::new("alice", "127.0.0.1:1");
     let no_name = User::new("alice", "no server name");
 

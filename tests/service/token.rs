@@ -157,7 +157,7 @@ fn a_homeserver_cannot_vouch_for_a_stranger() {
         "",
     ] {
         let user = User::new("alice", "example.com");
-        stage.homeserver.vouch(&user.token, subject);
+        stage.homeserver.set_userinfo(&user.token, subject);
         for reply in [stage.get_token(&user), stage.sfu_get(&user)] {
             assert_eq!(reply.status, 401, "{subject:?} {reply:?}");
         }
@@ -167,7 +167,7 @@ fn a_homeserver_cannot_vouch_for_a_stranger() {
 }
 
 fn overridden_to_example_com() -> Stage {
-    let homeserver = Homeserver::honest().named("example.com");
+    let homeserver = Homeserver::honest().with_name("example.com");
     let over = format!("example.com=https://localhost:{}", homeserver.port());
     Stage::with(homeserver, Conduct::Serves, |settings| {
         settings.set("LIVEKIT_FEDERATION_URL_OVERRIDES", over)
