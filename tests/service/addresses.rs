@@ -20,8 +20,11 @@ fn a_homeserver_is_found_on_whichever_address_of_its_name_answers() {
     for (there, nobody) in [("127.0.0.1", "::1"), ("::1", "127.0.0.1")] {
         let (homeserver, _refusing) = (0..100)
             .find_map(|_| {
-                let server =
-                    Homeserver::with_certificate(there, Presents::Name("localhost"), Behaviour::Honest);
+                let server = Homeserver::with_certificate(
+                    there,
+                    Presents::Name("localhost"),
+                    Behaviour::Honest,
+                );
                 let refusing = refuse(nobody, server.port())?;
                 Some((server, refusing))
             })

@@ -24,7 +24,8 @@ const BASIC: &str = "Basic c29tZWJvZHk6bmV2ZXItbG9nZ2VkLXByb3h5";
 const IN_TIME: Duration = Duration::from_secs(30);
 
 fn homeserver(presents: &str) -> Homeserver {
-    Homeserver::with_certificate("127.0.0.1", Presents::Name(presents), Behaviour::Honest).with_name(NAME)
+    Homeserver::with_certificate("127.0.0.1", Presents::Name(presents), Behaviour::Honest)
+        .with_name(NAME)
 }
 
 fn url(port: u16) -> String {

@@ -70,5 +70,9 @@ fn refused(begin: &'static str, piece: &'static str) {
     assert_eq!(server.requests().len(), 1, "{what}");
     assert!(took < IN_TIME, "{what}: {took:?}");
     assert!(used < PROCESSOR, "{what}: {used:?}");
-    assert!(server.bytes_sent() < TAKEN, "{what}: {} bytes", server.bytes_sent());
+    assert!(
+        server.bytes_sent() < TAKEN,
+        "{what}: {} bytes",
+        server.bytes_sent()
+    );
 }

@@ -56,7 +56,9 @@ fn a_stranger_keeps_their_own_leave() {
 fn nobody_delegates_for_another() {
     let calls = Calls::begin();
     let stage = &calls.stage;
-    let got = verdicts(stage, || stage.homeserver.user_with_unknown_token("mallory"));
+    let got = verdicts(stage, || {
+        stage.homeserver.user_with_unknown_token("mallory")
+    });
     assert_eq!(got, all(401, "M_UNAUTHORIZED"));
     let mut body = delayed(stage.homeserver.user("mallory").get_token());
     body["member"]["claimed_user_id"] = json!(stage.homeserver.user("alice").id);
