@@ -16,7 +16,7 @@ use crate::token::policy::PolicyError;
 use crate::token::source::{
     AuthenticatedCaller, Credentials, Error, TokenSource, TokenSourceReply,
 };
-use crate::util::clock::{Timestamp, unix_seconds};
+use crate::util::clock::{Timestamp, unix_seconds_now};
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 use crate::util::random;
@@ -76,8 +76,7 @@ impl TokenApi {
 
     /// Whether the answer will wait for another server.
     pub(crate) fn needs_upstream(&self, shown: Credentials<'_>) -> bool {
-        self.token_source
-            .would_wait(shown, unix_seconds(SystemTime::now()))
+        self.token_source.would_wait(shown, unix_seconds_now())
     }
 
     /// What pages learn of any reply.
@@ -167,7 +166,7 @@ impl TokenApi {
             client: call.client,
             started: Instant::now(),
         };
-        let clock = unix_seconds(SystemTime::now());
+        let clock = unix_seconds_now();
         let client = turnstile.rate_key(call.client);
         let admitted =
             match self

@@ -1,7 +1,6 @@
 //! What a TLS connection is trusted by: Mozilla's roots, compiled in, and the administrator's files.
 
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,8 +11,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::util::file::read_bounded;
+
 /// Largest certificate file that is read, in bytes; a system's whole bundle has some 250 KB.
-const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
+const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
 /// Files of a certificate directory that are read; a system's has some 300.
 const MAX_FILES: usize = 2048;
 /// Where distributions keep their bundle, and so where an administrator's own authority is found without a setting.
@@ -70,14 +71,7 @@ impl RootCertificates {
             path: path.to_owned(),
             reason,
         };
-        let mut pem = Vec::new();
-        let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
-        file.take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut pem)
-            .map_err(|e| fail(e.to_string()))?;
-        if pem.len() as u64 > MAX_FILE_BYTES {
-            return Err(fail(format!("larger than {MAX_FILE_BYTES} bytes")));
-        }
+        let pem = read_bounded(path, MAX_FILE_BYTES).map_err(|e| fail(e.to_string()))?;
         let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
         let found = found.map_err(|e| fail(format!("not a PEM file of certificates: {e}")))?;
         match self.0.add_parsable_certificates(found) {

@@ -1,16 +1,15 @@
-//! Times as others read them.
+//! Wall-clock time and deadlines.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// RFC 3339 in UTC: in whole seconds, or with milliseconds if a precision of three is asked for. `httpdate`, which is linked
-/// already, only has HTTP's format.
+/// RFC 3339 in UTC: whole seconds, or milliseconds with a precision of three. (`httpdate` has HTTP's format only.)
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Timestamp(pub SystemTime);
+pub(crate) struct Timestamp(pub(crate) SystemTime);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = since_unix_epoch(self.0);
         let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = civil_from_days(days);
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
@@ -25,13 +24,28 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Seconds since 1970; zero for a clock that was never set.
-pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+/// Time since 1970; zero for a clock that was never set.
+pub(crate) fn since_unix_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The date of a day since 1970. Years begin in March here, so that the leap day is a year's last.
+/// Seconds since 1970.
+pub(crate) fn unix_seconds_now() -> u64 {
+    since_unix_epoch(SystemTime::now()).as_secs()
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_millis_now() -> u64 {
+    u64::try_from(since_unix_epoch(SystemTime::now()).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time left until `deadline`; `None` once it has passed.
+pub(crate) fn time_left(deadline: Instant) -> Option<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then_some(left)
+}
+
+/// Calendar date (year, month, day) of a day since 1970. The years of the computation begin in March, so that the leap day is a year's last.
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     // 719468 days from 0000-03-01 to 1970-01-01; 146097 days in 400 years
     let days = days + 719_468;
@@ -47,8 +61,6 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn at(seconds: u64, millis: u64) -> SystemTime {
@@ -56,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_right_around_leap_days_and_ends_of_centuries() {
+    fn dates_around_leap_days_and_ends_of_centuries() {
         for (seconds, date) in [
             (951_782_400, "2000-02-29"),
             (951_868_800, "2000-03-01"),

@@ -8,7 +8,7 @@ mod relay;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 pub(crate) use self::authenticator::{
     AppServiceAuthenticator, LocalUser, OriginServer, ProxiedCredentials,
@@ -403,7 +403,7 @@ impl AppServiceExchange {
             can_subscribe: true,
             can_update_own_metadata: false,
         };
-        let now = clock::unix_seconds(SystemTime::now());
+        let now = clock::unix_seconds_now();
         let claims =
             Claims::join(key.identity.clone(), &key.room, may).with_sealed_attribute(&sealed);
         let token = claims.sign(&self.settings.api_key, now, self.settings.token_lifetime);
