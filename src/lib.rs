@@ -46,7 +46,7 @@ pub mod internal {
         FencingToken, FileStore, LeaveStore, MAX_RECORD_BYTES, MemoryStore, Ownership,
         RedisAddress, RedisStore,
     };
-    pub use crate::exchange::RequestedParticipant;
+    pub use crate::exchange::standalone::RequestedParticipant;
     pub use crate::livekit::access_token::{ApiKey, Claims, JoinPermissions, verify};
     pub use crate::livekit::id::{ParticipantIdentity, ParticipantKey, RoomName};
     pub use crate::livekit::webhook::{

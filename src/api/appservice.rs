@@ -13,22 +13,19 @@ use super::transaction;
 use crate::delegation;
 use crate::exchange::access::AccessLevel;
 use crate::exchange::appservice::{
-    AppServiceExchange, AppServiceToken, Error, ProxiedCredentials, RelayFailure,
+    AppServiceExchange, AppServiceToken, Error, MscVersion, ProxiedCredentials, RelayFailure,
 };
 use crate::matrix::appservice;
+use crate::membership::Membership;
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 use crate::util::sync::Swappable;
-
-/// Where the service of another homeserver is asked (MSC4195), by the name under which a client has asked us.
-const STABLE_TOKEN_PATH: &str = "/_matrix/federation/v1/rtc/livekit/get_token";
-const UNSTABLE_TOKEN_PATH: &str =
-    "/_matrix/federation/unstable/io.element.msc4195/rtc/livekit/get_token";
 
 /// Application-service mode behind its door.
 #[derive(Debug)]
 pub(crate) struct AppServiceApi {
     state: Swappable<AppServiceExchange>,
+    membership: Membership,
     unauthenticated_throttle: LogThrottle,
     rate_limit_throttle: LogThrottle,
     busy_throttle: LogThrottle,
@@ -36,9 +33,10 @@ pub(crate) struct AppServiceApi {
 
 impl AppServiceApi {
     /// Opens it.
-    pub(crate) fn new(inside: AppServiceExchange) -> Self {
+    pub(crate) fn new(inside: AppServiceExchange, membership: Membership) -> Self {
         Self {
             state: Swappable::new(inside),
+            membership,
             unauthenticated_throttle: LogThrottle::default(),
             rate_limit_throttle: LogThrottle::default(),
             busy_throttle: LogThrottle::default(),
@@ -55,14 +53,14 @@ impl AppServiceApi {
         self.handle(call, "POST", "client/get_token", |asked| {
             let inside = self.state.get();
             let user = inside
-                .authenticator()
+                .authenticator
                 .authenticate_user(proxied_credentials(call))?;
             let request = proxied::parse_client_token(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
             let path = if path.contains("/unstable/io.element.msc4195/") {
-                UNSTABLE_TOKEN_PATH
+                MscVersion::Unstable
             } else {
-                STABLE_TOKEN_PATH
+                MscVersion::Stable
             };
             let place = &request.membership;
             let server = request.server.as_ref();
@@ -83,7 +81,7 @@ impl AppServiceApi {
         self.handle(call, "POST", "federation/get_token", |asked| {
             let inside = self.state.get();
             let origin = inside
-                .authenticator()
+                .authenticator
                 .authenticate_origin(proxied_credentials(call))?;
             let request = proxied::parse_federation_token(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
@@ -105,7 +103,7 @@ impl AppServiceApi {
         self.handle(call, "POST", "client/delegate_delayed_leave", |asked| {
             let inside = self.state.get();
             let user = inside
-                .authenticator()
+                .authenticator
                 .authenticate_user(proxied_credentials(call))?;
             let request = proxied::parse_client_delegate(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
@@ -120,7 +118,7 @@ impl AppServiceApi {
     pub(super) fn handle_ping(&self, call: &ApiRequest<'_>) -> Response {
         self.handle(call, "POST", "ping", |_| {
             let inside = self.state.get();
-            inside.authenticator().authenticate(call.authorization)?;
+            inside.authenticator.authenticate(call.authorization)?;
             Ok(Response::empty_object())
         })
     }
@@ -128,7 +126,7 @@ impl AppServiceApi {
     /// Whether it is the homeserver that asks.
     pub(super) fn is_authenticated(&self, authorization: Option<&str>) -> bool {
         let inside = self.state.get();
-        inside.authenticator().authenticate(authorization).is_ok()
+        inside.authenticator.authenticate(authorization).is_ok()
     }
 
     /// Takes events that the homeserver pushes (the same, "Pushing events"). They are not believed: whoever has left, going by them,
@@ -136,12 +134,12 @@ impl AppServiceApi {
     pub(super) fn handle_transaction(&self, call: &ApiRequest<'_>) -> Response {
         self.handle(call, "PUT", "transactions", |asked| {
             let inside = self.state.get();
-            inside.authenticator().authenticate(call.authorization)?;
+            inside.authenticator.authenticate(call.authorization)?;
             let departures = transaction::parse_departures(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
             let guests: usize = departures
                 .iter()
-                .map(|who| inside.recheck_participant(who))
+                .map(|who| self.membership.recheck(who))
                 .sum();
             let departures = departures.len();
             debug!("events {asked} departures={departures} guests={guests}");

@@ -9,8 +9,8 @@ use super::request_body;
 use super::response;
 use super::response::{ExchangeOperation, Response};
 use super::router::ApiRequest;
-use crate::exchange::{
-    self, DelayedLeaveRequest, DelegationReceipt, Exchange, ExchangeRequest, IssuedToken,
+use crate::exchange::standalone::{
+    self as exchange, DelayedLeaveRequest, DelegationReceipt, Exchange, ExchangeRequest, IssuedToken,
 };
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
@@ -68,13 +68,13 @@ impl MatrixApi {
                 let IssuedToken {
                     user,
                     access_level: access,
-                    room,
-                    identity,
+                    participant,
                     leave_log_id: leave,
                     ..
                 } = &granted;
                 let (user, access) = (user.id().as_str(), access.as_str());
-                let (identity, matrix_room) = (identity.as_str(), request.room.as_str());
+                let (identity, matrix_room) = (participant.identity.as_str(), request.room.as_str());
+                let room = &participant.room;
                 let leave = leave.map_or(String::new(), |leave| format!(" leave={leave:08x}"));
                 info!(
                     "granted {asked} user={user:?} access={access} matrix_room={matrix_room:?} room={room} \
@@ -139,7 +139,7 @@ impl MatrixApi {
         metrics::count_refusal(denial_reason(error));
         let (status, cause, ms) = (reply.status, error.to_string(), asked.elapsed_ms());
         log!(
-            response::log_level(error, self.state.get().exchange.is_listed_server(server)),
+            response::log_level(error),
             "refused {asked} status={status} server={server:?} ms={ms} cause={cause:?}"
         );
         if let exchange::Error::Busy(..) = error
@@ -192,12 +192,12 @@ impl fmt::Display for RequestContext<'_> {
 /// What an operator counts refusals by.
 fn denial_reason(error: &exchange::Error) -> &'static str {
     match error {
-        exchange::Error::NotAuthenticated(_) => "not_authenticated",
+        exchange::Error::InvalidServerName(_) | exchange::Error::NotAuthenticated { .. } => "not_authenticated",
         exchange::Error::UserMismatch(..) => "not_who_they_claim",
         exchange::Error::InvalidIdentity(_) => "bad_request",
         exchange::Error::Busy(..) => "busy",
         exchange::Error::RoomNotCreated(..) => "room_not_created",
         exchange::Error::DelegationForbidden(_) => "leave_not_allowed",
-        exchange::Error::DelegationFailed(..) => "leave_not_taken",
+        exchange::Error::DelegationFailed { .. } => "leave_not_taken",
     }
 }

@@ -9,7 +9,7 @@ use super::cors::ResponseHeaders;
 use super::readiness::ReadinessProblem;
 use super::request_body;
 use crate::delegation;
-use crate::exchange::{self, IssuedToken};
+use crate::exchange::standalone::{self as exchange, IssuedToken};
 use crate::matrix::client_api;
 use crate::matrix::openid;
 use crate::net::permits::LimitReached;
@@ -179,7 +179,9 @@ impl Response {
         let no_leave = |error| Self::matrix_error(400, "M_BAD_JSON", error);
         match error {
             // one sentence for all reasons: the caller learns nothing of what we can reach
-            exchange::Error::NotAuthenticated(_) | exchange::Error::UserMismatch(..) => {
+            exchange::Error::InvalidServerName(_)
+            | exchange::Error::NotAuthenticated { .. }
+            | exchange::Error::UserMismatch(..) => {
                 Self::matrix_error(
                     401,
                     "M_UNAUTHORIZED",
@@ -208,7 +210,7 @@ impl Response {
                     }
                 }
             }
-            exchange::Error::DelegationFailed(_, error) => Self::from_delegation_error(error, wish),
+            exchange::Error::DelegationFailed { error, .. } => Self::from_delegation_error(error, wish),
         }
     }
 
@@ -254,26 +256,22 @@ impl Response {
 
 /// How loud an error is: what is wrong with the SFU or a `listed` homeserver is the administrator's to mend, what is wrong with
 /// strangers is theirs. Callers who find no place are counted elsewhere, for there may be many.
-pub(crate) fn log_level(error: &exchange::Error, listed: bool) -> Level {
+pub(crate) fn log_level(error: &exchange::Error) -> Level {
     match error {
         exchange::Error::RoomNotCreated(..) => Level::Error,
-        exchange::Error::NotAuthenticated(openid::Error::Federation(_)) if listed => Level::Warn,
-        exchange::Error::DelegationFailed(_, error) => match error {
+        exchange::Error::NotAuthenticated {
+            error: openid::Error::Federation(_),
+            listed: true,
+        } => Level::Warn,
+        exchange::Error::DelegationFailed { error, listed, .. } => match error {
             delegation::Error::NotStored(_) => Level::Error,
             delegation::Error::CapacityExceeded => Level::Warn,
-            delegation::Error::NotSupported | delegation::Error::NoClientApi(_) if listed => {
+            delegation::Error::NotSupported | delegation::Error::NoClientApi(_) if *listed => {
                 Level::Warn
             }
-            delegation::Error::NotSupported
-            | delegation::Error::NoClientApi(_)
-            | delegation::Error::UserQuotaExceeded
-            | delegation::Error::OwnedByOtherUser
-            | delegation::Error::Stopping => Level::Info,
+            _ => Level::Info,
         },
         exchange::Error::Busy(..) => Level::Debug,
-        exchange::Error::NotAuthenticated(_)
-        | exchange::Error::UserMismatch(..)
-        | exchange::Error::InvalidIdentity(_)
-        | exchange::Error::DelegationForbidden(_) => Level::Info,
+        _ => Level::Info,
     }
 }

@@ -17,9 +17,9 @@ use crate::config::delegation::LeaveStoreConfig;
 use crate::delegation::store;
 use crate::delegation::store::LeaveStore;
 use crate::delegation::{DelegationClients, DelegationService};
-use crate::exchange::appservice;
-use crate::exchange::appservice::AppServiceExchange;
-use crate::exchange::{Exchange, ExchangeSettings};
+use crate::exchange::TokenIssuer;
+use crate::exchange::appservice::{AppServiceAuthenticator, AppServiceExchange, AppServiceLimits};
+use crate::exchange::standalone::{Exchange, ExchangeSettings};
 use crate::livekit::room_service::RoomServiceClient;
 use crate::livekit::webhook::WebhookReceiver;
 use crate::matrix::appservice::HomeserverClient;
@@ -40,7 +40,13 @@ pub(super) struct MatrixHandlers {
     delegation: DelegationService,
     sfu: Arc<WebhookApi>,
     standalone: Option<Arc<MatrixApi>>,
-    appservice: Option<(Arc<AppServiceApi>, Membership)>,
+    appservice: Option<AppServiceHandlers>,
+}
+
+struct AppServiceHandlers {
+    api: Arc<AppServiceApi>,
+    membership: Membership,
+    limits: Arc<AppServiceLimits>,
 }
 
 impl MatrixHandlers {
@@ -61,14 +67,24 @@ impl MatrixHandlers {
                     own.membership_check_interval,
                     own.token_lifetime,
                 )?;
-                let work = build_appservice(own, config, workers, wires, &delegation, &guests);
-                Some((Arc::new(AppServiceApi::new(work)), guests))
+                let outbound = max_outbound_workers(workers);
+                let limits = Arc::new(AppServiceLimits::new(match config.matrix_enabled {
+                    // the endpoints of standalone mode need permits too
+                    true => outbound * 3 / 4,
+                    false => outbound,
+                }));
+                let work = build_appservice(own, config, wires, &delegation, &guests, &limits);
+                Some(AppServiceHandlers {
+                    api: Arc::new(AppServiceApi::new(work, guests.clone())),
+                    membership: guests,
+                    limits,
+                })
             }
         };
         let any = config
             .matrix_enabled
             .then(|| MatrixApi::new(build_exchange_state(config, workers, &rooms, &delegation)));
-        let hears = own.as_ref().map(|(_, guests)| guests.clone());
+        let hears = own.as_ref().map(|own| own.membership.clone());
         let sfu = WebhookApi::new(
             build_sfu_state(config, rooms, &delegation),
             delegation.clone(),
@@ -86,12 +102,12 @@ impl MatrixHandlers {
     pub(super) fn reload(&self, config: &Config, workers: usize) {
         let (rooms, delegation) = (build_room_service(config, workers), &self.delegation);
         delegation.replace_clients(build_delegation_clients(config, workers, &rooms));
-        if let (Some(own), Some((door, guests))) = (&config.appservice, &self.appservice) {
+        if let (Some(own), Some(handlers)) = (&config.appservice, &self.appservice) {
             let wires = build_membership_clients(own, config, workers, &rooms);
+            let (guests, limits) = (&handlers.membership, &handlers.limits);
             guests.replace_clients(wires.clone());
-            door.replace_state(build_appservice(
-                own, config, workers, wires, delegation, guests,
-            ));
+            let exchange = build_appservice(own, config, wires, delegation, guests, limits);
+            handlers.api.replace_state(exchange);
         }
         if let Some(door) = &self.standalone {
             door.replace_state(build_exchange_state(config, workers, &rooms, delegation));
@@ -102,7 +118,7 @@ impl MatrixHandlers {
 
     /// Opens the doors.
     pub(super) fn add_routes(&self, routes: Router) -> Router {
-        let own = self.appservice.as_ref().map(|(door, _)| door.clone());
+        let own = self.appservice.as_ref().map(|own| own.api.clone());
         let routes = routes
             .with_matrix(self.standalone.clone())
             .with_appservice(own);
@@ -173,16 +189,19 @@ fn build_exchange_state(
         config.full_access.names().cloned().collect(),
         PermitCounts::split(max_outbound_workers(workers)),
     );
-    let terms = ExchangeSettings {
+    let issuer = TokenIssuer {
+        room_service: rooms.clone(),
+        delegation: delegation.clone(),
         api_key: config.api_keys[0].clone(),
         token_lifetime: config.token_lifetime,
+    };
+    let settings = ExchangeSettings {
         can_update_own_metadata: config.can_update_own_metadata,
         remote_users_may_publish: config.remote_users_may_publish,
     };
     let verifier = OpenIdVerifier::new(federation, config.openid_cache_ttl);
-    let (access, rooms) = (config.full_access.clone(), rooms.clone());
     matrix::MatrixApiState {
-        exchange: Exchange::new(verifier, access, rooms, delegation.clone(), terms),
+        exchange: Exchange::new(verifier, config.full_access.clone(), issuer, settings),
         livekit_url: config.sfu_url.clone(),
     }
 }
@@ -209,30 +228,25 @@ fn build_membership_clients(
 fn build_appservice(
     own: &Own,
     config: &Config,
-    workers: usize,
-    wires: membership::MembershipClients,
+    clients: membership::MembershipClients,
     delegation: &DelegationService,
-    guests: &Membership,
+    membership: &Membership,
+    limits: &Arc<AppServiceLimits>,
 ) -> AppServiceExchange {
-    let outbound = max_outbound_workers(workers);
-    let terms = appservice::AppServiceExchangeSettings {
+    let hs_token = own.registration.hs_token.clone();
+    let issuer = TokenIssuer {
+        room_service: clients.room_service,
+        delegation: delegation.clone(),
         api_key: config.api_keys[0].clone(),
         token_lifetime: own.token_lifetime,
-        livekit_url: config.sfu_url.clone(),
-        // with two doors, neither takes all places
-        max_permits: if config.matrix_enabled {
-            outbound * 3 / 4
-        } else {
-            outbound
-        },
     };
     AppServiceExchange::new(
-        wires.homeserver,
-        own.registration.hs_token.clone(),
-        wires.room_service,
-        delegation.clone(),
-        guests.clone(),
-        terms,
+        AppServiceAuthenticator::new(hs_token, own.server_name.clone()),
+        clients.homeserver,
+        issuer,
+        membership.clone(),
+        config.sfu_url.clone(),
+        limits.clone(),
     )
 }
 

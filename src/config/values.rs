@@ -72,12 +72,12 @@ pub(super) fn parse_base_url(text: &str) -> Result<BaseUrl, &str> {
 
 pub(super) fn parse_full_access(text: &str) -> Result<FullAccessHomeservers, &str> {
     if text == "*" {
-        return Ok(FullAccessHomeservers::all());
+        return Ok(FullAccessHomeservers::All);
     }
-    let names: Result<Vec<_>, _> = split_list(text)
+    let names: Result<_, _> = split_list(text)
         .map(|name| ServerName::parse(name).map_err(|_| name))
         .collect();
-    names.map(FullAccessHomeservers::listed)
+    names.map(FullAccessHomeservers::Listed)
 }
 
 pub(super) fn parse_networks(text: &str) -> Result<Vec<Network>, &str> {

@@ -1,20 +1,20 @@
-//! Who may have rooms created on our SFU.
+//! Access of homeservers: whose users may have rooms created on the SFU.
 
 use std::collections::BTreeSet;
 
 use crate::matrix::id::ServerName;
 
-/// What a user of a homeserver gets.
+/// What the users of a homeserver get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLevel {
-    /// The LiveKit room is created for them.
+    /// A token, and the LiveKit room is created first.
     Full,
-    /// They get a token; the room has to exist.
+    /// A token only; the room has to exist already.
     Restricted,
 }
 
 impl AccessLevel {
-    /// The word for the log.
+    /// The name in log and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -24,56 +24,47 @@ impl AccessLevel {
 }
 
 /// `LIVEKIT_FULL_ACCESS_HOMESERVERS`: the homeservers whose users have full access.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FullAccessHomeservers {
-    everyone: bool,
-    listed: BTreeSet<ServerName>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FullAccessHomeservers {
+    /// `*`: every homeserver.
+    All,
+    /// These homeservers, by exact name.
+    Listed(BTreeSet<ServerName>),
+}
+
+impl Default for FullAccessHomeservers {
+    fn default() -> Self {
+        Self::Listed(BTreeSet::new())
+    }
 }
 
 impl FullAccessHomeservers {
-    /// `*`: users of every homeserver have full access.
-    pub fn all() -> Self {
-        Self {
-            everyone: true,
-            listed: BTreeSet::new(),
-        }
-    }
-
-    /// Users of exactly these homeservers have full access.
-    pub fn listed(names: impl IntoIterator<Item = ServerName>) -> Self {
-        Self {
-            everyone: false,
-            listed: names.into_iter().collect(),
-        }
-    }
-
-    /// The access of the users of `server`.
+    /// The access level of the users of `server`.
     pub fn level_of(&self, server: &ServerName) -> AccessLevel {
-        if self.everyone || self.is_listed(server) {
-            AccessLevel::Full
-        } else {
-            AccessLevel::Restricted
+        match self {
+            Self::Listed(names) if !names.contains(server) => AccessLevel::Restricted,
+            Self::All | Self::Listed(_) => AccessLevel::Full,
         }
     }
 
-    /// Whether the administrator named this very server. `*` names nobody.
-    fn is_listed(&self, server: &ServerName) -> bool {
-        self.listed.contains(server)
-    }
-
-    /// Whether everyone has full access.
+    /// Whether every homeserver has full access.
     pub fn is_all(&self) -> bool {
-        self.everyone
+        *self == Self::All
     }
 
-    /// Whether nobody has full access.
+    /// Whether no homeserver has full access.
     pub fn is_empty(&self) -> bool {
-        !self.everyone && self.listed.is_empty()
+        !self.is_all() && self.names().next().is_none()
     }
 
-    /// The listed homeservers, in order.
+    /// The homeservers listed by name, in order; none for `*`.
     pub fn names(&self) -> impl Iterator<Item = &ServerName> {
-        self.listed.iter()
+        match self {
+            Self::All => None,
+            Self::Listed(names) => Some(names),
+        }
+        .into_iter()
+        .flatten()
     }
 }
 
@@ -82,21 +73,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_matched_exactly_and_a_star_vouches_for_nobody() {
+    fn names_are_compared_exactly_and_a_star_lists_none() {
         let name = |text| ServerName::parse(text).unwrap();
-        let some = FullAccessHomeservers::listed([name("example.com")]);
-        assert_eq!(some.level_of(&name("example.com")), AccessLevel::Full);
+        let listed = FullAccessHomeservers::Listed([name("example.com")].into());
+        assert_eq!(listed.level_of(&name("example.com")), AccessLevel::Full);
         for other in [
             "Example.com",
             "example.com:8448",
             "a.example.com",
             "example.co",
         ] {
-            assert_eq!(some.level_of(&name(other)), AccessLevel::Restricted);
+            assert_eq!(listed.level_of(&name(other)), AccessLevel::Restricted);
         }
-        let all = FullAccessHomeservers::all();
+        let all = FullAccessHomeservers::All;
         assert_eq!(all.level_of(&name("example.com")), AccessLevel::Full);
-        assert!(!all.is_listed(&name("example.com")));
-        assert!(FullAccessHomeservers::default().is_empty());
+        assert_eq!(all.names().count(), 0);
+        assert_eq!(FullAccessHomeservers::default().names().count(), 0);
     }
 }

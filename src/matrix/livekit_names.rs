@@ -1,4 +1,4 @@
-//! Matrix names in LiveKit's vocabulary (MSC4195).
+//! Names of LiveKit rooms and participants, derived from Matrix identifiers (MSC4195).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -9,22 +9,22 @@ use crate::matrix::appservice::JoinedUser;
 use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId};
 use crate::matrix::openid::VerifiedUser;
 
-/// The slot of clients that know none: a room's one call.
+/// The slot of clients that name none: the one call of a room.
 pub(crate) const DEFAULT_SLOT: &str = "m.call#ROOM";
 
 /// The LiveKit room of a slot in a Matrix room.
 pub(crate) fn derive_room_name(room: &RoomId, slot: &SlotId) -> RoomName {
-    // 43 characters of base64
+    // 43 characters of base64 are a valid name
     RoomName::new(hash_names(&[room.as_str(), slot.as_str()])).unwrap_or_else(|_| unreachable!())
 }
 
-/// Whether a LiveKit room may have its name from [`room_name`]: an SFU may have other applications' rooms as well.
+/// Whether [`derive_room_name`] may have made this name. An SFU may serve other applications' rooms as well.
 pub(crate) fn has_derived_format(room: &RoomName) -> bool {
     let hash = STANDARD_NO_PAD.decode(room.as_str());
     hash.is_ok_and(|hash| hash.len() == Sha256::output_size())
 }
 
-/// The identity of a member who named their device.
+/// The identity of a member with a device.
 pub(crate) fn derive_device_identity(
     user: &VerifiedUser,
     device: &DeviceId,
@@ -34,23 +34,24 @@ pub(crate) fn derive_device_identity(
     ParticipantIdentity::new(hash).unwrap_or_else(|_| unreachable!())
 }
 
-/// The identity of a member of the newest MSC4195, which has no devices.
+/// The identity of a member in the latest MSC4195, which has no device.
 pub(crate) fn derive_member_identity(user: &JoinedUser, member: &MemberId) -> ParticipantIdentity {
     let hash = hash_names(&[user.id().as_str(), member.as_str()]);
     ParticipantIdentity::new(hash).unwrap_or_else(|_| unreachable!())
 }
 
-/// The identity that clients of `/sfu/get` expect: `@user:server:DEVICE`, as it is.
+/// The identity that clients of `/sfu/get` expect: `@user:server:DEVICE`, unhashed.
 ///
-/// Refused where it could be read as a user of another port of the same host: devices are the caller's word.
+/// The client chooses the device id, so one that looks like a port is refused: `@user:server` with it would read as a user of
+/// `server:port`.
 pub(crate) fn legacy_identity(
     user: &VerifiedUser,
     device: &DeviceId,
 ) -> Result<ParticipantIdentity, InvalidLiveKitName> {
-    let port_like =
+    let is_port =
         |text: &str| (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    let first = device.as_str().split_once(':').map(|(first, _)| first);
-    if user.id().server().port().is_none() && first.is_some_and(port_like) {
+    let prefix = device.as_str().split_once(':').map(|(prefix, _)| prefix);
+    if user.id().server().port().is_none() && prefix.is_some_and(is_port) {
         return Err(InvalidLiveKitName);
     }
     ParticipantIdentity::new(format!("{}:{}", user.id(), device.as_str()))
@@ -58,8 +59,8 @@ pub(crate) fn legacy_identity(
 
 /// Unpadded base64 of the SHA-256 of the canonical JSON array of the names.
 ///
-/// serde_json's compact form is canonical JSON (Matrix spec v1.16, appendix) for arrays of strings: no spaces, UTF-8 as it is,
-/// only quotes, backslashes and control characters escaped.
+/// serde_json's compact form is canonical JSON (Matrix spec v1.16, appendix) for arrays of strings: no spaces, UTF-8 unescaped except
+/// for quotes, backslashes and control characters.
 fn hash_names(names: &[&str]) -> String {
     let json = serde_json::to_vec(names).unwrap_or_else(|_| unreachable!());
     STANDARD_NO_PAD.encode(Sha256::digest(json))
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_vectors_of_msc4195_hold() {
+    fn names_match_the_vectors_of_msc4195() {
         let room = derive_room_name(
             &RoomId::parse("!roomid:example.com").unwrap(),
             &SlotId::parse("slot1234").unwrap(),
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_canonical() {
+    fn compact_json_is_canonical_json() {
         let json = |names: &[&str]| serde_json::to_string(names).unwrap();
         assert_eq!(
             json(&["<&>/é\u{2028}", "a\"\\\n\u{1}\u{7f}"]),
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_cannot_make_its_user_another_one() {
+    fn a_device_id_like_a_port_is_refused_after_a_server_without_port() {
         let identity = |user, device| {
             legacy_identity(
                 &VerifiedUser::for_test(user),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::matrix::federation::{self, FederationClient};
-use crate::matrix::id::{InvalidIdentifier, ServerName, UserId};
+use crate::matrix::id::{ServerName, UserId};
 use crate::net::http_client::FetchLimits;
 use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::json;
@@ -68,8 +68,6 @@ impl VerifiedUser {
 /// Why a token is not accepted.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// Nobody was asked: the server name is not one.
-    BadServerName(InvalidIdentifier),
     /// Nobody was asked: the token is too long.
     TokenTooLong,
     /// The homeserver was not heard.
@@ -114,7 +112,6 @@ impl fmt::Display for OpenIdRefusal {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadServerName(expected) => write!(f, "matrix_server_name: expected {expected}"),
             Self::TokenTooLong => {
                 write!(f, "access_token: expected at most {MAX_OPENID_TOKEN} bytes")
             }
@@ -172,11 +169,10 @@ impl OpenIdVerifier {
     /// Asks `server` whose token it is, for a client at `client`. The user has to be of that very server: no homeserver can vouch for a stranger.
     pub(crate) fn verify(
         &self,
-        server: &str,
+        server: &ServerName,
         token: &OpenIdToken,
         client: Option<IpAddr>,
     ) -> Result<VerifiedUser, Error> {
-        let server = ServerName::parse(server).map_err(Error::BadServerName)?;
         if token.0.len() > MAX_OPENID_TOKEN {
             return Err(Error::TokenTooLong);
         }
@@ -192,7 +188,7 @@ impl OpenIdVerifier {
         if let Some(verdict) = known {
             return verdict.map_err(Error::Refused);
         }
-        let verdict = self.fetch_userinfo(&server, token, client)?;
+        let verdict = self.fetch_userinfo(server, token, client)?;
         let lasting = match verdict {
             Ok(_) => self.cache_ttl,
             Err(_) => self.cache_ttl.min(MAX_REFUSAL_TTL),

@@ -118,7 +118,7 @@ fn wishes(beside: &Beside, count: usize, server: impl Fn(usize) -> String) -> Ve
 /// Waits until so many were refused for want of a place.
 fn wait_for_refusals(service: &Service, count: usize) {
     let begin = Instant::now();
-    while service.log().matches("no place is free").count() < count {
+    while service.log().matches("no permit available").count() < count {
         assert!(begin.elapsed() < PATIENCE, "{}", service.log());
         thread::sleep(Duration::from_millis(20));
     }
@@ -144,7 +144,7 @@ fn one_server_that_hangs_leaves_places_for_the_others() {
     let refused = beside.for_alice(&wish_at(&beside, "hangs.org"));
     assert_eq!(refused.verdict(), (503, "M_UNKNOWN".into()));
     assert_eq!(refused.header("Retry-After"), Some("1"));
-    let told = ["no place is free", "hangs.org"];
+    let told = ["no permit available", "hangs.org"];
     beside.service.wait_for_words(&told);
     beside.relays(relayed(200, &json!({ "jwt": "a.b.c" })));
     let body = wish_at(&beside, "b.org");

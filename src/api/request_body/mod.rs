@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::exchange::{DelayedLeaveRequest, ExchangeRequest, RequestedParticipant};
+use crate::exchange::standalone::{DelayedLeaveRequest, ExchangeRequest, RequestedParticipant};
 use crate::matrix::id::{DelayId, DeviceId, InvalidIdentifier, MemberId, RoomId, SlotId};
 use crate::matrix::livekit_names::DEFAULT_SLOT;
 use crate::matrix::openid::OpenIdToken;

@@ -204,7 +204,7 @@ fn check_homeserver(
     chart: &mut DoctorReport<'_, impl Write>,
 ) -> io::Result<()> {
     let what = format!("{server} federation");
-    match verifier.verify(server.as_str(), &OpenIdToken::new(UNKNOWN_OPENID_TOKEN), None) {
+    match verifier.verify(server, &OpenIdToken::new(UNKNOWN_OPENID_TOKEN), None) {
         Err(openid::Error::Refused(OpenIdRefusal::UnknownToken(_))) => {
             chart.ok(&what, "answers, and refuses a token that it never gave out")?;
         }

@@ -1,10 +1,11 @@
-//! Who asks: the homeserver shows its token, and only then is it believed about its users and about other homeservers (MSC4512).
+//! Authentication of our homeserver, and of the user or homeserver in whose name it passes a request on (MSC4512).
 
 use super::Error;
 use crate::matrix::id::{ServerName, UserId};
 use crate::matrix::registration::AppServiceSecret;
+use crate::util::auth::parse_bearer;
 
-/// Who shows what, as it came: nothing of it is believed.
+/// The headers that authenticate a request of our homeserver, unverified.
 #[derive(Clone, Copy)]
 pub(crate) struct ProxiedCredentials<'a> {
     /// `Authorization`.
@@ -15,29 +16,27 @@ pub(crate) struct ProxiedCredentials<'a> {
     pub origin: Option<&'a str>,
 }
 
-/// One of our homeserver's own users, whom it has authenticated. Nothing but [`Doorkeeper::user`] makes one.
+/// A user of our homeserver, authenticated by it. Only [`AppServiceAuthenticator::authenticate_user`] makes one.
 #[derive(Debug)]
 pub(crate) struct LocalUser(UserId);
 
 impl LocalUser {
-    /// Who it is.
     pub(crate) fn id(&self) -> &UserId {
         &self.0
     }
 }
 
-/// Another homeserver, which ours has authenticated. Nothing but [`Doorkeeper::origin`] makes one.
+/// Another homeserver, authenticated by ours. Only [`AppServiceAuthenticator::authenticate_origin`] makes one.
 #[derive(Debug)]
 pub(crate) struct OriginServer(ServerName);
 
 impl OriginServer {
-    /// Its name.
     pub(crate) fn name(&self) -> &ServerName {
         &self.0
     }
 }
 
-/// Knows the homeserver, and whom it may speak for.
+/// Knows our homeserver's `hs_token` and name.
 #[derive(Debug)]
 pub(crate) struct AppServiceAuthenticator {
     hs_token: AppServiceSecret,
@@ -45,74 +44,80 @@ pub(crate) struct AppServiceAuthenticator {
 }
 
 impl AppServiceAuthenticator {
-    /// The homeserver called `name` is known by `hs_token`.
-    pub(crate) fn new(hs_token: AppServiceSecret, name: ServerName) -> Self {
+    pub(crate) fn new(hs_token: AppServiceSecret, server_name: ServerName) -> Self {
         Self {
             hs_token,
-            server_name: name,
+            server_name,
         }
     }
 
-    /// Whether it is the homeserver that asks.
+    /// Checks that our homeserver sends the request.
     pub(crate) fn authenticate(&self, authorization: Option<&str>) -> Result<(), Error> {
-        let shown = authorization.ok_or(Error::NotAuthenticated)?;
-        let bearer = shown
-            .split_once(' ')
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let (_, token) = bearer.ok_or(Error::NotAuthenticated)?;
-        if self.hs_token.matches(token.trim()) {
-            Ok(())
-        } else {
-            Err(Error::WrongHsToken)
+        match authorization.and_then(parse_bearer) {
+            None => Err(Error::NotAuthenticated),
+            Some(token) if self.hs_token.matches(token) => Ok(()),
+            Some(_) => Err(Error::WrongHsToken),
         }
     }
 
-    /// The user who asks on a path of the client-server API.
+    /// Authenticates the user of a request on a path of the client-server API.
     pub(crate) fn authenticate_user(
         &self,
-        shown: ProxiedCredentials<'_>,
+        credentials: ProxiedCredentials<'_>,
     ) -> Result<LocalUser, Error> {
-        self.authenticate(shown.authorization)?;
-        let user = match (shown.user, shown.origin) {
-            (Some(user), None) => user,
-            (None, _) => return Err(Error::InvalidProxyHeaders("no X-Matrix-User-Identifier")),
-            (Some(_), Some(_)) => {
-                return Err(Error::InvalidProxyHeaders("X-Matrix-Origin of a user"));
+        self.authenticate(credentials.authorization)?;
+        let user = match (credentials.user, credentials.origin) {
+            (Some(user), None) => UserId::parse(user).ok(),
+            (None, _) => {
+                return Err(Error::InvalidProxyHeaders(
+                    "X-Matrix-User-Identifier: expected a user id, found none",
+                ));
             }
-        };
-        let user = UserId::parse(user)
-            .map_err(|_| Error::InvalidProxyHeaders("X-Matrix-User-Identifier is no user id"))?;
-        if *user.server() != self.server_name {
-            return Err(Error::InvalidProxyHeaders(
-                "X-Matrix-User-Identifier is of another server than LIVEKIT_HS_SERVER_NAME",
-            ));
-        }
-        Ok(LocalUser(user))
-    }
-
-    /// The homeserver that asks on a path of the server-server API.
-    pub(crate) fn authenticate_origin(
-        &self,
-        shown: ProxiedCredentials<'_>,
-    ) -> Result<OriginServer, Error> {
-        self.authenticate(shown.authorization)?;
-        let origin = match (shown.origin, shown.user) {
-            (Some(origin), None) => origin,
-            (None, _) => return Err(Error::InvalidProxyHeaders("no X-Matrix-Origin")),
             (Some(_), Some(_)) => {
                 return Err(Error::InvalidProxyHeaders(
-                    "X-Matrix-User-Identifier of a server",
+                    "X-Matrix-Origin: expected none beside X-Matrix-User-Identifier",
                 ));
             }
         };
-        let origin = ServerName::parse(origin)
-            .map_err(|_| Error::InvalidProxyHeaders("X-Matrix-Origin is no server name"))?;
-        if origin == self.server_name {
-            return Err(Error::InvalidProxyHeaders(
-                "X-Matrix-Origin is our own homeserver",
-            ));
+        match user {
+            Some(user) if *user.server() == self.server_name => Ok(LocalUser(user)),
+            Some(_) => Err(Error::InvalidProxyHeaders(
+                "X-Matrix-User-Identifier: expected a user of LIVEKIT_HS_SERVER_NAME",
+            )),
+            None => Err(Error::InvalidProxyHeaders(
+                "X-Matrix-User-Identifier: expected a user id",
+            )),
         }
-        Ok(OriginServer(origin))
+    }
+
+    /// Authenticates the homeserver of a request on a path of the server-server API.
+    pub(crate) fn authenticate_origin(
+        &self,
+        credentials: ProxiedCredentials<'_>,
+    ) -> Result<OriginServer, Error> {
+        self.authenticate(credentials.authorization)?;
+        let origin = match (credentials.origin, credentials.user) {
+            (Some(origin), None) => ServerName::parse(origin).ok(),
+            (None, _) => {
+                return Err(Error::InvalidProxyHeaders(
+                    "X-Matrix-Origin: expected a server name, found none",
+                ));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Error::InvalidProxyHeaders(
+                    "X-Matrix-User-Identifier: expected none beside X-Matrix-Origin",
+                ));
+            }
+        };
+        match origin {
+            Some(origin) if origin != self.server_name => Ok(OriginServer(origin)),
+            Some(_) => Err(Error::InvalidProxyHeaders(
+                "X-Matrix-Origin: expected another server than LIVEKIT_HS_SERVER_NAME",
+            )),
+            None => Err(Error::InvalidProxyHeaders(
+                "X-Matrix-Origin: expected a server name",
+            )),
+        }
     }
 }
 
@@ -120,7 +125,10 @@ impl AppServiceAuthenticator {
 mod tests {
     use super::*;
 
-    fn shown<'a>(user: Option<&'a str>, origin: Option<&'a str>) -> ProxiedCredentials<'a> {
+    const ALICE: Option<&str> = Some("@alice:example.com");
+    const OTHER: Option<&str> = Some("other.org");
+
+    fn credentials<'a>(user: Option<&'a str>, origin: Option<&'a str>) -> ProxiedCredentials<'a> {
         ProxiedCredentials {
             authorization: Some("Bearer an-hs-token"),
             user,
@@ -128,25 +136,25 @@ mod tests {
         }
     }
 
-    fn doorkeeper() -> AppServiceAuthenticator {
+    fn authenticator() -> AppServiceAuthenticator {
         let token = AppServiceSecret::parse("an-hs-token").unwrap();
         AppServiceAuthenticator::new(token, ServerName::parse("example.com").unwrap())
     }
 
     #[test]
-    fn nobody_is_named_by_somebody_else_than_the_homeserver() {
-        let (alice, doorkeeper) = (Some("@alice:example.com"), doorkeeper());
+    fn only_the_hs_token_as_a_bearer_token_authenticates() {
+        let authenticator = authenticator();
         for authorization in [
             None,
             Some("an-hs-token"),
             Some("Basic an-hs-token"),
             Some("Bearer"),
         ] {
-            let shown = ProxiedCredentials {
+            let without = ProxiedCredentials {
                 authorization,
-                ..shown(alice, None)
+                ..credentials(ALICE, None)
             };
-            let error = doorkeeper.authenticate_user(shown).unwrap_err();
+            let error = authenticator.authenticate_user(without).unwrap_err();
             assert!(
                 matches!(error, Error::NotAuthenticated),
                 "{authorization:?}"
@@ -154,53 +162,58 @@ mod tests {
         }
         for token in ["an-hs-toke", "an-hs-tokens", "An-hs-token", "", "*"] {
             let authorization = format!("Bearer {token}");
-            let shown = ProxiedCredentials {
+            let wrong = ProxiedCredentials {
                 authorization: Some(&authorization),
-                ..shown(None, Some("other.org"))
+                ..credentials(None, OTHER)
             };
-            let error = doorkeeper.authenticate_origin(shown).unwrap_err();
+            let error = authenticator.authenticate_origin(wrong).unwrap_err();
             assert!(matches!(error, Error::WrongHsToken), "{token:?}");
         }
-        assert!(doorkeeper.authenticate_user(shown(alice, None)).is_ok());
-        assert!(doorkeeper.authenticate(Some("bearer an-hs-token")).is_ok());
+        assert!(
+            authenticator
+                .authenticate_user(credentials(ALICE, None))
+                .is_ok()
+        );
+        assert!(
+            authenticator
+                .authenticate(Some("bearer an-hs-token"))
+                .is_ok()
+        );
     }
 
     #[test]
-    fn the_homeserver_speaks_for_its_own_users_and_for_other_servers() {
-        let (alice, other) = (Some("@alice:example.com"), Some("other.org"));
-        let doorkeeper = doorkeeper();
-        assert!(doorkeeper.authenticate_user(shown(alice, None)).is_ok());
-        assert!(doorkeeper.authenticate_origin(shown(None, other)).is_ok());
-        for (user, origin) in [
+    fn the_homeserver_names_one_of_its_users_or_another_server() {
+        let authenticator = authenticator();
+        let user = |user, origin| authenticator.authenticate_user(credentials(user, origin));
+        let origin = |user, origin| authenticator.authenticate_origin(credentials(user, origin));
+        assert!(user(ALICE, None).is_ok());
+        assert!(origin(None, OTHER).is_ok());
+        for (name, server) in [
             (None, None),
-            (alice, other),
-            (None, other),
+            (ALICE, OTHER),
+            (None, OTHER),
             (Some("@alice:other.org"), None),
             (Some("alice"), None),
             (Some(""), None),
         ] {
-            let error = doorkeeper
-                .authenticate_user(shown(user, origin))
-                .unwrap_err();
+            let error = user(name, server).unwrap_err();
             assert!(
                 matches!(error, Error::InvalidProxyHeaders(_)),
-                "{user:?} {origin:?}"
+                "{name:?} {server:?}"
             );
         }
-        for (user, origin) in [
+        for (name, server) in [
             (None, None),
-            (alice, other),
-            (alice, None),
+            (ALICE, OTHER),
+            (ALICE, None),
             (None, Some("example.com")),
             (None, Some("https://other.org")),
             (None, Some("")),
         ] {
-            let error = doorkeeper
-                .authenticate_origin(shown(user, origin))
-                .unwrap_err();
+            let error = origin(name, server).unwrap_err();
             assert!(
                 matches!(error, Error::InvalidProxyHeaders(_)),
-                "{user:?} {origin:?}"
+                "{name:?} {server:?}"
             );
         }
     }

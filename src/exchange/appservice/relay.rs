@@ -1,4 +1,4 @@
-//! The wishes of our users for the SFU of another server: that server's service is asked through our homeserver (MSC4195, MSC4512).
+//! Tokens for another homeserver's SFU: our homeserver relays the request to the service there (MSC4195, MSC4512).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,167 +13,180 @@ use crate::net::fair_queue::{FairQueue, FairQueueEntry};
 use crate::net::permits::{MAX_CALLS_PER_SERVER, MAX_CALLS_PER_SERVER_IF_RESPONSIVE};
 use crate::util::ttl_cache::TtlCache;
 
-/// Wishes for one server's SFU that may be here, waiting or not. In a meeting each of our users asks each other server, all at once; but
-/// one that does not answer is to leave places for the others.
+/// Requests for one homeserver's SFU, in progress or queued. When a meeting begins each of our users asks each other homeserver at
+/// once, and one that does not answer must leave permits for the others.
 const MAX_QUEUED_PER_DESTINATION: usize = 32;
-/// The same for one that has failed to answer lately: whoever names one that never does is to keep nobody from the others.
+/// The same for a homeserver that failed to answer lately: naming an unreachable one must not block the others.
 const MAX_QUEUED_PER_FAILING_DESTINATION: usize = 2 * MAX_CALLS_PER_SERVER;
-/// How long a server that has failed to counts as one that does.
+/// How long a failure counts.
 const FAILING_TTL: Duration = Duration::from_secs(60);
-/// How long to wait until the server may be asked: those before may ask in vain for longer, but then there is little hope.
-const RELAY_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is left for the question itself when it is asked.
-const MIN_RELAY_TIME: Duration = Duration::from_secs(4);
-/// How long a server that has answered counts as one that does.
+/// How long an answer counts.
 const RESPONSIVE_TTL: Duration = Duration::from_secs(600);
-/// Servers that are remembered as such.
+/// Longest wait in the queue. Earlier requests may time out later than that, but then this one has little chance.
+const RELAY_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time reserved for the relayed request itself.
+const MIN_RELAY_TIME: Duration = Duration::from_secs(4);
+/// Homeservers whose last outcome is remembered.
 const MAX_REMEMBERED_DESTINATIONS: usize = 1024;
 
-/// Why another server's service has given no token.
+/// Stable or unstable path prefix of MSC4195's endpoints. A request is relayed under the prefix that the client used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MscVersion {
+    Stable,
+    Unstable,
+}
+
+impl MscVersion {
+    fn federation_path(self) -> &'static str {
+        match self {
+            Self::Stable => "/_matrix/federation/v1/rtc/livekit/get_token",
+            Self::Unstable => {
+                "/_matrix/federation/unstable/io.element.msc4195/rtc/livekit/get_token"
+            }
+        }
+    }
+}
+
+/// A failure of another homeserver's service to issue a token.
 #[derive(Debug)]
 pub(crate) struct RelayError {
-    /// For whom.
+    /// The user that the token is for.
     pub user: UserId,
-    /// Whose service.
+    /// The homeserver whose service was asked.
     pub server: ServerName,
-    /// Why.
     pub failure: RelayFailure,
 }
 
-/// What it answered instead.
+/// What the service of the other homeserver answered.
 #[derive(Debug)]
 pub(crate) enum RelayFailure {
-    /// Its 403: it forbids it, as it may.
+    /// 403.
     Forbidden,
-    /// Its 400: it finds that something is wrong.
+    /// 400.
     BadRequest,
-    /// It, or our homeserver on the way to it, failed: status and errcode.
+    /// The service, or our homeserver on the way to it, failed: status and errcode.
     Failed(u16, String),
-    /// Nothing in time, or nothing that makes sense.
+    /// No answer in time, or an invalid one.
     NoResponse(String),
 }
 
 impl fmt::Display for RelayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            user,
-            server,
-            failure: why,
-        } = self;
-        write!(f, "no token for {user} from the service of {server}: ")?;
-        match why {
-            RelayFailure::Forbidden => f.write_str("it forbids it"),
-            RelayFailure::BadRequest => f.write_str("it finds it invalid"),
+        let (user, server) = (&self.user, &self.server);
+        write!(f, "the service of {server} issued no token for {user}: ")?;
+        match &self.failure {
+            RelayFailure::Forbidden => f.write_str("status 403"),
+            RelayFailure::BadRequest => f.write_str("status 400"),
             RelayFailure::Failed(status, errcode) => write!(f, "status {status} {errcode:?}"),
-            RelayFailure::NoResponse(why) => f.write_str(why),
+            RelayFailure::NoResponse(cause) => f.write_str(cause),
         }
     }
 }
 
-/// A wish for another server's SFU.
+/// A request for a token for another homeserver's SFU.
 pub(super) struct RelayRequest<'a> {
     pub(super) user: &'a JoinedUser,
     pub(super) membership: &'a CallMembership,
-    /// By which the other server's service is asked.
-    pub(super) path: &'a str,
+    pub(super) version: MscVersion,
     pub(super) deadline: Instant,
 }
 
-/// All such wishes that are here.
+/// All relayed requests, queued by destination.
 #[derive(Debug)]
 pub(super) struct RelayQueue {
     queue: Arc<FairQueue<ServerName>>,
-    /// Whether they have answered last.
+    /// Whether the homeserver's service answered the last request.
     responsive: TtlCache<ServerName, bool>,
 }
 
 impl RelayQueue {
-    /// They take at most `places`.
-    pub(super) fn new(places: usize) -> Self {
+    /// Holds at most `max_total` requests.
+    pub(super) fn new(max_total: usize) -> Self {
         Self {
-            queue: FairQueue::new(places, MAX_QUEUED_PER_DESTINATION),
+            queue: FairQueue::new(max_total, MAX_QUEUED_PER_DESTINATION),
             responsive: TtlCache::new(MAX_REMEMBERED_DESTINATIONS),
         }
     }
 
-    /// A place for one for the SFU of `server`, from its beginning to its end.
+    /// Enters a request for the SFU of `server`. It leaves the queue when it is dropped.
     pub(super) fn enqueue(&self, server: &ServerName) -> Result<QueuedRelay<'_>, Error> {
-        let longest = match self.responsive.get(server, Instant::now()) {
+        let max_queued = match self.responsive.get(server, Instant::now()) {
             Some(false) => MAX_QUEUED_PER_FAILING_DESTINATION,
             _ => MAX_QUEUED_PER_DESTINATION,
         };
-        let line = self.queue.join_with_limit(longest, server.clone());
-        let line = line.map_err(|_| Error::Busy(Some(server.clone())))?;
+        let entry = self.queue.join_with_limit(max_queued, server.clone());
+        let entry = entry.map_err(|_| Error::Busy(Some(server.clone())))?;
         Ok(QueuedRelay {
             relay_queue: self,
             server: server.clone(),
-            position: line,
+            entry,
         })
     }
 
-    /// A server that has answered lately may be asked by more at once, and one that fails to by fewer again.
+    /// Remembers whether `server` answered, which decides how many requests it gets at once.
     fn record_outcome(
         &self,
         server: &ServerName,
-        answer: &Result<RelayResponse, appservice::Error>,
+        outcome: &Result<RelayResponse, appservice::Error>,
     ) {
         use appservice::Error::{IncompleteResponse, UnexpectedResponse};
-        let (answers, lasting) = match answer {
+        let (responsive, ttl) = match outcome {
             Ok(
                 RelayResponse::Token(_) | RelayResponse::Forbidden | RelayResponse::InvalidParam,
             ) => (true, RESPONSIVE_TTL),
             Ok(RelayResponse::Other(500.., _))
             | Err(IncompleteResponse(_) | UnexpectedResponse(_)) => (false, FAILING_TTL),
+            // says nothing of the other homeserver
             Ok(RelayResponse::Other(..)) | Err(_) => return,
         };
         let now = Instant::now();
         self.responsive
-            .insert(server.clone(), answers, now + lasting, now);
+            .insert(server.clone(), responsive, now + ttl, now);
     }
 }
 
-/// One that has its place.
+/// A request in the [`RelayQueue`].
 #[derive(Debug)]
 pub(super) struct QueuedRelay<'a> {
     relay_queue: &'a RelayQueue,
     server: ServerName,
-    position: FairQueueEntry<ServerName>,
+    entry: FairQueueEntry<ServerName>,
 }
 
 impl QueuedRelay<'_> {
-    /// The other server's token. One that has nobody in the room has no SFU for it, and is not asked.
+    /// Requests the other service's token. A homeserver without a user in the Matrix room has no SFU for it and is not asked.
     pub(super) fn send(
         mut self,
         homeserver: &HomeserverClient,
-        wish: &RelayRequest<'_>,
+        request: &RelayRequest<'_>,
     ) -> Result<Box<str>, Error> {
-        let (server, room) = (&self.server, &wish.membership.room);
-        if !homeserver.is_server_joined(room, server, wish.deadline)? {
+        let (server, membership) = (&self.server, request.membership);
+        if !homeserver.is_server_joined(&membership.room, server, request.deadline)? {
             return Err(Error::ServerNotJoined(server.clone()));
         }
-        let at_once = || match self.relay_queue.responsive.get(server, Instant::now()) {
+        let max_active = || match self.relay_queue.responsive.get(server, Instant::now()) {
             Some(true) => MAX_CALLS_PER_SERVER_IF_RESPONSIVE,
             _ => MAX_CALLS_PER_SERVER,
         };
-        let until = (wish.deadline - MIN_RELAY_TIME).min(Instant::now() + RELAY_QUEUE_TIMEOUT);
-        let turn = self.position.acquire(at_once, until);
-        let _turn = turn.map_err(|_| Error::Busy(Some(server.clone())))?;
-        let place = wish.membership;
+        let until = (request.deadline - MIN_RELAY_TIME).min(Instant::now() + RELAY_QUEUE_TIMEOUT);
+        let active = self.entry.acquire(max_active, until);
+        let _active = active.map_err(|_| Error::Busy(Some(server.clone())))?;
         let body = json!({
-            "user_id": wish.user.id().as_str(),
-            "url": place.url,
-            "room_id": room.as_str(),
-            "slot_id": place.slot.as_str(),
-            "member_id": place.member.as_str(),
+            "user_id": request.user.id().as_str(),
+            "url": membership.url,
+            "room_id": membership.room.as_str(),
+            "slot_id": membership.slot.as_str(),
+            "member_id": membership.member.as_str(),
         });
-        let answer = homeserver.relay(server, wish.path, &body, wish.deadline);
-        self.relay_queue.record_outcome(server, &answer);
-        let why = match answer {
+        let path = request.version.federation_path();
+        let outcome = homeserver.relay(server, path, &body, request.deadline);
+        self.relay_queue.record_outcome(server, &outcome);
+        let failure = match outcome {
             Ok(RelayResponse::Token(token)) => return Ok(token),
             Ok(RelayResponse::Forbidden) => RelayFailure::Forbidden,
             Ok(RelayResponse::InvalidParam) => RelayFailure::BadRequest,
             Ok(RelayResponse::Other(status, errcode)) => RelayFailure::Failed(status, errcode),
-            // our homeserver has passed it on, and was there
+            // our homeserver relayed the request, and the other side failed
             Err(
                 error @ (appservice::Error::IncompleteResponse(_)
                 | appservice::Error::UnexpectedResponse(_)),
@@ -181,9 +194,9 @@ impl QueuedRelay<'_> {
             Err(error) => return Err(error.into()),
         };
         Err(Error::RelayFailed(Box::new(RelayError {
-            user: wish.user.id().clone(),
+            user: request.user.id().clone(),
             server: server.clone(),
-            failure: why,
+            failure,
         })))
     }
 }
@@ -193,25 +206,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_fails_gets_few_places_until_it_answers() {
+    fn a_failing_destination_has_a_shorter_queue_until_it_answers() {
         let relays = RelayQueue::new(MAX_QUEUED_PER_DESTINATION);
         let server = ServerName::parse("b.org").unwrap();
-        let places = || {
-            let standing: Vec<_> = (0..MAX_QUEUED_PER_DESTINATION + 1)
+        let queue_length = || {
+            let queued: Vec<_> = (0..MAX_QUEUED_PER_DESTINATION + 1)
                 .filter_map(|_| relays.enqueue(&server).ok())
                 .collect();
-            standing.len()
+            queued.len()
         };
-        assert_eq!(places(), MAX_QUEUED_PER_DESTINATION);
+        assert_eq!(queue_length(), MAX_QUEUED_PER_DESTINATION);
         relays.record_outcome(
             &server,
             &Err(appservice::Error::IncompleteResponse("late".into())),
         );
-        assert_eq!(places(), MAX_QUEUED_PER_FAILING_DESTINATION);
-        // that is no fault of the other server
+        assert_eq!(queue_length(), MAX_QUEUED_PER_FAILING_DESTINATION);
+        // a failure of our own homeserver changes nothing
         relays.record_outcome(&server, &Err(appservice::Error::Busy));
-        assert_eq!(places(), MAX_QUEUED_PER_FAILING_DESTINATION);
+        assert_eq!(queue_length(), MAX_QUEUED_PER_FAILING_DESTINATION);
         relays.record_outcome(&server, &Ok(RelayResponse::Forbidden));
-        assert_eq!(places(), MAX_QUEUED_PER_DESTINATION);
+        assert_eq!(queue_length(), MAX_QUEUED_PER_DESTINATION);
     }
 }
