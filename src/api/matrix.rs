@@ -10,7 +10,8 @@ use super::response;
 use super::response::{ExchangeOperation, Response};
 use super::router::ApiRequest;
 use crate::exchange::standalone::{
-    self as exchange, DelayedLeaveRequest, DelegationReceipt, Exchange, ExchangeRequest, IssuedToken,
+    self as exchange, DelayedLeaveRequest, DelegationReceipt, Exchange, ExchangeRequest,
+    IssuedToken,
 };
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
@@ -73,7 +74,8 @@ impl MatrixApi {
                     ..
                 } = &granted;
                 let (user, access) = (user.id().as_str(), access.as_str());
-                let (identity, matrix_room) = (participant.identity.as_str(), request.room.as_str());
+                let (identity, matrix_room) =
+                    (participant.identity.as_str(), request.room.as_str());
                 let room = &participant.room;
                 let leave = leave.map_or(String::new(), |leave| format!(" leave={leave:08x}"));
                 info!(
@@ -192,7 +194,9 @@ impl fmt::Display for RequestContext<'_> {
 /// What an operator counts refusals by.
 fn denial_reason(error: &exchange::Error) -> &'static str {
     match error {
-        exchange::Error::InvalidServerName(_) | exchange::Error::NotAuthenticated { .. } => "not_authenticated",
+        exchange::Error::InvalidServerName(_) | exchange::Error::NotAuthenticated { .. } => {
+            "not_authenticated"
+        }
         exchange::Error::UserMismatch(..) => "not_who_they_claim",
         exchange::Error::InvalidIdentity(_) => "bad_request",
         exchange::Error::Busy(..) => "busy",

@@ -181,13 +181,11 @@ impl Response {
             // one sentence for all reasons: the caller learns nothing of what we can reach
             exchange::Error::InvalidServerName(_)
             | exchange::Error::NotAuthenticated { .. }
-            | exchange::Error::UserMismatch(..) => {
-                Self::matrix_error(
-                    401,
-                    "M_UNAUTHORIZED",
-                    "The OpenID token could not be verified",
-                )
-            }
+            | exchange::Error::UserMismatch(..) => Self::matrix_error(
+                401,
+                "M_UNAUTHORIZED",
+                "The OpenID token could not be verified",
+            ),
             exchange::Error::InvalidIdentity(error) => {
                 Self::matrix_error(400, "M_BAD_JSON", &format!("device_id: {error}"))
             }
@@ -210,7 +208,9 @@ impl Response {
                     }
                 }
             }
-            exchange::Error::DelegationFailed { error, .. } => Self::from_delegation_error(error, wish),
+            exchange::Error::DelegationFailed { error, .. } => {
+                Self::from_delegation_error(error, wish)
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::access::{AccessLevel, FullAccessHomeservers};
 use super::TokenIssuer;
+use super::access::{AccessLevel, FullAccessHomeservers};
 use crate::delegation;
 use crate::delegation::leave::DelegationRequest;
 use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
@@ -223,8 +223,7 @@ impl Exchange {
         request: &ExchangeRequest,
         client: Option<IpAddr>,
     ) -> Result<(VerifiedUser, ParticipantKey), Error> {
-        let server =
-            ServerName::parse(&request.server_name).map_err(Error::InvalidServerName)?;
+        let server = ServerName::parse(&request.server_name).map_err(Error::InvalidServerName)?;
         let verified = self.verifier.verify(&server, &request.openid_token, client);
         let user = verified.map_err(|error| match error {
             openid::Error::Federation(federation::Error::Busy(limit, after)) => {

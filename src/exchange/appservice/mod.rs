@@ -204,7 +204,9 @@ impl AppServiceLimits {
             PermitScope::All => self.max_permits,
             PermitScope::Remote => max_remote_permits(self.max_permits),
         };
-        self.permits.try_acquire(scope, max).ok_or(Error::Busy(None))
+        self.permits
+            .try_acquire(scope, max)
+            .ok_or(Error::Busy(None))
     }
 
     fn check_rate(&self, user: &UserId, local: bool) -> Result<(), Error> {
@@ -324,7 +326,9 @@ impl AppServiceExchange {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let user = user.id();
         let joined = self.require_joined(user, membership, deadline)?;
-        let event = self.homeserver.get_delayed_event(user, delay_id, deadline)?;
+        let event = self
+            .homeserver
+            .get_delayed_event(user, delay_id, deadline)?;
         let event = event.filter(|event| event.room_id == membership.room.as_str());
         let event = event.ok_or_else(|| Error::DelayedEventNotFound(user.clone()))?;
         let supported = self.issuer.delegation.check_support(self.homeserver.name());
@@ -334,7 +338,9 @@ impl AppServiceExchange {
             delay_id: delay_id.clone(),
             timeout: event.delay,
         };
-        let started = self.issuer.delegate(participant_key(&joined, membership), request);
+        let started = self
+            .issuer
+            .delegate(participant_key(&joined, membership), request);
         started.map_err(Error::DelegationFailed)
     }
 
@@ -344,7 +350,9 @@ impl AppServiceExchange {
         membership: &CallMembership,
         deadline: Instant,
     ) -> Result<JoinedUser, Error> {
-        let joined = self.homeserver.check_joined(&membership.room, user, deadline)?;
+        let joined = self
+            .homeserver
+            .check_joined(&membership.room, user, deadline)?;
         joined.ok_or_else(|| {
             // the user may have left during a call
             self.membership.recheck(&TrackedParticipant {
@@ -357,9 +365,8 @@ impl AppServiceExchange {
 
     /// Clients learn the URL from each other, and may write it with another slash or port notation.
     fn check_livekit_url(&self, url: &str) -> Result<(), Error> {
-        let is_equivalent = |own: &BaseUrl| {
-            BaseUrl::parse(url).is_ok_and(|url| own.is_equivalent_to(&url))
-        };
+        let is_equivalent =
+            |own: &BaseUrl| BaseUrl::parse(url).is_ok_and(|url| own.is_equivalent_to(&url));
         if url == self.livekit_url || self.livekit_base_url.as_ref().is_some_and(is_equivalent) {
             return Ok(());
         }
@@ -383,7 +390,9 @@ impl AppServiceExchange {
         let created = self.issuer.create_room(&key);
         created.map_err(Error::RoomNotCreated)?;
         let sealed = self.membership.seal_attribute(&key, &participant);
-        let recorded = self.membership.record_issued_token(key.clone(), participant);
+        let recorded = self
+            .membership
+            .record_issued_token(key.clone(), participant);
         recorded.map_err(Error::ParticipantLimit)?;
         let permissions = JoinPermissions {
             can_publish: local,
