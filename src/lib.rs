@@ -47,7 +47,9 @@ pub mod internal {
         RedisAddress, RedisStore,
     };
     pub use crate::exchange::standalone::RequestedParticipant;
-    pub use crate::livekit::access_token::{ApiKey, Claims, JoinPermissions, verify};
+    pub use crate::livekit::access_token::{
+        ApiKey, ApiKeys, Claims, JoinPermissions, SharedApiKeys, verify,
+    };
     pub use crate::livekit::id::{ParticipantIdentity, ParticipantKey, RoomName};
     pub use crate::livekit::webhook::{
         ConnectionChange, WebhookDelivery, WebhookEvent, WebhookReceiver,

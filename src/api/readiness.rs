@@ -1,31 +1,31 @@
-//! Whether clients had better come: the SFU answers and takes our key, and leaves can be written down.
+//! Readiness (`/readyz`): the SFU answers and accepts the API key, and delegated leaves can be stored.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use crate::delegation::DelegationService;
 use crate::livekit::room_service::{self, RoomServiceClient};
 use crate::util::metrics;
 
-/// Between two questions to the SFU, however often we are asked ourselves.
+/// Between two calls to the SFU, however often `/readyz` is requested.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// For which the very first one that asks waits; everyone else hears what is known.
+/// Longest wait for the very first result; later requests get the last result at once.
 const FIRST_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is amiss, in words that anybody may read.
+/// A reason not to send clients here; fit for the public.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadinessProblem {
-    /// It was asked and has not answered yet, for the first time.
+    /// The first check of the SFU has not ended.
     SfuNotChecked,
-    /// No connection, no answer, or another one than expected.
+    /// No connection, no response, or an unexpected one.
     SfuUnreachable,
-    /// It does not know our key, or the secret is another.
+    /// The SFU does not know the API key, or has another secret for it.
     ApiKeyRefused,
-    /// The journal has trouble.
+    /// The store of delegated leaves fails.
     LeaveStoreFailing,
 }
 
@@ -33,50 +33,63 @@ impl fmt::Display for ReadinessProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SfuNotChecked => "the SFU has not answered yet",
-            Self::SfuUnreachable => "the SFU does not answer as it should",
+            Self::SfuUnreachable => "the SFU does not answer as expected",
             Self::ApiKeyRefused => "the SFU refuses the API key",
-            Self::LeaveStoreFailing => "delegated leaves cannot be written down",
+            Self::LeaveStoreFailing => "delegated leaves cannot be stored",
         })
     }
 }
 
-/// Looks after it.
+/// Checks the SFU in the background when readiness is requested, and remembers the result.
 #[derive(Debug)]
 pub(crate) struct Readiness {
-    room_service: Arc<RoomServiceClient>,
     delegation: DelegationService,
     sfu_status: Mutex<SfuStatus>,
     sfu_checked: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SfuStatus {
+    room_service: Arc<RoomServiceClient>,
     last_check: Option<Instant>,
     check_running: bool,
-    /// What the last answer meant.
     last_result: Option<Result<(), ReadinessProblem>>,
 }
 
 impl Readiness {
-    /// Asks nobody yet.
-    pub(crate) fn new(rooms: Arc<RoomServiceClient>, delegation: DelegationService) -> Arc<Self> {
+    /// Checks nothing until readiness is requested.
+    pub(crate) fn new(
+        room_service: Arc<RoomServiceClient>,
+        delegation: DelegationService,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            room_service: rooms,
             delegation,
-            sfu_status: Mutex::default(),
+            sfu_status: Mutex::new(SfuStatus {
+                room_service,
+                last_check: None,
+                check_running: false,
+                last_result: None,
+            }),
             sfu_checked: Condvar::new(),
         })
     }
 
-    /// All that is amiss, as far as is known; nothing is good.
+    /// Has the next request check the SFU with this client; until then the last result stands.
+    pub(crate) fn recheck_with(&self, room_service: Arc<RoomServiceClient>) {
+        let mut sfu = self.lock();
+        sfu.room_service = room_service;
+        sfu.last_check = None;
+    }
+
+    /// Problems found by the last check; empty if the service is ready.
     pub(crate) fn problems(self: &Arc<Self>) -> Vec<ReadinessProblem> {
-        let mut ailments: Vec<_> = self.sfu_result().err().into_iter().collect();
+        let mut problems: Vec<_> = self.sfu_result().err().into_iter().collect();
         if let Some(cause) = self.delegation.store_problem() {
-            log::debug!("not ready cause={cause:?}");
-            ailments.push(ReadinessProblem::LeaveStoreFailing);
+            debug!(cause:%; "leave store failing");
+            problems.push(ReadinessProblem::LeaveStoreFailing);
         }
-        metrics::set_ready(ailments.is_empty());
-        ailments
+        metrics::set_ready(problems.is_empty());
+        problems
     }
 
     fn lock(&self) -> MutexGuard<'_, SfuStatus> {
@@ -85,42 +98,39 @@ impl Readiness {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the SFU said last. It is asked again beside, so that nobody waits for it but the very first.
+    /// The last result. Starts another check if that is due; only the very first one is waited for.
     fn sfu_result(self: &Arc<Self>) -> Result<(), ReadinessProblem> {
         let now = Instant::now();
         let mut sfu = self.lock();
-        if !sfu.check_running
-            && sfu
-                .last_check
-                .is_none_or(|asked| now >= asked + CHECK_INTERVAL)
-        {
-            let this = Arc::clone(self);
-            let asks = thread::Builder::new().name("readiness".into());
-            // without a thread it stays at what is known
-            sfu.check_running = asks.spawn(move || this.check_sfu()).is_ok();
+        let due = |last: Instant| now >= last + CHECK_INTERVAL;
+        if !sfu.check_running && sfu.last_check.is_none_or(due) {
+            let (this, room_service) = (Arc::clone(self), Arc::clone(&sfu.room_service));
+            let thread = thread::Builder::new().name("readiness".into());
+            // without a thread the last result stands
+            sfu.check_running = thread.spawn(move || this.check_sfu(&room_service)).is_ok();
             sfu.last_check = Some(now);
         }
-        let unheard = |sfu: &mut SfuStatus| sfu.last_result.is_none() && sfu.check_running;
+        let first = |sfu: &mut SfuStatus| sfu.last_result.is_none() && sfu.check_running;
         let waited = self
             .sfu_checked
-            .wait_timeout_while(sfu, FIRST_CHECK_TIMEOUT, unheard);
+            .wait_timeout_while(sfu, FIRST_CHECK_TIMEOUT, first);
         let (sfu, _) = waited.unwrap_or_else(PoisonError::into_inner);
         sfu.last_result
             .unwrap_or(Err(ReadinessProblem::SfuNotChecked))
     }
 
-    fn check_sfu(&self) {
-        let result = self.room_service.probe();
-        let outcome = match &result {
+    fn check_sfu(&self, room_service: &RoomServiceClient) {
+        let response = room_service.probe();
+        let result = match &response {
             Ok(()) => Ok(()),
             Err(room_service::Error::KeyRefused(_)) => Err(ReadinessProblem::ApiKeyRefused),
             Err(_) => Err(ReadinessProblem::SfuUnreachable),
         };
         let mut sfu = self.lock();
-        if sfu.last_result.replace(outcome) != Some(outcome) {
-            match result {
-                Ok(()) => info!("the SFU answers, and takes the API key"),
-                Err(error) => warn!("not ready cause={:?}", error.to_string()),
+        if sfu.last_result.replace(result) != Some(result) {
+            match response {
+                Ok(()) => info!("sfu ready"),
+                Err(cause) => warn!(cause:%; "sfu not ready"),
             }
         }
         sfu.check_running = false;

@@ -14,24 +14,15 @@ use crate::membership::Membership;
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 use crate::util::metrics::MetricsSnapshot;
-use crate::util::sync::Swappable;
 
 /// When the SFU is to repeat what there was no room for; its own first pause.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What is behind the door; a reload of the settings replaces it as a whole.
-#[derive(Debug)]
-pub(crate) struct WebhookApiState {
-    /// Knows the SFU's webhooks.
-    pub receiver: WebhookReceiver,
-    /// Knows whether clients had better come.
-    pub readiness: Arc<Readiness>,
-}
-
 /// Those who want to know who comes and goes.
 #[derive(Debug)]
 pub(crate) struct WebhookApi {
-    state: Swappable<WebhookApiState>,
+    receiver: WebhookReceiver,
+    readiness: Arc<Readiness>,
     delegation: DelegationService,
     participants: Option<Membership>,
     unverified_throttle: LogThrottle,
@@ -40,21 +31,18 @@ pub(crate) struct WebhookApi {
 impl WebhookApi {
     /// Opens it. What the SFU tells is for `delegation`, and for `guests` if there are such.
     pub(crate) fn new(
-        inside: WebhookApiState,
+        receiver: WebhookReceiver,
+        readiness: Arc<Readiness>,
         delegation: DelegationService,
         guests: Option<Membership>,
     ) -> Self {
         Self {
-            state: Swappable::new(inside),
+            receiver,
+            readiness,
             delegation,
             participants: guests,
             unverified_throttle: LogThrottle::default(),
         }
-    }
-
-    /// Serves with this from now on; what is under way ends with what it began with.
-    pub(crate) fn replace_state(&self, inside: WebhookApiState) {
-        self.state.replace(inside);
     }
 
     /// How many leaves and guests are kept.
@@ -70,13 +58,12 @@ impl WebhookApi {
 
     /// Whether clients had better come; the log has what is amiss.
     pub(super) fn handle_readiness(&self) -> Response {
-        Response::readiness(&self.state.get().readiness.problems())
+        Response::readiness(&self.readiness.problems())
     }
 
     /// Takes in a webhook.
     pub(super) fn handle_webhook(&self, call: &ApiRequest<'_>) -> Response {
-        let inside = self.state.get();
-        let receiver = &inside.receiver;
+        let receiver = &self.receiver;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());

@@ -9,7 +9,6 @@ use crate::api::matrix;
 use crate::api::matrix::MatrixApi;
 use crate::api::readiness::Readiness;
 use crate::api::router::Router;
-use crate::api::webhook;
 use crate::api::webhook::WebhookApi;
 use crate::config::Config;
 use crate::config::appservice::AppServiceConfig as Own;
@@ -20,6 +19,7 @@ use crate::delegation::{DelegationClients, DelegationService};
 use crate::exchange::TokenIssuer;
 use crate::exchange::appservice::{AppServiceAuthenticator, AppServiceExchange, AppServiceLimits};
 use crate::exchange::standalone::{Exchange, ExchangeSettings};
+use crate::livekit::access_token::SharedApiKeys;
 use crate::livekit::room_service::RoomServiceClient;
 use crate::livekit::webhook::WebhookReceiver;
 use crate::matrix::appservice::HomeserverClient;
@@ -41,6 +41,8 @@ pub(super) struct MatrixHandlers {
     sfu: Arc<WebhookApi>,
     standalone: Option<Arc<MatrixApi>>,
     appservice: Option<AppServiceHandlers>,
+    keys: SharedApiKeys,
+    readiness: Arc<Readiness>,
 }
 
 struct AppServiceHandlers {
@@ -51,8 +53,8 @@ struct AppServiceHandlers {
 
 impl MatrixHandlers {
     /// Furnishes them as the settings have them.
-    pub(super) fn build(config: &Config, workers: usize) -> io::Result<Self> {
-        let rooms = build_room_service(config, workers);
+    pub(super) fn build(config: &Config, workers: usize, keys: &SharedApiKeys) -> io::Result<Self> {
+        let rooms = build_room_service(config, workers, keys);
         let delegation = DelegationService::start(
             open_leave_store(config.delegation.store.clone(), &config.roots),
             build_delegation_clients(config, workers, &rooms),
@@ -73,7 +75,8 @@ impl MatrixHandlers {
                     true => outbound * 3 / 4,
                     false => outbound,
                 }));
-                let work = build_appservice(own, config, wires, &delegation, &guests, &limits);
+                let work =
+                    build_appservice(own, config, wires, &delegation, &guests, &limits, keys);
                 Some(AppServiceHandlers {
                     api: Arc::new(AppServiceApi::new(work, guests.clone())),
                     membership: guests,
@@ -81,12 +84,20 @@ impl MatrixHandlers {
                 })
             }
         };
-        let any = config
-            .matrix_enabled
-            .then(|| MatrixApi::new(build_exchange_state(config, workers, &rooms, &delegation)));
+        let any = config.matrix_enabled.then(|| {
+            MatrixApi::new(build_exchange_state(
+                config,
+                workers,
+                &rooms,
+                &delegation,
+                keys,
+            ))
+        });
         let hears = own.as_ref().map(|own| own.membership.clone());
+        let readiness = Readiness::new(rooms, delegation.clone());
         let sfu = WebhookApi::new(
-            build_sfu_state(config, rooms, &delegation),
+            WebhookReceiver::new(keys.clone()),
+            readiness.clone(),
             delegation.clone(),
             hears,
         );
@@ -95,25 +106,32 @@ impl MatrixHandlers {
             sfu: Arc::new(sfu),
             standalone: any.map(Arc::new),
             appservice: own,
+            keys: keys.clone(),
+            readiness,
         })
     }
 
     /// Changes them to what the settings, and the files that they name, are now. The settings have opened the same doors.
     pub(super) fn reload(&self, config: &Config, workers: usize) {
-        let (rooms, delegation) = (build_room_service(config, workers), &self.delegation);
+        let (rooms, delegation) = (
+            build_room_service(config, workers, &self.keys),
+            &self.delegation,
+        );
         delegation.replace_clients(build_delegation_clients(config, workers, &rooms));
         if let (Some(own), Some(handlers)) = (&config.appservice, &self.appservice) {
             let wires = build_membership_clients(own, config, workers, &rooms);
             let (guests, limits) = (&handlers.membership, &handlers.limits);
             guests.replace_clients(wires.clone());
-            let exchange = build_appservice(own, config, wires, delegation, guests, limits);
+            let exchange =
+                build_appservice(own, config, wires, delegation, guests, limits, &self.keys);
             handlers.api.replace_state(exchange);
         }
         if let Some(door) = &self.standalone {
-            door.replace_state(build_exchange_state(config, workers, &rooms, delegation));
+            door.replace_state(build_exchange_state(
+                config, workers, &rooms, delegation, &self.keys,
+            ));
         }
-        self.sfu
-            .replace_state(build_sfu_state(config, rooms, delegation));
+        self.readiness.recheck_with(rooms);
     }
 
     /// Opens the doors.
@@ -130,13 +148,17 @@ impl MatrixHandlers {
     }
 }
 
-fn build_room_service(config: &Config, workers: usize) -> Arc<RoomServiceClient> {
-    // a configuration without a key was refused
-    let (key, sfu) = (
-        config.api_keys[0].clone(),
-        configured_server_fetcher(config, workers),
-    );
-    Arc::new(RoomServiceClient::new(sfu, config.sfu_api_url.clone(), key))
+fn build_room_service(
+    config: &Config,
+    workers: usize,
+    keys: &SharedApiKeys,
+) -> Arc<RoomServiceClient> {
+    let sfu = configured_server_fetcher(config, workers);
+    Arc::new(RoomServiceClient::new(
+        sfu,
+        config.sfu_api_url.clone(),
+        keys.clone(),
+    ))
 }
 
 /// For the leaves. Our own homeserver is one that the administrator answers for.
@@ -160,20 +182,11 @@ fn build_delegation_clients(
     });
     let client_api = ClientApiDiscovery::new(to_homeservers(), overrides, listed.clone());
     DelegationClients {
-        delayed_events: DelayedEventClient::new(to_homeservers(), client_api).with_appservice(own),
+        delayed_events: Arc::new(
+            DelayedEventClient::new(to_homeservers(), client_api).with_appservice(own),
+        ),
         room_service: rooms.clone(),
         listed_servers: listed,
-    }
-}
-
-fn build_sfu_state(
-    config: &Config,
-    rooms: Arc<RoomServiceClient>,
-    delegation: &DelegationService,
-) -> webhook::WebhookApiState {
-    webhook::WebhookApiState {
-        receiver: WebhookReceiver::new(config.api_keys.clone()),
-        readiness: Readiness::new(rooms, delegation.clone()),
     }
 }
 
@@ -182,6 +195,7 @@ fn build_exchange_state(
     workers: usize,
     rooms: &Arc<RoomServiceClient>,
     delegation: &DelegationService,
+    keys: &SharedApiKeys,
 ) -> matrix::MatrixApiState {
     let federation = FederationClient::new(
         homeserver_fetcher_factory(config, workers)(),
@@ -192,14 +206,14 @@ fn build_exchange_state(
     let issuer = TokenIssuer {
         room_service: rooms.clone(),
         delegation: delegation.clone(),
-        api_key: config.api_keys[0].clone(),
+        api_keys: keys.clone(),
         token_lifetime: config.token_lifetime,
     };
     let settings = ExchangeSettings {
         can_update_own_metadata: config.can_update_own_metadata,
         remote_users_may_publish: config.remote_users_may_publish,
     };
-    let verifier = OpenIdVerifier::new(federation, config.openid_cache_ttl);
+    let verifier = Arc::new(OpenIdVerifier::new(federation, config.openid_cache_ttl));
     matrix::MatrixApiState {
         exchange: Exchange::new(verifier, config.full_access.clone(), issuer, settings),
         livekit_url: config.sfu_url.clone(),
@@ -232,12 +246,13 @@ fn build_appservice(
     delegation: &DelegationService,
     membership: &Membership,
     limits: &Arc<AppServiceLimits>,
+    keys: &SharedApiKeys,
 ) -> AppServiceExchange {
     let hs_token = own.registration.hs_token.clone();
     let issuer = TokenIssuer {
         room_service: clients.room_service,
         delegation: delegation.clone(),
-        api_key: config.api_keys[0].clone(),
+        api_keys: keys.clone(),
         token_lifetime: own.token_lifetime,
     };
     AppServiceExchange::new(

@@ -13,6 +13,7 @@ use crate::api::router::Router;
 use crate::api::token::TokenApi;
 use crate::config::{Config, Environment, TokenEndpointConfig};
 use crate::delegation::DelegationService;
+use crate::livekit::access_token::{ApiKeys, SharedApiKeys};
 use crate::net::address::AddressPolicy;
 use crate::net::http_client::Fetcher;
 use crate::net::tls::{CertificateVerification, client_config};
@@ -42,14 +43,16 @@ impl App {
         let turnstile = AddressRateLimiter::new(config.rate_per_address, limits.clone());
         let mut reloads = ReloadSteps::default();
         let mut routes = Router::new(turnstile);
-        let mut source = None;
+        let keys = &config.api_keys;
+        // a configuration without a key was refused
+        let keys = SharedApiKeys::new(ApiKeys::new(keys[0].clone(), keys[1..].to_vec()));
         if let Some(settings) = config.token_endpoint.clone() {
-            let (door, signs) = build_token_endpoint(settings, &config, env.clone(), &mut reloads)?;
-            (routes, source) = (routes.with_token(door), Some(signs));
+            let door = build_token_endpoint(settings, &config, env.clone(), &mut reloads, &keys)?;
+            routes = routes.with_token(door);
         }
         let mut matrix = None;
         if config.matrix_enabled || config.appservice.is_some() {
-            let rooms = MatrixHandlers::build(&config, workers)?;
+            let rooms = MatrixHandlers::build(&config, workers, &keys)?;
             (routes, matrix) = (rooms.add_routes(routes), Some(rooms));
         }
         let delegation = matrix.as_ref().map(|matrix| matrix.delegation().clone());
@@ -57,11 +60,10 @@ impl App {
         reloads.add(name, move || {
             let (config, _) = Config::read_with_defaults(&env);
             let config = config.map_err(reload::join_errors)?;
+            let read = &config.api_keys;
+            keys.replace(ApiKeys::new(read[0].clone(), read[1..].to_vec()));
             if let Some(matrix) = &matrix {
                 matrix.reload(&config, workers);
-            }
-            if let Some(source) = &source {
-                source.replace_signing_key(config.api_keys[0].clone());
             }
             logging::set_level(config.log_level);
             let (key, named) = (config.api_keys[0].id(), config.full_access.names().count());
@@ -80,27 +82,25 @@ fn build_token_endpoint(
     config: &Config,
     env: Environment,
     reloads: &mut ReloadSteps,
-) -> io::Result<(TokenApi, Arc<TokenSource>)> {
+    keys: &SharedApiKeys,
+) -> io::Result<TokenApi> {
     let tls = client_config(&config.roots, CertificateVerification::On);
     let policy = address_policy(config);
     let proxy = config.egress.proxy.clone();
     let fetcher =
         move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0).with_proxy(proxy.clone());
-    // a configuration without a key was refused
-    let key = config.api_keys[0].clone();
     let book =
         reload::build_caller_registry(&settings.callers, &CallerRegistry::default(), &fetcher)?;
-    let source = Arc::new(TokenSource::new(key, book));
+    let source = Arc::new(TokenSource::new(keys.clone(), book));
     let origins = settings.allowed_origins.clone();
     let door = TokenApi::new(Arc::clone(&source), config.sfu_url.clone(), origins);
-    let signs = Arc::clone(&source);
     reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
         let callers = settings.reload_callers(&env).map_err(reload::join_errors)?;
         let book = reload::build_caller_registry(&callers, &source.registry(), &fetcher);
         source.replace_registry(book.map_err(|error| error.to_string())?);
         Ok(format!("callers={}", callers.summary()))
     });
-    Ok((door, signs))
+    Ok(door)
 }
 
 /// Fetchers for whoever users name, through the proxy if there is one.

@@ -123,7 +123,7 @@ struct DelegationContext {
 #[derive(Debug)]
 pub(crate) struct DelegationClients {
     /// To homeservers.
-    pub delayed_events: DelayedEventClient,
+    pub delayed_events: Arc<DelayedEventClient>,
     /// To the SFU.
     pub room_service: Arc<RoomServiceClient>,
     /// Homeservers that the administrator answers for: they may have all the room that there is.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::delegation::leave::DelegationRequest;
 use crate::delegation::{self, DelegationService};
-use crate::livekit::access_token::{AccessToken, ApiKey, Claims};
+use crate::livekit::access_token::{AccessToken, Claims, SharedApiKeys};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{self, RoomServiceClient};
 use crate::util::clock;
@@ -22,7 +22,7 @@ use crate::util::clock;
 pub(crate) struct TokenIssuer {
     pub room_service: Arc<RoomServiceClient>,
     pub delegation: DelegationService,
-    pub api_key: ApiKey,
+    pub api_keys: SharedApiKeys,
     pub token_lifetime: Duration,
 }
 
@@ -43,6 +43,6 @@ impl TokenIssuer {
 
     fn sign(&self, claims: &Claims) -> AccessToken {
         let now = clock::unix_seconds_now();
-        claims.sign(&self.api_key, now, self.token_lifetime)
+        claims.sign(self.api_keys.get().signing(), now, self.token_lifetime)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::TokenIssuer;
@@ -149,7 +150,7 @@ pub(crate) struct ExchangeSettings {
 /// Exchanges OpenID tokens for access tokens.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    verifier: OpenIdVerifier,
+    verifier: Arc<OpenIdVerifier>,
     full_access: FullAccessHomeservers,
     issuer: TokenIssuer,
     settings: ExchangeSettings,
@@ -157,7 +158,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn new(
-        verifier: OpenIdVerifier,
+        verifier: Arc<OpenIdVerifier>,
         full_access: FullAccessHomeservers,
         issuer: TokenIssuer,
         settings: ExchangeSettings,

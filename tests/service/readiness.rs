@@ -43,7 +43,7 @@ fn an_sfu_that_is_not_there_is_named_as_such() {
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", nowhere.local_addr().unwrap());
     drop(nowhere);
-    let reasons = json!(["the SFU does not answer as it should"]);
+    let reasons = json!(["the SFU does not answer as expected"]);
     let answer = ready(Conduct::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", url)
     });

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
         "key",
         "a secret that the fuzzer does not know, of enough length",
     );
-    let receiver = WebhookReceiver::new(vec![key]);
+    let receiver = WebhookReceiver::new(key);
     let signed = receiver.receive(Some(TOKEN), BODY, NOW);
     assert!(matches!(signed, Ok(WebhookDelivery::New(_))));
     assert_eq!(

@@ -7,6 +7,7 @@ mod verification;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -24,6 +25,7 @@ pub use self::verification::verify;
 use self::verification::{CLOCK_LEEWAY, MAX_ACCESS_TOKEN_BYTES};
 use super::id::{ParticipantIdentity, RoomName};
 use super::sealed_attribute::SealedAttribute;
+use crate::util::sync::Swappable;
 
 /// Secrets shorter than this many bytes draw an error in the SFU's log (RFC 7518, 3.2: a key as long as the hash).
 pub(crate) const RECOMMENDED_SECRET_BYTES: usize = 32;
@@ -70,6 +72,62 @@ impl ApiKey {
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiKey({}, secret hidden)", self.id)
+    }
+}
+
+impl PartialEq for ApiKey {
+    /// Compares the ids and digests that the secrets give.
+    fn eq(&self, other: &Self) -> bool {
+        let digest = |key: &Self| key.derive_key("comparison of API keys");
+        self.id == other.id && digest(self) == digest(other)
+    }
+}
+
+/// The SFU's API keys: the first one signs, each of them verifies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiKeys(Vec<ApiKey>);
+
+impl ApiKeys {
+    /// Takes the key that signs, and others that still verify.
+    pub fn new(signing: ApiKey, others: impl IntoIterator<Item = ApiKey>) -> Self {
+        Self([signing].into_iter().chain(others).collect())
+    }
+
+    /// The key that signs.
+    pub fn signing(&self) -> &ApiKey {
+        &self.0[0]
+    }
+
+    /// All keys, the signing one first.
+    pub fn all(&self) -> &[ApiKey] {
+        &self.0
+    }
+}
+
+/// The SFU's API keys, shared by everything that signs or verifies with them: a reload replaces them for all at once.
+#[derive(Debug, Clone)]
+pub struct SharedApiKeys(Arc<Swappable<ApiKeys>>);
+
+impl SharedApiKeys {
+    /// Shares these keys.
+    pub fn new(keys: ApiKeys) -> Self {
+        Self(Arc::new(Swappable::new(keys)))
+    }
+
+    /// The keys as they are now.
+    pub(crate) fn get(&self) -> Arc<ApiKeys> {
+        self.0.get()
+    }
+
+    /// Replaces the keys, for all clones.
+    pub(crate) fn replace(&self, keys: ApiKeys) {
+        self.0.replace(keys);
+    }
+}
+
+impl From<ApiKey> for SharedApiKeys {
+    fn from(key: ApiKey) -> Self {
+        Self::new(ApiKeys::new(key, []))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-use super::access_token::{ApiKey, Claims};
+use super::access_token::{Claims, SharedApiKeys};
 use super::sealed_attribute::SealedAttribute;
 use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
 use crate::net::base_url::BaseUrl;
@@ -105,18 +105,18 @@ pub(crate) struct RoomServiceClient {
     fetcher: Fetcher,
     url: BaseUrl,
     route: HttpRoute,
-    api_key: ApiKey,
+    api_keys: SharedApiKeys,
 }
 
 impl RoomServiceClient {
-    /// The API at `url`, called with tokens signed by `key`.
-    pub(crate) fn new(fetcher: Fetcher, url: BaseUrl, key: ApiKey) -> Self {
+    /// The API at `url`, called with tokens that the first of `keys` signs.
+    pub(crate) fn new(fetcher: Fetcher, url: BaseUrl, keys: impl Into<SharedApiKeys>) -> Self {
         let route = HttpRoute::administrator_url(&url);
         Self {
             fetcher,
             url,
             route,
-            api_key: key,
+            api_keys: keys.into(),
         }
     }
 
@@ -207,7 +207,7 @@ impl RoomServiceClient {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let token = claims.sign(&self.api_key, now, TOKEN_LIFETIME);
+        let token = claims.sign(self.api_keys.get().signing(), now, TOKEN_LIFETIME);
         let authorization = format!("Bearer {}", token.expose());
         let target = format!("{}/twirp/livekit.RoomService/{method}", self.url.path());
         let request = FetchRequest {

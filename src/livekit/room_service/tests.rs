@@ -1,4 +1,5 @@
 use super::*;
+use crate::livekit::access_token::ApiKey;
 use crate::livekit::access_token::verify;
 use crate::livekit::id::MAX_NAME_BYTES;
 use crate::net::address::AddressPolicy;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use self::deduplicator::{EventIdState, WebhookDeduplicator};
-use super::access_token::{self, AccessTokenError, ApiKey};
+use super::access_token::{self, AccessTokenError, SharedApiKeys};
 use super::id::{ParticipantIdentity, ParticipantKey, ParticipantSid, RoomName};
 use super::sealed_attribute::{SEALED_ATTRIBUTE_NAME, SealedAttribute};
 
@@ -128,15 +128,15 @@ impl std::error::Error for Error {}
 /// Verifies, parses and deduplicates webhooks.
 #[derive(Debug)]
 pub struct WebhookReceiver {
-    api_keys: Vec<ApiKey>,
+    api_keys: SharedApiKeys,
     deduplicator: WebhookDeduplicator,
 }
 
 impl WebhookReceiver {
     /// Accepts webhooks that are signed with any of `api_keys`.
-    pub fn new(api_keys: Vec<ApiKey>) -> Self {
+    pub fn new(api_keys: impl Into<SharedApiKeys>) -> Self {
         Self {
-            api_keys,
+            api_keys: api_keys.into(),
             deduplicator: WebhookDeduplicator::default(),
         }
     }
@@ -185,8 +185,8 @@ impl WebhookReceiver {
             .map(parse_bearer)
             .filter(|token| !token.is_empty())
             .ok_or(Error::MissingAuthorization)?;
-        let claims =
-            access_token::verify(token, &self.api_keys, now).map_err(Error::InvalidToken)?;
+        let claims = access_token::verify(token, self.api_keys.get().all(), now)
+            .map_err(Error::InvalidToken)?;
         let hash = claims
             .sha256
             .filter(|hash| !hash.is_empty())

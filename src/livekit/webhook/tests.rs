@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::livekit::access_token::{Claims, JoinPermissions};
+use crate::livekit::access_token::{ApiKey, ApiKeys, Claims, JoinPermissions};
 use crate::livekit::sealed_attribute::MAX_SEALED_ATTRIBUTE_BYTES;
 
 const NOW: u64 = 1_800_000_000;
@@ -26,7 +26,7 @@ fn receive(receiver: &WebhookReceiver, body: &Value) -> Result<WebhookDelivery, 
 
 /// The result of a fresh receiver.
 fn receive_first(body: &Value) -> WebhookDelivery {
-    receive(&WebhookReceiver::new(vec![api_key()]), body).unwrap()
+    receive(&WebhookReceiver::new(api_key()), body).unwrap()
 }
 
 /// Id and event of a body with a new event.
@@ -56,7 +56,10 @@ fn signatures_are_judged_as_by_livekits_receivers() {
         let text = |name: &str| vector[name].as_str().unwrap();
         // a Bearer scheme is accepted in addition
         let expected = text("id") == "bearer_prefix" || vector["results"]["node"]["ok"] == true;
-        let receiver = WebhookReceiver::new(vec![ApiKey::new("other", "x"), api_key.clone()]);
+        let receiver = WebhookReceiver::new(SharedApiKeys::new(ApiKeys::new(
+            ApiKey::new("other", "x"),
+            [api_key.clone()],
+        )));
         let received = receiver.receive(Some(text("authorization")), text("body").as_bytes(), now);
         assert_eq!(received.is_ok(), expected, "{}: {received:?}", text("id"));
         *(if expected {
@@ -87,7 +90,7 @@ fn the_body_of_a_real_sfu_is_parsed() {
 
 #[test]
 fn a_token_without_body_hash_is_refused() {
-    let receiver = WebhookReceiver::new(vec![api_key()]);
+    let receiver = WebhookReceiver::new(api_key());
     let identity = ParticipantIdentity::new("a".into()).unwrap();
     let permissions = JoinPermissions {
         can_publish: true,
@@ -104,7 +107,7 @@ fn a_token_without_body_hash_is_refused() {
 
 #[test]
 fn a_signature_is_valid_for_one_body_one_time_and_one_key() {
-    let receiver = WebhookReceiver::new(vec![api_key()]);
+    let receiver = WebhookReceiver::new(api_key());
     let body = joined("EV_1").to_string();
     let body = body.as_bytes();
     let signed_by = |key: &ApiKey| access_token::tests::webhook_token(key, body, NOW);
@@ -168,7 +171,7 @@ fn a_signature_is_valid_for_one_body_one_time_and_one_key() {
 
 #[test]
 fn a_repeat_is_a_duplicate_unless_the_first_delivery_failed() {
-    let receiver = WebhookReceiver::new(vec![api_key()]);
+    let receiver = WebhookReceiver::new(api_key());
     let deliver = |id: &str| receive(&receiver, &joined(id)).unwrap();
     let first = deliver("EV_1");
     let WebhookDelivery::New { id, .. } = &first else {
@@ -242,7 +245,7 @@ fn other_events_are_ignored() {
 
 #[test]
 fn a_body_that_is_no_json_object_is_refused() {
-    let receiver = WebhookReceiver::new(vec![api_key()]);
+    let receiver = WebhookReceiver::new(api_key());
     for body in [
         "",
         "[]",

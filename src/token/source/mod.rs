@@ -8,7 +8,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::api_key::{API_KEY_PREFIX, CallerApiKeys};
@@ -16,10 +16,11 @@ use super::caller::{Caller, CallerName};
 use super::jwt;
 use super::jwt::JwtIssuers;
 use super::policy::{CallerPolicy, ParticipantRequest, PolicyError, TokenGrant};
-use crate::livekit::access_token::{AccessToken, ApiKey, Claims};
+use crate::livekit::access_token::{AccessToken, Claims, SharedApiKeys};
 use crate::net::address::client_key;
 use crate::util::random;
 use crate::util::rate_limiter::RateLimiter;
+use crate::util::sync::Swappable;
 
 /// Most callers, users and addresses whose pace is remembered; beyond it the one that waits least starts afresh.
 const MAX_RATE_KEYS: usize = 16_384;
@@ -134,47 +135,30 @@ enum RateKey {
 /// Everything that is needed to sign for callers.
 #[derive(Debug)]
 pub(crate) struct TokenSource {
-    signing_key: RwLock<ApiKey>,
-    registry: RwLock<Arc<CallerRegistry>>,
+    api_keys: SharedApiKeys,
+    registry: Swappable<CallerRegistry>,
     rate_limiter: RateLimiter<RateKey>,
 }
 
 impl TokenSource {
-    /// Signs with `key` for those in `book`.
-    pub(crate) fn new(key: ApiKey, book: CallerRegistry) -> Self {
+    /// Signs with the first of `keys` for the callers in `registry`.
+    pub(crate) fn new(keys: impl Into<SharedApiKeys>, registry: CallerRegistry) -> Self {
         Self {
-            signing_key: RwLock::new(key),
-            registry: RwLock::new(Arc::new(book)),
+            api_keys: keys.into(),
+            registry: Swappable::new(registry),
             // each caller has a pace of their own
             rate_limiter: RateLimiter::new(Duration::ZERO, 0, MAX_RATE_KEYS),
         }
     }
 
-    /// Goes by another book from the next request on.
-    pub(crate) fn replace_registry(&self, book: CallerRegistry) {
-        *self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
+    /// Replaces the callers from the next request on.
+    pub(crate) fn replace_registry(&self, registry: CallerRegistry) {
+        self.registry.replace(registry);
     }
 
-    /// The book as it is now.
+    /// The callers as they are now.
     pub(crate) fn registry(&self) -> Arc<CallerRegistry> {
-        Arc::clone(&self.registry.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Signs with this key from now on.
-    pub(crate) fn replace_signing_key(&self, key: ApiKey) {
-        *self
-            .signing_key
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = key;
-    }
-
-    fn signing_key(&self) -> RwLockReadGuard<'_, ApiKey> {
-        self.signing_key
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.registry.get()
     }
 
     /// Whether [`Self::admit`] would wait for the server that has a login's keys.
@@ -231,7 +215,7 @@ impl TokenSource {
             terms.profile.clone(),
         );
         let token = claims.sign(
-            &self.signing_key(),
+            self.api_keys.get().signing(),
             now,
             Duration::from_secs(terms.lifetime),
         );

@@ -1,4 +1,5 @@
 use super::*;
+use crate::livekit::access_token::ApiKey;
 use crate::livekit::access_token::verify;
 use crate::token::api_key;
 use crate::token::api_key::ApiKeyHash;

@@ -20,6 +20,7 @@ use crate::net::base_url::BaseUrl;
 use crate::net::http_client;
 use crate::net::http_client::{FetchLimits, FetchRequest, Fetcher, HttpRoute};
 use crate::net::permits::MAX_CALLS_PER_SUBNET;
+use crate::util::sync::Swappable;
 
 /// Between two rounds: for so long a key that was withdrawn is still believed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
@@ -118,7 +119,7 @@ pub struct RemoteJwks {
 #[derive(Debug)]
 struct JwksRefresher {
     url: JwksUrl,
-    fetcher: Fetcher,
+    fetcher: Swappable<Fetcher>,
     state: Mutex<JwksState>,
     fetch_finished: Condvar,
 }
@@ -132,7 +133,7 @@ impl RemoteJwks {
         let (ask, asked) = sync_channel(1);
         let shared = Arc::new(JwksRefresher {
             url,
-            fetcher,
+            fetcher: Swappable::new(fetcher),
             state: Mutex::new(JwksState::new()),
             fetch_finished: Condvar::new(),
         });
@@ -148,6 +149,12 @@ impl RemoteJwks {
     /// Where they are from.
     pub fn url(&self) -> &JwksUrl {
         &self.refresher.url
+    }
+
+    /// Replaces the fetcher, from the next request on: the keys that are cached stay.
+    #[expect(dead_code, reason = "the reload of authorities calls it next")]
+    pub(crate) fn replace_fetcher(&self, fetcher: Fetcher) {
+        self.refresher.fetcher.replace(fetcher);
     }
 
     /// The keys as they are known at `now`.
@@ -230,6 +237,7 @@ impl JwksRefresher {
         let told = |error: http_client::Error| error.to_string();
         let answer = self
             .fetcher
+            .get()
             .fetch(&route, request, JWKS_FETCH_LIMITS, deadline);
         let answer = answer.map_err(told)?;
         match answer.status {
