@@ -6,7 +6,7 @@ use log::{Level, debug, info, log, warn};
 use serde_json::json;
 
 use super::matrix::RequestContext;
-use super::request_body::proxied;
+use super::request_body;
 use super::response::{ExchangeOperation, Response};
 use super::router::ApiRequest;
 use super::transaction;
@@ -55,7 +55,7 @@ impl AppServiceApi {
             let user = inside
                 .authenticator
                 .authenticate_user(proxied_credentials(call))?;
-            let request = proxied::parse_client_token(call.body)
+            let request = request_body::parse_client_token(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
             let path = if path.contains("/unstable/io.element.msc4195/") {
                 MscVersion::Unstable
@@ -83,7 +83,7 @@ impl AppServiceApi {
             let origin = inside
                 .authenticator
                 .authenticate_origin(proxied_credentials(call))?;
-            let request = proxied::parse_federation_token(call.body)
+            let request = request_body::parse_federation_token(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
             let granted =
                 inside.issue_federation_token(&origin, &request.user, &request.membership)?;
@@ -105,7 +105,7 @@ impl AppServiceApi {
             let user = inside
                 .authenticator
                 .authenticate_user(proxied_credentials(call))?;
-            let request = proxied::parse_client_delegate(call.body)
+            let request = request_body::parse_client_delegate(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
             let leave = inside.delegate_leave(&user, &request.membership, &request.delay_id)?;
             let (user, ms) = (user.id().as_str(), asked.elapsed_ms());
@@ -200,7 +200,7 @@ impl AppServiceApi {
 
 /// Why there is no answer.
 enum AppServiceRequestError {
-    InvalidBody(super::request_body::Error),
+    InvalidBody(request_body::Error),
     Exchange(Error),
 }
 

@@ -1,8 +1,7 @@
 //! Readiness (`/readyz`): the SFU answers and accepts the API key, and delegated leaves can be stored.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -10,6 +9,7 @@ use log::{debug, info, warn};
 use crate::delegation::DelegationService;
 use crate::livekit::room_service::{self, RoomServiceClient};
 use crate::util::metrics;
+use crate::util::sync::{lock, spawn, wait_timeout_while};
 
 /// Between two calls to the SFU, however often `/readyz` is requested.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -76,7 +76,7 @@ impl Readiness {
 
     /// Has the next request check the SFU with this client; until then the last result stands.
     pub(crate) fn recheck_with(&self, room_service: Arc<RoomServiceClient>) {
-        let mut sfu = self.lock();
+        let mut sfu = lock(&self.sfu_status);
         sfu.room_service = room_service;
         sfu.last_check = None;
     }
@@ -92,29 +92,20 @@ impl Readiness {
         problems
     }
 
-    fn lock(&self) -> MutexGuard<'_, SfuStatus> {
-        self.sfu_status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The last result. Starts another check if that is due; only the very first one is waited for.
     fn sfu_result(self: &Arc<Self>) -> Result<(), ReadinessProblem> {
         let now = Instant::now();
-        let mut sfu = self.lock();
+        let mut sfu = lock(&self.sfu_status);
         let due = |last: Instant| now >= last + CHECK_INTERVAL;
         if !sfu.check_running && sfu.last_check.is_none_or(due) {
             let (this, room_service) = (Arc::clone(self), Arc::clone(&sfu.room_service));
-            let thread = thread::Builder::new().name("readiness".into());
+            let thread = spawn("readiness", move || this.check_sfu(&room_service));
             // without a thread the last result stands
-            sfu.check_running = thread.spawn(move || this.check_sfu(&room_service)).is_ok();
+            sfu.check_running = thread.is_ok();
             sfu.last_check = Some(now);
         }
         let first = |sfu: &mut SfuStatus| sfu.last_result.is_none() && sfu.check_running;
-        let waited = self
-            .sfu_checked
-            .wait_timeout_while(sfu, FIRST_CHECK_TIMEOUT, first);
-        let (sfu, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let sfu = wait_timeout_while(&self.sfu_checked, sfu, FIRST_CHECK_TIMEOUT, first);
         sfu.last_result
             .unwrap_or(Err(ReadinessProblem::SfuNotChecked))
     }
@@ -126,7 +117,7 @@ impl Readiness {
             Err(room_service::Error::KeyRefused(_)) => Err(ReadinessProblem::ApiKeyRefused),
             Err(_) => Err(ReadinessProblem::SfuUnreachable),
         };
-        let mut sfu = self.lock();
+        let mut sfu = lock(&self.sfu_status);
         if sfu.last_result.replace(result) != Some(result) {
             match response {
                 Ok(()) => info!("sfu ready"),

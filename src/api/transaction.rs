@@ -1,4 +1,4 @@
-//! Events that a homeserver pushes to its application service (Matrix spec v1.16, application service API, "Pushing events").
+//! Events that our homeserver pushes in transactions (Matrix spec v1.16, application service API, "Pushing events").
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,17 +11,19 @@ use super::request_body::Error;
 use crate::matrix::id::{RoomId, UserId};
 use crate::membership::TrackedParticipant;
 
-/// Most departures that are taken from one transaction: Synapse puts 100 events into one. Those beyond are found at the next look.
+/// Departures used of one transaction; Synapse sends 100 events in one. The periodic membership check finds the others.
 const MAX_DEPARTURES: usize = 1000;
 
-/// Who may no longer be in a room, going by the member events of a transaction. Nothing of it is believed: it is a reason to ask.
-/// Events that are none, or make no sense, are passed over, for the homeserver would send them for ever.
+/// Users and rooms of the member events other than joins. They are unverified: a reason to check the membership.
+///
+/// Other events and invalid ones are ignored, since the homeserver would repeat a refused transaction for ever.
 ///
 /// # Errors
-/// The body is no JSON object with a list of `events`.
+/// The body is not a JSON object with a list of `events`.
 pub fn parse_departures(body: &[u8]) -> Result<Vec<TrackedParticipant>, Error> {
-    let read: Result<Transaction, _> = serde_json::from_slice(body);
-    read.map(|transaction| transaction.events.0)
+    let parsed: Result<Transaction, _> = serde_json::from_slice(body);
+    parsed
+        .map(|transaction| transaction.events.0)
         .map_err(|_| Error::NotJson)
 }
 
@@ -95,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    fn member(user: &str, membership: &str) -> Value {
+    fn member_event(user: &str, membership: &str) -> Value {
         json!({
             "type": "m.room.member", "room_id": "!r:hs", "state_key": user, "sender": "@admin:hs",
             "content": { "membership": membership, "reason": "x\u{1F600}" }, "unsigned": {},
@@ -105,23 +107,26 @@ mod tests {
     fn users(events: &Value) -> Vec<String> {
         let body = json!({ "events": events, "ephemeral": [{}] }).to_string();
         let departures = parse_departures(body.as_bytes()).unwrap();
-        departures.iter().map(|g| g.user_id.to_string()).collect()
+        departures
+            .iter()
+            .map(|departure| departure.user_id.to_string())
+            .collect()
     }
 
     #[test]
-    fn whoever_is_said_to_be_no_longer_joined_is_a_reason_to_ask() {
+    fn every_membership_but_join_is_a_departure() {
         let events = json!([
-            member("@a:hs", "ban"),
-            member("@b:hs", "join"),
-            member("@c:hs", "leave"),
-            member("@d:other", "knock"),
+            member_event("@a:hs", "ban"),
+            member_event("@b:hs", "join"),
+            member_event("@c:hs", "leave"),
+            member_event("@d:other", "knock"),
         ]);
         assert_eq!(users(&events), ["@a:hs", "@c:hs", "@d:other"]);
     }
 
     #[test]
-    fn what_makes_no_sense_is_passed_over_and_the_rest_is_not() {
-        let good = member("@a:hs", "leave");
+    fn invalid_events_are_ignored_and_the_others_are_used() {
+        let good = member_event("@a:hs", "leave");
         let mut events = vec![json!(null), json!([]), json!(1), json!({})];
         for (name, value) in [
             ("type", json!("m.room.message")),
@@ -138,7 +143,7 @@ mod tests {
             event[name] = value;
             events.push(event);
         }
-        events.push(member("@z:hs", "leave"));
+        events.push(member_event("@z:hs", "leave"));
         assert_eq!(users(&json!(events)), ["@z:hs"]);
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         let body = format!(r#"{{"events":[{{"content":{deep}}},{good}]}}"#);
@@ -152,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn of_a_large_transaction_no_more_is_taken_than_there_are_places_for() {
-        let events = vec![member("@a:hs", "leave"); MAX_DEPARTURES + 10];
+    fn the_departures_of_a_large_transaction_are_bounded() {
+        let events = vec![member_event("@a:hs", "leave"); MAX_DEPARTURES + 10];
         assert_eq!(users(&json!(events)).len(), MAX_DEPARTURES);
     }
 }
