@@ -27,8 +27,8 @@ fn a_repeat_is_answered_and_not_worked_on() {
     calls.delayed.wait_for(1, "send", "syd_1");
     assert_eq!(calls.delayed.actions("syd_1"), ["restart", "send"]);
     let log = calls.service().log();
-    let quoted = format!("{id:?}");
-    let worked = log.lines().filter(|line| line.contains(&quoted)).count();
+    let field = format!(" id={id} ");
+    let worked = log.lines().filter(|line| line.contains(&field)).count();
     assert_eq!(worked, 1, "lines about {id}:\n{log}");
 }
 
