@@ -1,4 +1,4 @@
-//! The vocabulary of LiveKit.
+//! Access tokens, RoomService client and webhooks of LiveKit.
 
 pub(crate) mod access_token;
 pub(crate) mod id;

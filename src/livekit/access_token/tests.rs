@@ -1,9 +1,9 @@
-//! `tests/vectors/livekit.json`: tokens signed by LiveKit's SDKs, and tokens with the verdict of each verifier.
+//! `tests/vectors/livekit.json`: tokens signed by LiveKit's SDKs, and tokens with the results of its verifiers.
 
 use serde_json::Value;
 use sha2::Digest;
 
-use super::verification::decode_segment;
+use super::verification::{CLOCK_LEEWAY, MAX_ACCESS_TOKEN_BYTES, decode_segment};
 use super::*;
 
 fn vectors() -> (Value, ApiKey, u64) {
@@ -17,7 +17,7 @@ fn vectors() -> (Value, ApiKey, u64) {
     (all, key, now)
 }
 
-/// The Authorization of a webhook that an SFU which knows `key` sends at `now`.
+/// The token of a webhook with `body` that is sent at `now`.
 pub(crate) fn webhook_token(key: &ApiKey, body: &[u8], now: u64) -> String {
     let hash = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(body));
     let claims = serde_json::json!({"iss": key.id(), "nbf": now, "exp": now + 300, "sha256": hash});
@@ -29,38 +29,38 @@ fn claims_of(token: &str) -> Value {
     decode_segment(token.split('.').nth(1).unwrap()).unwrap()
 }
 
-/// The vector's own claims, without what the SDKs add on their own and with what they leave to the default.
+/// The claims of a vector, if [`Claims::join`] can express its input.
 fn join_claims(input: &Value) -> Option<Claims> {
     let video = input["video"].as_object()?;
-    let known = ["roomJoin", "room", "canPublish", "canSubscribe"];
+    let supported = ["roomJoin", "room", "canPublish", "canSubscribe"];
     if input
         .as_object()?
         .keys()
         .any(|k| !["identity", "ttl_s", "video"].contains(&k.as_str()))
-        || video.keys().any(|k| !known.contains(&k.as_str()))
+        || video.keys().any(|k| !supported.contains(&k.as_str()))
     {
         return None;
     }
     let identity = ParticipantIdentity::new(input["identity"].as_str()?.to_owned()).unwrap();
     let room = RoomName::new(video["room"].as_str()?.to_owned()).unwrap();
     let flag = |name| video.get(name).and_then(Value::as_bool).unwrap_or(true);
-    let may = JoinPermissions {
+    let permissions = JoinPermissions {
         can_publish: flag("canPublish"),
         can_subscribe: flag("canSubscribe"),
         can_update_own_metadata: false,
     };
-    Some(Claims::join(identity, &room, may))
+    Some(Claims::join(identity, &room, permissions))
 }
 
 #[test]
-fn our_signature_is_that_of_every_sdk() {
+fn signatures_equal_those_of_every_sdk() {
     let (all, key, now) = vectors();
     let mut seen = 0;
     for vector in all["tokens"].as_array().unwrap() {
-        for (sdk, minted) in vector["by_sdk"].as_object().unwrap() {
-            let segment = |name: &str| URL_SAFE_NO_PAD.encode(minted[name].as_str().unwrap());
+        for (sdk, token_by_sdk) in vector["by_sdk"].as_object().unwrap() {
+            let segment = |name: &str| URL_SAFE_NO_PAD.encode(token_by_sdk[name].as_str().unwrap());
             let message = format!("{}.{}", segment("header_json"), segment("claims_json"));
-            let token = minted["token"].as_str().unwrap();
+            let token = token_by_sdk["token"].as_str().unwrap();
             assert_eq!(key.sign(&message), token, "{} by {sdk}", vector["id"]);
             let verified = verify(token, std::slice::from_ref(&key), now);
             assert_eq!(
@@ -76,7 +76,7 @@ fn our_signature_is_that_of_every_sdk() {
 }
 
 #[test]
-fn our_claims_are_those_of_the_sdks() {
+fn claims_equal_those_of_the_sdks() {
     let (all, key, now) = vectors();
     let mut seen = 0;
     for vector in all["tokens"].as_array().unwrap() {
@@ -109,18 +109,18 @@ fn our_claims_are_those_of_the_sdks() {
         }
         seen += 1;
     }
-    assert!(seen >= 1, "no vector was comparable");
+    assert!(seen >= 1, "no vector fits Claims::join");
 }
 
 #[test]
-fn every_verdict_is_that_of_the_sfu_or_stricter_for_a_reason() {
+fn verification_agrees_with_the_sfu_or_is_stricter_for_a_reason() {
     let (all, key, now) = vectors();
     let stricter = [
-        ("exp_string", "RFC 7519 has times as numbers"),
+        ("exp_string", "RFC 7519: times are numbers"),
         ("nbf_float", "the SFU writes integers"),
         (
             "b64_false",
-            "RFC 7515 wants unknown critical extensions refused",
+            "RFC 7515: unknown critical extensions are refused",
         ),
     ];
     for vector in all["verify"].as_array().unwrap() {
@@ -137,22 +137,22 @@ fn every_verdict_is_that_of_the_sfu_or_stricter_for_a_reason() {
 }
 
 #[test]
-fn a_token_says_why_it_is_refused() {
+fn a_refused_token_has_a_reason() {
     let (all, key, now) = vectors();
     let keys = std::slice::from_ref(&key);
-    let verdict = |id: &str| {
+    let error_of = |id: &str| {
         let vectors = all["verify"].as_array().unwrap();
         let token = vectors.iter().find(|v| v["id"] == id).unwrap()["token"]
             .as_str()
             .unwrap();
         verify(token, keys, now).unwrap_err()
     };
-    assert_eq!(verdict("alg_none"), AccessTokenError::Algorithm);
-    assert_eq!(verdict("wrong_iss"), AccessTokenError::UnknownKey);
-    assert_eq!(verdict("tampered_payload"), AccessTokenError::Signature);
-    assert_eq!(verdict("sig_empty"), AccessTokenError::Signature);
-    assert_eq!(verdict("exp_60s_ago"), AccessTokenError::Expired);
-    assert_eq!(verdict("two_segments"), AccessTokenError::Malformed);
+    assert_eq!(error_of("alg_none"), AccessTokenError::Algorithm);
+    assert_eq!(error_of("wrong_iss"), AccessTokenError::UnknownKey);
+    assert_eq!(error_of("tampered_payload"), AccessTokenError::Signature);
+    assert_eq!(error_of("sig_empty"), AccessTokenError::Signature);
+    assert_eq!(error_of("exp_60s_ago"), AccessTokenError::Expired);
+    assert_eq!(error_of("two_segments"), AccessTokenError::Malformed);
     let token = Claims::create_room().sign(&key, now + CLOCK_LEEWAY + 1, Duration::from_secs(10));
     assert_eq!(
         verify(token.expose(), keys, now),
@@ -165,13 +165,13 @@ fn a_token_says_why_it_is_refused() {
 }
 
 #[test]
-fn names_are_bounded_and_secrets_stay_hidden() {
+fn names_are_bounded_and_secrets_are_absent_from_debug_output() {
     assert!(RoomName::new("r".repeat(256)).is_ok());
     assert!(RoomName::new("r".repeat(257)).is_err());
     assert!(ParticipantIdentity::new(String::new()).is_err());
     assert!(ParticipantIdentity::new("a\u{1b}".to_owned()).is_err());
     let key = ApiKey::new("APIkey", "hush-hush");
     let token = Claims::create_room().sign(&key, 1, Duration::from_secs(1));
-    let shown = format!("{key:?} {token:?}");
-    assert!(!shown.contains("hush") && !shown.contains("eyJ"), "{shown}");
+    let debug = format!("{key:?} {token:?}");
+    assert!(!debug.contains("hush") && !debug.contains("eyJ"), "{debug}");
 }

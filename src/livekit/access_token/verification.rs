@@ -1,4 +1,4 @@
-//! Tokens of others: what the SFU signed, and whether it did.
+//! Verification of tokens that the SFU has signed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,41 +7,51 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::Mac;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::ApiKey;
-use super::grant::VideoGrant;
+use super::{ApiKey, VideoGrant};
 use crate::util::json;
 
-/// Longest token that is verified, in bytes. An SFU's webhook carries less than 1 KiB; the door lets 16 KiB of head through.
-pub(crate) const MAX_ACCESS_TOKEN_BYTES: usize = 16 * 1024;
-/// Seconds by which the clocks of the SFU and of this host may differ; the SFU's own figure.
-pub(crate) const CLOCK_LEEWAY: u64 = 60;
+/// Longest token in bytes. That of a webhook has less than 1 KiB; the largest request head is 16 KiB.
+pub(super) const MAX_ACCESS_TOKEN_BYTES: usize = 16 * 1024;
+/// Tolerated difference between the clocks of the SFU and of this host, in seconds; as in the SFU.
+pub(super) const CLOCK_LEEWAY: u64 = 60;
 
-/// What a verified token says.
-#[derive(Debug, Clone, PartialEq)]
+/// Claims of a verified token. A wrong type of any claim makes the token malformed, as for the SFU.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct VerifiedClaims {
-    /// The API key that signed it.
-    pub issuer: String,
-    /// The participant, if it is anybody's.
+    iss: String,
+    /// The participant's identity.
+    #[serde(rename = "sub")]
     pub identity: Option<String>,
-    /// Padded base64 of the SHA-256 of the body that it vouches for, if it is a webhook's.
+    nbf: Option<u64>,
+    exp: i64,
+    #[serde(rename = "name")]
+    _name: Option<String>,
+    #[serde(rename = "metadata")]
+    _metadata: Option<String>,
+    #[serde(rename = "attributes")]
+    _attributes: Option<BTreeMap<String, String>>,
+    #[serde(rename = "video")]
+    _video: Option<VideoGrant>,
+    /// Padded base64 of the SHA-256 of a webhook's body.
     pub sha256: Option<String>,
 }
 
-/// Why a token is not believed.
+/// The reason why a token is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessTokenError {
     /// Not three segments of unpadded base64url, or not the JSON that the SFU would write.
     Malformed,
     /// An algorithm other than HS256, or a critical extension (RFC 7515, 4.1.11).
     Algorithm,
-    /// Issued by a key that we do not know.
+    /// The issuer is not a configured API key.
     UnknownKey,
-    /// Not signed by the key that it names.
+    /// The signature is not that of the issuer.
     Signature,
     /// `exp` has passed.
     Expired,
-    /// `nbf` is still to come.
+    /// `nbf` has not passed.
     NotYetValid,
 }
 
@@ -63,28 +73,13 @@ impl std::error::Error for AccessTokenError {}
 #[derive(Deserialize)]
 struct AccessTokenHeader {
     alg: Option<String>,
-    crit: Option<serde_json::Value>,
+    crit: Option<IgnoredAny>,
 }
 
-/// A wrong type in any claim that the SFU knows makes the whole token invalid, as it does for the SFU.
-#[derive(Deserialize)]
-struct AccessTokenPayload {
-    iss: String,
-    sub: Option<String>,
-    nbf: Option<u64>,
-    exp: i64,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "metadata")]
-    _metadata: Option<String>,
-    #[serde(rename = "attributes")]
-    _attributes: Option<BTreeMap<String, String>>,
-    #[serde(rename = "video")]
-    _video: Option<VideoGrant>,
-    sha256: Option<String>,
-}
-
-/// Verifies a token at `now` (seconds since 1970) against every key that we know.
+/// Verifies a token at `now` (seconds since 1970).
+///
+/// # Errors
+/// The token is not signed by any of `keys`, or not valid at `now`.
 pub fn verify(token: &str, keys: &[ApiKey], now: u64) -> Result<VerifiedClaims, AccessTokenError> {
     if token.len() > MAX_ACCESS_TOKEN_BYTES {
         return Err(AccessTokenError::Malformed);
@@ -95,7 +90,7 @@ pub fn verify(token: &str, keys: &[ApiKey], now: u64) -> Result<VerifiedClaims, 
     if header.alg.as_deref() != Some("HS256") || header.crit.is_some() {
         return Err(AccessTokenError::Algorithm);
     }
-    let claims: AccessTokenPayload = decode_segment(claims)?;
+    let claims: VerifiedClaims = decode_segment(claims)?;
     let key = keys
         .iter()
         .find(|key| *key.id == *claims.iss)
@@ -118,11 +113,7 @@ pub fn verify(token: &str, keys: &[ApiKey], now: u64) -> Result<VerifiedClaims, 
     {
         return Err(AccessTokenError::NotYetValid);
     }
-    Ok(VerifiedClaims {
-        issuer: claims.iss,
-        identity: claims.sub,
-        sha256: claims.sha256,
-    })
+    Ok(claims)
 }
 
 pub(super) fn decode_segment<T: serde::de::DeserializeOwned>(
