@@ -104,7 +104,7 @@ fn run_task(shared: &DelegationContext, task: BlockingTask) -> SchedulerMessage 
         }
         BlockingTask::CheckPresence { serial, key } => {
             let wires = shared.clients.get();
-            let answer = wires.room_service.get_participant(&key.room, &key.identity);
+            let answer = wires.room_service.get_participant(&key);
             let presence = answer.map_err(|error| error.to_string());
             SchedulerMessage::PresenceChecked(serial, presence)
         }

@@ -240,7 +240,7 @@ impl MembershipInner {
         let wires = self.clients.get();
         let presence = task.ask_sfu.then(|| {
             let rooms = &wires.room_service;
-            let presence = rooms.get_participant(&task.key.room, &task.key.identity);
+            let presence = rooms.get_participant(&task.key);
             let trouble = presence.as_ref().err().map(ToString::to_string);
             self.reporter.record_presence_check(trouble);
             presence
@@ -272,7 +272,7 @@ impl MembershipInner {
     }
 
     fn remove(&self, rooms: &RoomServiceClient, task: &CheckTask, shown: bool) -> CheckResult {
-        match rooms.remove_participant(&task.key.room, &task.key.identity) {
+        match rooms.remove_participant(&task.key) {
             Ok(()) => {
                 self.reporter.log_removed(task);
                 CheckResult::Removed { shown }

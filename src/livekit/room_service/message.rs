@@ -1,12 +1,10 @@
-//! The few protobuf messages that we need, encoded and read here in a few lines; `prost` would bring seven crates and a code
-//! generator for them.
+//! The protobuf messages of the RoomService calls. Written by hand: `prost` would add seven crates and a code generator.
 
 use super::ParticipantInfo;
-use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
-use crate::livekit::sealed_attribute;
-use crate::livekit::sealed_attribute::SealedAttribute;
+use crate::livekit::id::{ParticipantIdentity, ParticipantKey, ParticipantSid, RoomName};
+use crate::livekit::sealed_attribute::{SEALED_ATTRIBUTE_NAME, SealedAttribute};
 
-/// Wire types (protobuf, "Encoding").
+/// Wire types of protobuf ("Encoding").
 const VARINT: u64 = 0;
 const FIXED64: u64 = 1;
 const LENGTH_DELIMITED: u64 = 2;
@@ -28,17 +26,18 @@ pub(super) fn encode_create_room(
 }
 
 /// `livekit.RoomParticipantIdentity`: room = 1, identity = 2.
-pub(super) fn encode_room_participant(room: &RoomName, identity: &ParticipantIdentity) -> Vec<u8> {
-    let mut message = Vec::with_capacity(room.as_str().len() + identity.as_str().len() + 6);
-    put_string_field(&mut message, 1, room.as_str());
-    put_string_field(&mut message, 2, identity.as_str());
+pub(super) fn encode_room_participant(key: &ParticipantKey) -> Vec<u8> {
+    let (room, identity) = (key.room.as_str(), key.identity.as_str());
+    let mut message = Vec::with_capacity(room.len() + identity.len() + 6);
+    put_string_field(&mut message, 1, room);
+    put_string_field(&mut message, 2, identity);
     message
 }
 
-/// `livekit.ListRoomsRequest`: names = 1, repeated; none means all of them.
-pub(super) fn encode_list_rooms(names: &[RoomName]) -> Vec<u8> {
+/// `livekit.ListRoomsRequest`: names = 1, repeated; without names the SFU lists all rooms.
+pub(super) fn encode_list_rooms(name: Option<&RoomName>) -> Vec<u8> {
     let mut message = Vec::new();
-    for name in names {
+    if let Some(name) = name {
         put_string_field(&mut message, 1, name.as_str());
     }
     message
@@ -51,13 +50,13 @@ pub(super) fn encode_list_participants(room: &RoomName) -> Vec<u8> {
     message
 }
 
-/// The sid of a `livekit.ParticipantInfo`: sid = 1. Without one, or without protobuf, it is not known.
+/// The sid of a `livekit.ParticipantInfo`: sid = 1. `None` if the message has no valid sid, or is malformed.
 pub(super) fn decode_participant_sid(message: &[u8]) -> Option<ParticipantSid> {
     let sid = last_string_field(message, 1)?;
     ParticipantSid::new(sid).ok()
 }
 
-/// The names in a `livekit.ListRoomsResponse`: rooms = 1, repeated, each a `livekit.Room` with name = 2.
+/// The names in a `livekit.ListRoomsResponse`: rooms = 1, repeated, each a `livekit.Room` with name = 2. `None` if malformed.
 pub(super) fn decode_room_names(message: &[u8]) -> Option<Vec<RoomName>> {
     let mut names = Vec::new();
     for field in ProtobufFields(message) {
@@ -68,31 +67,29 @@ pub(super) fn decode_room_names(message: &[u8]) -> Option<Vec<RoomName>> {
     Some(names)
 }
 
-/// Who is in a `livekit.ListParticipantsResponse`: participants = 1, repeated, each a `livekit.ParticipantInfo` with identity = 2 and
-/// attributes = 15, a map: repeated, each with key = 1 and value = 2.
+/// The participants of a `livekit.ListParticipantsResponse`: participants = 1, repeated, each a `livekit.ParticipantInfo` with
+/// identity = 2 and attributes = 15, a map: repeated, each with key = 1 and value = 2. `None` if malformed.
 pub(super) fn decode_participants(message: &[u8]) -> Option<Vec<ParticipantInfo>> {
-    let mut all = Vec::new();
+    let mut participants = Vec::new();
     for field in ProtobufFields(message) {
         if let (1, Some(info)) = field?
             && let Some(identity) = last_string_field(info, 2)
             && let Ok(identity) = ParticipantIdentity::new(identity)
         {
-            let sealed = sealed_attribute(info);
-            all.push(ParticipantInfo {
+            participants.push(ParticipantInfo {
                 identity,
-                sealed_attribute: sealed,
+                sealed_attribute: decode_sealed_attribute(info),
             });
         }
     }
-    Some(all)
+    Some(participants)
 }
 
-fn sealed_attribute(info: &[u8]) -> Option<SealedAttribute> {
+fn decode_sealed_attribute(info: &[u8]) -> Option<SealedAttribute> {
     let mut sealed = None;
     for field in ProtobufFields(info) {
         if let (15, Some(entry)) = field?
-            && last_string_field(entry, 1).as_deref()
-                == Some(sealed_attribute::SEALED_ATTRIBUTE_NAME)
+            && last_string_field(entry, 1).as_deref() == Some(SEALED_ATTRIBUTE_NAME)
         {
             sealed = last_string_field(entry, 2).and_then(|text| SealedAttribute::parse(&text));
         }
@@ -100,7 +97,7 @@ fn sealed_attribute(info: &[u8]) -> Option<SealedAttribute> {
     sealed
 }
 
-/// A text field; the last one of its number counts.
+/// The value of a string field. If the field is repeated, the last one counts (protobuf, "Last One Wins").
 fn last_string_field(message: &[u8], number: u64) -> Option<String> {
     let mut last = None;
     for field in ProtobufFields(message) {
@@ -112,7 +109,8 @@ fn last_string_field(message: &[u8], number: u64) -> Option<String> {
     Some(std::str::from_utf8(last?).ok()?.to_owned())
 }
 
-/// The fields of a message: number, and the bytes of those that have some. `None` in place of a field that is broken, and the end.
+/// Iterator over the fields of a message: the number, and the bytes of a length-delimited field. A malformed field yields `None` and
+/// ends the iteration.
 struct ProtobufFields<'a>(&'a [u8]);
 
 impl<'a> Iterator for ProtobufFields<'a> {
@@ -183,25 +181,24 @@ fn put_varint(message: &mut Vec<u8>, mut value: u64) {
     message.push(value.to_le_bytes()[0]);
 }
 
-/// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
     use super::ParticipantInfo;
     use crate::livekit::id::{ParticipantSid, RoomName};
 
-    /// The connection in what is said of a participant.
+    /// The sid of an encoded `ParticipantInfo`.
     pub fn participant_sid(message: &[u8]) -> Option<ParticipantSid> {
-        super::participant_sid(message)
+        super::decode_participant_sid(message)
     }
 
-    /// The rooms in a list of them.
+    /// The rooms of an encoded `ListRoomsResponse`.
     pub fn room_names(message: &[u8]) -> Option<Vec<RoomName>> {
-        super::room_names(message)
+        super::decode_room_names(message)
     }
 
-    /// The participants in a list of them.
+    /// The participants of an encoded `ListParticipantsResponse`.
     pub fn participants(message: &[u8]) -> Option<Vec<ParticipantInfo>> {
-        super::participants(message)
+        super::decode_participants(message)
     }
 }
 
@@ -214,27 +211,28 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_what_protoc_would_write() {
+    fn encoded_messages_equal_those_of_protoc() {
         assert_eq!(
             encode_create_room(&room("abc"), 300, 20),
             [0x0a, 3, b'a', b'b', b'c', 0x10, 0xac, 0x02, 0x50, 20]
         );
         let long = encode_create_room(&room(&"a".repeat(256)), 300, 20);
         assert_eq!(long[..3], [0x0a, 0x80, 0x02]);
-        let identity = ParticipantIdentity::new("me".into()).unwrap();
+        let key = ParticipantKey {
+            room: room("r"),
+            identity: ParticipantIdentity::new("me".into()).unwrap(),
+        };
         assert_eq!(
-            encode_room_participant(&room("r"), &identity),
+            encode_room_participant(&key),
             [0x0a, 1, b'r', 0x12, 2, b'm', b'e']
         );
-        assert_eq!(
-            encode_list_rooms(&[room("a"), room("b")]),
-            [0x0a, 1, b'a', 0x0a, 1, b'b']
-        );
-        assert!(encode_list_rooms(&[]).is_empty());
+        assert_eq!(encode_list_rooms(Some(&room("a"))), [0x0a, 1, b'a']);
+        assert!(encode_list_rooms(None).is_empty());
+        assert_eq!(encode_list_participants(&room("r")), [0x0a, 1, b'r']);
     }
 
     #[test]
-    fn the_sid_is_found_among_all_kinds_of_fields() {
+    fn the_sid_is_found_among_fields_of_all_wire_types() {
         let mut message = vec![0x18, 0x96, 0x01];
         message.extend([0x0a, 4, b'P', b'A', b'_', b'1']);
         message.extend([0x25, 1, 2, 3, 4]);
@@ -244,7 +242,7 @@ mod tests {
             decode_participant_sid(&message),
             Some(ParticipantSid::new("PA_1".into()).unwrap())
         );
-        for broken in [
+        for malformed in [
             &b""[..],
             b"{\"sid\":\"PA_1\"}",
             &[0x0a],
@@ -257,12 +255,12 @@ mod tests {
                 0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
             ],
         ] {
-            assert_eq!(decode_participant_sid(broken), None, "{broken:?}");
+            assert_eq!(decode_participant_sid(malformed), None, "{malformed:?}");
         }
     }
 
     #[test]
-    fn participants_are_listed_with_what_they_carry() {
+    fn participants_are_decoded_with_their_sealed_attributes() {
         let entry = |name: &str, value: &str| {
             let mut entry = Vec::new();
             put_string_field(&mut entry, 1, name);
@@ -275,7 +273,7 @@ mod tests {
             put_varint(&mut outer, inner.len() as u64);
             [&outer, inner].concat()
         };
-        let who = |name: &str, attributes: &[Vec<u8>]| {
+        let participant = |name: &str, attributes: &[Vec<u8>]| {
             let mut info = Vec::new();
             put_string_field(&mut info, 1, "PA_1");
             put_string_field(&mut info, 2, name);
@@ -283,42 +281,34 @@ mod tests {
             info.extend(attributes.iter().flat_map(|entry| nested(15, entry)));
             nested(1, &info)
         };
-        let ours = entry(sealed_attribute::SEALED_ATTRIBUTE_NAME, "abc");
+        let sealed = entry(SEALED_ATTRIBUTE_NAME, "abc");
         let message = [
-            who("a", &[entry("x", "y"), ours.clone()]),
-            who("b", &[]),
-            who("c", &[entry("x", "abc")]),
-            who(
-                "d",
-                &[entry(
-                    sealed_attribute::SEALED_ATTRIBUTE_NAME,
-                    "not of the alphabet",
-                )],
-            ),
-            who("e", &[vec![0xff], ours]),
-            who("", &[]),
+            participant("a", &[entry("x", "y"), sealed.clone()]),
+            participant("b", &[]),
+            participant("c", &[entry("x", "abc")]),
+            participant("d", &[entry(SEALED_ATTRIBUTE_NAME, "not of the alphabet")]),
+            participant("e", &[vec![0xff], sealed]),
+            participant("", &[]),
         ];
         let all = decode_participants(&message.concat()).unwrap();
         let all = all
             .iter()
-            .map(|who| (who.identity.as_str(), who.sealed_attribute.as_ref()));
+            .map(|info| (info.identity.as_str(), info.sealed_attribute.as_ref()));
         let abc = SealedAttribute::parse("abc");
-        let carries = |name| (name, None);
+        let without = |name| (name, None);
         assert!(all.eq([
             ("a", abc.as_ref()),
-            carries("b"),
-            carries("c"),
-            carries("d"),
+            without("b"),
+            without("c"),
+            without("d"),
             ("e", abc.as_ref())
         ]));
         assert_eq!(decode_participants(b""), Some(vec![]));
         assert_eq!(decode_participants(b"<html>"), None);
-        let room = room("r");
-        assert_eq!(encode_list_participants(&room), [0x0a, 1, b'r']);
     }
 
     #[test]
-    fn rooms_are_listed_by_name() {
+    fn room_names_are_decoded() {
         let message = [
             0x0a, 5, 0x0a, 0, 0x12, 1, b'a', 0x0a, 0, 0x0a, 3, 0x12, 1, b'b',
         ];

@@ -1,59 +1,58 @@
-//! LiveKit's RoomService, as far as we need it: Twirp over HTTP with protobuf bodies, which is what every SFU and every double of
-//! one reads.
+//! Client of LiveKit's RoomService API: Twirp over HTTP with protobuf bodies, which every SFU and every test server accepts.
 
 mod message;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::access_token::{Claims, SharedApiKeys};
 use super::sealed_attribute::SealedAttribute;
-use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
+use crate::livekit::id::{ParticipantIdentity, ParticipantKey, ParticipantSid, RoomName};
 use crate::net::base_url::BaseUrl;
-use crate::net::http_client;
-use crate::net::http_client::{FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
+use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
 use crate::net::permits::MAX_CALLS_PER_SUBNET;
-use crate::util::json;
+use crate::util::text::truncate_chars;
+use crate::util::{clock, json};
 
-/// For one call in all. It is tried once: the client asks again sooner than a second try would help.
+/// Timeout of a call. A call is made once: clients repeat their request sooner than a second attempt would help.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const LIMITS: FetchLimits = FetchLimits {
     kind: "sfu",
     connect_timeout: Duration::from_secs(5),
     head_timeout: Duration::from_secs(8),
     body_timeout: Duration::from_secs(3),
-    // a room's description has some 200 bytes; a proxy's error page may be longer
+    // an encoded room has about 200 bytes; the error page of a proxy can be longer
     max_body: 64 * 1024,
     max_subnet_calls: MAX_CALLS_PER_SUBNET,
 };
-/// The same for lists, in which a participant has 1 or 2 KiB, and a room less.
+/// Limits of calls that return lists: a participant has 1 to 2 KiB, a room less.
 const LIST_LIMITS: FetchLimits = FetchLimits {
     max_body: 4 * 1024 * 1024,
     ..LIMITS
 };
-/// The call's own token is used at once.
+/// Lifetime of the token of one call, which is used at once.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
-/// Seconds that a room lasts before anyone joins it.
+/// Seconds after which the SFU closes a new room that no participant has joined.
 const EMPTY_TIMEOUT: u32 = 300;
-/// Seconds that a room lasts after the last one left.
+/// Seconds after which the SFU closes a room that the last participant has left.
 const DEPARTURE_TIMEOUT: u32 = 20;
-/// No alias of a Matrix room: those are 43 characters long.
-const PROBE_ROOM_NAME: &str = "livekit-token-service asks whether you are well";
-/// Characters of the SFU's own words that reach the log.
+/// Room name that the readiness probe asks for. Not a name derived from a Matrix room: those have 43 characters.
+const PROBE_ROOM_NAME: &str = "livekit-token-service readiness probe";
+/// Longest error text of the SFU in the log, in characters.
 const MAX_ERROR_TEXT_CHARS: usize = 200;
 
-/// Why the SFU did not do it.
+/// The reason why a call has failed.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// The SFU did not answer.
+    /// No response: URL and cause.
     Unreachable(Box<str>, Box<http_client::Error>),
-    /// It does not accept our API key.
+    /// The SFU refuses the API key: the SFU's text.
     KeyRefused(String),
-    /// It refused for another reason: status and its own words.
+    /// Another error: HTTP status and the SFU's text.
     Refused(u16, String),
 }
 
@@ -63,13 +62,13 @@ impl fmt::Display for Error {
             Self::Unreachable(url, error) => {
                 write!(
                     f,
-                    "the SFU does not answer at {url}: {error} (LIVEKIT_API_URL says where to reach it from here)"
+                    "the SFU does not response at {url}: {error} (LIVEKIT_API_URL says where to reach it from here)"
                 )
             }
             Self::KeyRefused(reason) => {
                 write!(
                     f,
-                    "the SFU refuses our API key: {reason} (LIVEKIT_KEY and LIVEKIT_SECRET have to be among its keys)"
+                    "the SFU refuses the API key: {reason} (LIVEKIT_KEY and LIVEKIT_SECRET have to be among its keys)"
                 )
             }
             Self::Refused(status, reason) => {
@@ -81,25 +80,23 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Whether somebody is in a room.
+/// Whether a participant is in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParticipantPresence {
-    /// They are, on this connection, if the SFU says which.
+    /// Connected, with the id of the connection if the SFU names it.
     Present(Option<ParticipantSid>),
-    /// They are decidedly not.
+    /// Not connected, by an explicit response of the SFU.
     Absent,
 }
 
-/// Somebody in a room.
+/// A connected participant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParticipantInfo {
-    /// Who they are.
     pub identity: ParticipantIdentity,
-    /// What their token carries for us, or what somebody has put there in its place.
+    /// Not authentic: a client can be allowed to change its own attributes.
     pub sealed_attribute: Option<SealedAttribute>,
 }
 
-/// The SFU's API.
 #[derive(Debug)]
 pub(crate) struct RoomServiceClient {
     fetcher: Fetcher,
@@ -109,94 +106,89 @@ pub(crate) struct RoomServiceClient {
 }
 
 impl RoomServiceClient {
-    /// The API at `url`, called with tokens that the first of `keys` signs.
-    pub(crate) fn new(fetcher: Fetcher, url: BaseUrl, keys: impl Into<SharedApiKeys>) -> Self {
+    /// A client of the API at `url`, whose calls carry tokens of the signing key.
+    pub(crate) fn new(fetcher: Fetcher, url: BaseUrl, api_keys: impl Into<SharedApiKeys>) -> Self {
         let route = HttpRoute::administrator_url(&url);
         Self {
             fetcher,
             url,
             route,
-            api_keys: keys.into(),
+            api_keys: api_keys.into(),
         }
     }
 
-    /// Creates a room; one that exists already stays as it is.
+    /// Creates a room. An existing room is not changed.
     pub(crate) fn create_room(&self, room: &RoomName) -> Result<(), Error> {
         let message = message::encode_create_room(room, EMPTY_TIMEOUT, DEPARTURE_TIMEOUT);
-        let answer = self.call("CreateRoom", &Claims::create_room(), &message)?;
-        check_status(&answer)
+        let response = self.call("CreateRoom", &Claims::create_room(), &message)?;
+        check_status(&response)
     }
 
-    /// Looks whether `identity` is in `room`. An error says nothing about that.
+    /// Looks up a participant. An error means that the presence is unknown.
     pub(crate) fn get_participant(
         &self,
-        room: &RoomName,
-        identity: &ParticipantIdentity,
+        key: &ParticipantKey,
     ) -> Result<ParticipantPresence, Error> {
-        let message = message::encode_room_participant(room, identity);
-        let answer = self.call("GetParticipant", &Claims::room_admin(room), &message)?;
-        if is_not_found(&answer) {
+        let message = message::encode_room_participant(key);
+        let response = self.call("GetParticipant", &Claims::room_admin(&key.room), &message)?;
+        if is_not_found(&response) {
             return Ok(ParticipantPresence::Absent);
         }
-        check_status(&answer)?;
+        check_status(&response)?;
         Ok(ParticipantPresence::Present(
-            message::decode_participant_sid(&answer.body),
+            message::decode_participant_sid(&response.body),
         ))
     }
 
-    /// Puts `identity` out of `room`, whether they are in it or not.
-    pub(crate) fn remove_participant(
-        &self,
-        room: &RoomName,
-        identity: &ParticipantIdentity,
-    ) -> Result<(), Error> {
-        let message = message::encode_room_participant(room, identity);
-        let answer = self.call("RemoveParticipant", &Claims::room_admin(room), &message)?;
-        if is_not_found(&answer) {
+    /// Removes a participant from a room; no error if the participant is not in it.
+    pub(crate) fn remove_participant(&self, key: &ParticipantKey) -> Result<(), Error> {
+        let message = message::encode_room_participant(key);
+        let response = self.call(
+            "RemoveParticipant",
+            &Claims::room_admin(&key.room),
+            &message,
+        )?;
+        if is_not_found(&response) {
             return Ok(());
         }
-        check_status(&answer)
+        check_status(&response)
     }
 
-    /// Whether the SFU answers and takes our key: asks for a room that nobody has.
+    /// Checks that the SFU responds and accepts the API key, by a list of one room that does not exist.
     pub(crate) fn probe(&self) -> Result<(), Error> {
-        // a name of that length is a valid one
-        let nobodys = RoomName::new(PROBE_ROOM_NAME.into()).unwrap_or_else(|_| unreachable!());
-        let message = message::encode_list_rooms(&[nobodys]);
+        let room = RoomName::new(PROBE_ROOM_NAME.into()).unwrap_or_else(|_| unreachable!());
+        let message = message::encode_list_rooms(Some(&room));
         check_status(&self.call("ListRooms", &Claims::list_rooms(), &message)?)
     }
 
-    /// Which of `names` are rooms that exist. No names mean all rooms: an SFU with more than some thousands of
-    /// them, 4 MiB, says too much.
-    pub(crate) fn list_rooms(&self, names: &[RoomName]) -> Result<Vec<RoomName>, Error> {
-        let message = message::encode_list_rooms(names);
-        let answer =
+    /// The names of all rooms. Fails if the list exceeds 4 MiB: some ten thousand rooms.
+    pub(crate) fn list_rooms(&self) -> Result<Vec<RoomName>, Error> {
+        let message = message::encode_list_rooms(None);
+        let response =
             self.call_with_limits("ListRooms", &Claims::list_rooms(), &message, LIST_LIMITS)?;
-        check_status(&answer)?;
-        message::decode_room_names(&answer.body)
-            .ok_or_else(|| Error::Refused(answer.status, "not a list of rooms".into()))
+        check_status(&response)?;
+        message::decode_room_names(&response.body)
+            .ok_or_else(|| Error::Refused(response.status, "not a list of rooms".into()))
     }
 
-    /// Who is in `room`; nobody if there is no such room. More than some thousands of them, 4 MiB, are too much.
+    /// The participants of `room`; empty if the room does not exist. Fails if the list exceeds 4 MiB: some thousand participants.
     pub(crate) fn list_participants(&self, room: &RoomName) -> Result<Vec<ParticipantInfo>, Error> {
-        let (message, may) = (
-            message::encode_list_participants(room),
-            Claims::room_admin(room),
-        );
-        let answer = self.call_with_limits("ListParticipants", &may, &message, LIST_LIMITS)?;
-        if is_not_found(&answer) {
+        let message = message::encode_list_participants(room);
+        let claims = Claims::room_admin(room);
+        let response = self.call_with_limits("ListParticipants", &claims, &message, LIST_LIMITS)?;
+        if is_not_found(&response) {
             return Ok(Vec::new());
         }
-        check_status(&answer)?;
-        message::decode_participants(&answer.body)
-            .ok_or_else(|| Error::Refused(answer.status, "not a list of participants".into()))
+        check_status(&response)?;
+        message::decode_participants(&response.body)
+            .ok_or_else(|| Error::Refused(response.status, "not a list of participants".into()))
     }
 
     fn call(&self, method: &str, claims: &Claims, message: &[u8]) -> Result<FetchResponse, Error> {
         self.call_with_limits(method, claims, message, LIMITS)
     }
 
-    /// Makes one call with a token of its own.
+    /// Makes a call with a token for this call alone.
     fn call_with_limits(
         &self,
         method: &str,
@@ -204,9 +196,7 @@ impl RoomServiceClient {
         message: &[u8],
         limits: FetchLimits,
     ) -> Result<FetchResponse, Error> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = clock::unix_seconds_now();
         let token = claims.sign(self.api_keys.get().signing(), now, TOKEN_LIFETIME);
         let authorization = format!("Bearer {}", token.expose());
         let target = format!("{}/twirp/livekit.RoomService/{method}", self.url.path());
@@ -215,21 +205,21 @@ impl RoomServiceClient {
             authorization: Some(&authorization),
             post: Some(("application/protobuf", message)),
         };
-        let answer =
+        let response =
             self.fetcher
                 .fetch(&self.route, request, limits, Instant::now() + CALL_TIMEOUT);
-        answer.map_err(|error| {
+        response.map_err(|error| {
             let url = self.url.to_string().into();
             Error::Unreachable(url, Box::new(error))
         })
     }
 }
 
-fn check_status(answer: &FetchResponse) -> Result<(), Error> {
-    match answer.status {
+fn check_status(response: &FetchResponse) -> Result<(), Error> {
+    match response.status {
         200 => Ok(()),
-        401 | 403 => Err(Error::KeyRefused(error_text(&answer.body))),
-        status => Err(Error::Refused(status, error_text(&answer.body))),
+        401 | 403 => Err(Error::KeyRefused(error_text(&response.body))),
+        status => Err(Error::Refused(status, error_text(&response.body))),
     }
 }
 
@@ -240,23 +230,23 @@ struct TwirpError {
     msg: String,
 }
 
-/// Whether the SFU itself says that nobody is there. A 404 of a proxy, or of another service at this address, says nothing.
-fn is_not_found(answer: &FetchResponse) -> bool {
-    let code = || json::parse_object::<TwirpError>(&answer.body).map(|twirp| twirp.code);
-    answer.status == 404 && code().as_deref() == Some("not_found")
+/// Whether the SFU itself reports that the participant or room does not exist. A 404 of a proxy, or of another service at this
+/// address, proves nothing.
+fn is_not_found(response: &FetchResponse) -> bool {
+    let code = || json::parse_object::<TwirpError>(&response.body).map(|error| error.code);
+    response.status == 404 && code().as_deref() == Some("not_found")
 }
 
-/// What the SFU says: Twirp's JSON, or the middleware's plain text.
+/// The SFU's error text: Twirp's JSON, or plain text of its middleware.
 fn error_text(body: &[u8]) -> String {
     let text = match json::parse_object::<TwirpError>(body) {
         Some(TwirpError { code, msg }) => format!("{code}: {msg}"),
         None => String::from_utf8_lossy(body).into_owned(),
     };
-    text.trim().chars().take(MAX_ERROR_TEXT_CHARS).collect()
+    truncate_chars(text.trim(), MAX_ERROR_TEXT_CHARS).to_owned()
 }
 
-/// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(crate) mod fuzzing {
     pub use super::message::fuzzing::{participant_sid, participants, room_names};
 }

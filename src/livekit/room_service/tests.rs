@@ -8,40 +8,38 @@ use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
 const NOT_FOUND: &str = r#"{"code":"not_found","msg":"participant does not exist"}"#;
 
-fn key() -> ApiKey {
+fn api_key() -> ApiKey {
     ApiKey::new("key", "secret")
 }
 
-fn rooms(fake: &FakeServer) -> RoomServiceClient {
+fn client(fake: &FakeServer) -> RoomServiceClient {
     let tls = client_config(
         &RootCertificates::built_in_and_system(),
         CertificateVerification::On,
     );
     let fetcher = Fetcher::new(tls, AddressPolicy::default(), 1);
-    RoomServiceClient::new(fetcher, fake.url("/sfu"), key())
+    RoomServiceClient::new(fetcher, fake.url("/sfu"), api_key())
 }
 
-fn names() -> (RoomName, ParticipantIdentity) {
-    let (room, identity) = (
-        RoomName::new("r".into()),
-        ParticipantIdentity::new("me".into()),
-    );
-    (room.unwrap(), identity.unwrap())
+fn participant() -> ParticipantKey {
+    ParticipantKey {
+        room: RoomName::new("r".into()).unwrap(),
+        identity: ParticipantIdentity::new("me".into()).unwrap(),
+    }
 }
 
-fn answering(head: &'static str, body: impl Into<Vec<u8>>) -> FakeServer {
+fn responding(head: &'static str, body: impl Into<Vec<u8>>) -> FakeServer {
     let body = body.into();
     FakeServer::new(move |_| Some((head, body.clone())))
 }
 
-/// The `video` grant of the one call that was made.
-fn grant(fake: &FakeServer) -> serde_json::Value {
+/// The `video` claim of the last call.
+fn last_grant(fake: &FakeServer) -> serde_json::Value {
     use base64::Engine;
-    let asked = fake.requests().pop().unwrap();
-    let token = asked.authorization.unwrap();
+    let request = fake.requests().pop().unwrap();
+    let token = request.authorization.unwrap();
     let token = token.strip_prefix("Bearer ").unwrap();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    verify(token, &[key()], now.as_secs()).unwrap();
+    verify(token, &[api_key()], clock::unix_seconds_now()).unwrap();
     let claims = token.split('.').nth(1).unwrap();
     let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let claims = engine.decode(claims).unwrap();
@@ -50,21 +48,21 @@ fn grant(fake: &FakeServer) -> serde_json::Value {
 }
 
 #[test]
-fn each_call_may_do_what_it_does_and_nothing_else() {
-    let (room, identity) = names();
-    let fake = answering("200 OK", "");
-    let rooms = rooms(&fake);
+fn the_token_of_a_call_has_no_grant_beyond_the_call() {
+    let key = participant();
+    let fake = responding("200 OK", "");
+    let client = client(&fake);
     let in_room = serde_json::json!({"roomAdmin": true, "room": "r"});
-    rooms.create_room(&room).unwrap();
-    assert_eq!(grant(&fake), serde_json::json!({"roomCreate": true}));
-    rooms.get_participant(&room, &identity).unwrap();
-    assert_eq!(grant(&fake), in_room);
-    rooms.remove_participant(&room, &identity).unwrap();
-    assert_eq!(grant(&fake), in_room);
-    rooms.list_participants(&room).unwrap();
-    assert_eq!(grant(&fake), in_room);
-    rooms.list_rooms(&[room]).unwrap();
-    assert_eq!(grant(&fake), serde_json::json!({"roomList": true}));
+    client.create_room(&key.room).unwrap();
+    assert_eq!(last_grant(&fake), serde_json::json!({"roomCreate": true}));
+    client.get_participant(&key).unwrap();
+    assert_eq!(last_grant(&fake), in_room);
+    client.remove_participant(&key).unwrap();
+    assert_eq!(last_grant(&fake), in_room);
+    client.list_participants(&key.room).unwrap();
+    assert_eq!(last_grant(&fake), in_room);
+    client.list_rooms().unwrap();
+    assert_eq!(last_grant(&fake), serde_json::json!({"roomList": true}));
     let method = |name| format!("POST /sfu/twirp/livekit.RoomService/{name}");
     let methods = [
         "CreateRoom",
@@ -78,10 +76,9 @@ fn each_call_may_do_what_it_does_and_nothing_else() {
 }
 
 #[test]
-fn only_the_sfu_itself_can_say_that_somebody_is_gone() {
-    let (room, identity) = names();
-    let presence =
-        |head, body: &str| rooms(&answering(head, body)).get_participant(&room, &identity);
+fn only_an_explicit_not_found_of_the_sfu_means_absent() {
+    let key = participant();
+    let presence = |head, body: &str| client(&responding(head, body)).get_participant(&key);
     assert_eq!(
         presence("404 Not Found", NOT_FOUND).unwrap(),
         ParticipantPresence::Absent
@@ -105,15 +102,14 @@ fn only_the_sfu_itself_can_say_that_somebody_is_gone() {
         let presence = presence(head, body);
         assert!(presence.is_err(), "{head} {body}: {presence:?}");
     }
-    let hangs_up = FakeServer::new(|_| None);
-    assert!(rooms(&hangs_up).get_participant(&room, &identity).is_err());
+    let closes_connection = FakeServer::new(|_| None);
+    assert!(client(&closes_connection).get_participant(&key).is_err());
 }
 
 #[test]
-fn who_is_there_is_so_on_a_connection_if_the_sfu_says_which() {
-    let (room, identity) = names();
-    let presence =
-        |body: &[u8]| rooms(&answering("200 OK", body)).get_participant(&room, &identity);
+fn a_present_participant_has_the_sid_that_the_sfu_names() {
+    let key = participant();
+    let presence = |body: &[u8]| client(&responding("200 OK", body)).get_participant(&key);
     let sid = ParticipantSid::new("PA_1".into()).unwrap();
     assert_eq!(
         presence(b"\x0a\x04PA_1\x12\x02me").unwrap(),
@@ -124,9 +120,9 @@ fn who_is_there_is_so_on_a_connection_if_the_sfu_says_which() {
 }
 
 #[test]
-fn removing_somebody_who_is_not_there_is_no_error() {
-    let (room, identity) = names();
-    let remove = |head, body| rooms(&answering(head, body)).remove_participant(&room, &identity);
+fn removing_an_absent_participant_is_no_error() {
+    let key = participant();
+    let remove = |head, body| client(&responding(head, body)).remove_participant(&key);
     remove("200 OK", "").unwrap();
     remove("404 Not Found", NOT_FOUND).unwrap();
     assert!(matches!(
@@ -140,36 +136,35 @@ fn removing_somebody_who_is_not_there_is_no_error() {
 }
 
 #[test]
-fn rooms_that_exist_are_listed() {
-    let (room, _) = names();
-    let list =
-        |body: &[u8]| rooms(&answering("200 OK", body)).list_rooms(std::slice::from_ref(&room));
-    assert_eq!(list(b"\x0a\x03\x12\x01r").unwrap(), vec![room.clone()]);
+fn rooms_are_listed_without_invalid_names() {
+    let room = participant().room;
+    let list = |body: &[u8]| client(&responding("200 OK", body)).list_rooms();
+    assert_eq!(list(b"\x0a\x03\x12\x01r").unwrap(), vec![room]);
     assert_eq!(list(b"").unwrap(), vec![]);
     assert!(list(b"<html>").is_err());
     let long = [b'a'; MAX_NAME_BYTES + 1];
     let long = [b"\x0a\x84\x02\x12\x81\x02", &long[..]].concat();
-    assert_eq!(list(&long).unwrap(), vec![], "no room has such a name");
+    assert_eq!(list(&long).unwrap(), vec![]);
 }
 
 #[test]
-fn whoever_is_in_a_room_is_listed_even_if_they_are_many() {
-    let (room, me) = names();
-    let list = |head, body: Vec<u8>| rooms(&answering(head, body)).list_participants(&room);
+fn long_lists_of_participants_are_decoded_up_to_the_limit() {
+    let key = participant();
+    let list = |head, body: Vec<u8>| client(&responding(head, body)).list_participants(&key.room);
     let one = b"\x0a\x04\x12\x02me";
     let many = list("200 OK", one.repeat(20_000)).unwrap();
     assert_eq!(many.len(), 20_000);
-    assert_eq!(many[0].identity, me);
-    let too_much = one.repeat(LIST_LIMITS.max_body / one.len() + 1);
-    assert!(list("200 OK", too_much).is_err());
-    let gone = list("404 Not Found", NOT_FOUND.into());
-    assert_eq!(gone.unwrap(), vec![]);
+    assert_eq!(many[0].identity, key.identity);
+    let too_long = one.repeat(LIST_LIMITS.max_body / one.len() + 1);
+    assert!(list("200 OK", too_long).is_err());
+    let no_room = list("404 Not Found", NOT_FOUND.into());
+    assert_eq!(no_room.unwrap(), vec![]);
     assert!(list("404 Not Found", "<html>".into()).is_err());
     assert!(list("200 OK", "<html>".into()).is_err());
 }
 
 #[test]
-fn the_sfus_words_are_short_and_plain() {
+fn error_texts_of_the_sfu_are_truncated() {
     assert_eq!(
         error_text(br#"{"code":"unauthenticated","msg":"permissions denied"}"#),
         "unauthenticated: permissions denied"

@@ -16,6 +16,8 @@ use self::deduplicator::{EventIdState, WebhookDeduplicator};
 use super::access_token::{self, AccessTokenError, SharedApiKeys};
 use super::id::{ParticipantIdentity, ParticipantKey, ParticipantSid, RoomName};
 use super::sealed_attribute::{SEALED_ATTRIBUTE_NAME, SealedAttribute};
+use crate::util::auth::{constant_time_eq, parse_bearer};
+use crate::util::text::truncate_bytes;
 
 /// Longest event id in bytes; the SFU's have 15. A longer id is truncated.
 const MAX_EVENT_ID_BYTES: usize = 255;
@@ -157,7 +159,7 @@ impl WebhookReceiver {
             return Ok(WebhookDelivery::Ignored);
         };
         let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
-        let id = truncate_to_bytes(id, MAX_EVENT_ID_BYTES);
+        let id = truncate_bytes(id, MAX_EVENT_ID_BYTES).to_owned();
         Ok(match self.deduplicator.begin(&id, Instant::now()) {
             EventIdState::New => WebhookDelivery::New { id, event },
             EventIdState::InProgress => WebhookDelivery::InProgress,
@@ -181,8 +183,9 @@ impl WebhookReceiver {
         body: &[u8],
         now: u64,
     ) -> Result<(), Error> {
+        // LiveKit sends the token without a scheme
         let token = authorization
-            .map(parse_bearer)
+            .map(|field| parse_bearer(field).unwrap_or(field.trim()))
             .filter(|token| !token.is_empty())
             .ok_or(Error::MissingAuthorization)?;
         let claims = access_token::verify(token, self.api_keys.get().all(), now)
@@ -198,21 +201,6 @@ impl WebhookReceiver {
             Err(Error::BodyHashMismatch)
         }
     }
-}
-
-/// The token without its scheme; LiveKit sends the token alone.
-fn parse_bearer(authorization: &str) -> &str {
-    let authorization = authorization.trim();
-    match authorization.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
-        _ => authorization,
-    }
-}
-
-/// Compares in a time that depends on the lengths only.
-fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
-    let differences = a.iter().zip(b).fold(0, |bits, (a, b)| bits | (a ^ b));
-    a.len() == b.len() && std::hint::black_box(differences) == 0
 }
 
 fn parse_body(body: &[u8]) -> Option<Map<String, Value>> {
@@ -262,7 +250,7 @@ fn string_field<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
 fn parse_disconnect_reason(value: &Value) -> Option<String> {
     match value {
         Value::String(name) if name.bytes().all(|b| b.is_ascii_graphic()) => {
-            Some(truncate_to_bytes(name, MAX_DISCONNECT_REASON_BYTES))
+            Some(truncate_bytes(name, MAX_DISCONNECT_REASON_BYTES).to_owned())
         }
         Value::Number(number) => {
             let number = number.as_u64()?;
@@ -273,14 +261,6 @@ fn parse_disconnect_reason(value: &Value) -> Option<String> {
         }
         _ => None,
     }
-}
-
-fn truncate_to_bytes(text: &str, max: usize) -> String {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
 }
 
 #[cfg(fuzzing)]

@@ -95,7 +95,7 @@ fn reconcile(
     mut found: impl FnMut(&ParticipantKey, &SealedAttribute) -> bool,
 ) -> Result<ReconcileSummary, Error> {
     let end = Instant::now() + MAX_DURATION;
-    let mut rooms = sfu.list_rooms(&[])?;
+    let mut rooms = sfu.list_rooms()?;
     rooms.retain(livekit_names::has_derived_format);
     let all = rooms.len();
     let (mut walked, mut failed) = (ReconcileSummary::default(), 0);
