@@ -58,10 +58,10 @@ pub mod internal {
     pub use crate::matrix::id::{DelayId, ServerName, UserId};
     pub use crate::matrix::registration::AppServiceRegistration;
     pub use crate::net::tls::RootCertificates;
-    pub use crate::server::event_loop::{self, ListenSocket, RequestClass, ServerLimits};
-    pub use crate::server::head::{
-        BodyFraming, ChunkDecoder, MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_LARGE_BODY_BYTES,
-        RequestHead, find_head_end, set_content_length,
+    pub use crate::server::{
+        BodyFraming, ChunkDecoder, ClientAddress, HttpRequest, HttpResponse, Listener,
+        MAX_BODY_BYTES, MAX_HEAD_BYTES, RequestClass, RequestHead, RequestOrigin, RequestRefusal,
+        Server, ServerLimits, ServerStats, Service, find_head_end, set_content_length,
     };
     pub use crate::token::caller::{Caller, CallerName};
     pub use crate::token::jwt::{JwtIssuer, JwtIssuers, KeySource};

@@ -153,7 +153,7 @@ impl AppServiceApi {
         call: &ApiRequest<'_>,
         method: &'static str,
         endpoint: &'static str,
-        answer: impl FnOnce(&RequestContext<'_>) -> Result<Response, AppServiceRequestError>,
+        answer: impl FnOnce(&RequestContext) -> Result<Response, AppServiceRequestError>,
     ) -> Response {
         let asked = RequestContext::start(endpoint, call.client);
         let reply = if call.method == method {
@@ -170,7 +170,7 @@ impl AppServiceApi {
         }
     }
 
-    fn refuse(&self, asked: &RequestContext<'_>, error: &Error) -> Response {
+    fn refuse(&self, asked: &RequestContext, error: &Error) -> Response {
         let (reply, level, reason) = classify_error(error);
         metrics::count_refusal(reason);
         let (status, cause, ms) = (reply.status, error.to_string(), asked.elapsed_ms());
@@ -220,7 +220,7 @@ fn proxied_credentials<'a>(call: &ApiRequest<'a>) -> ProxiedCredentials<'a> {
 
 /// Writes a token into the log and the reply; of the one that is another's only the reply.
 fn token_response(
-    asked: &RequestContext<'_>,
+    asked: &RequestContext,
     user: &str,
     access: AccessLevel,
     matrix_room: &str,

@@ -13,6 +13,7 @@ use crate::exchange::standalone::{
     self as exchange, DelayedLeaveRequest, DelegationReceipt, Exchange, ExchangeRequest,
     IssuedToken,
 };
+use crate::server::ClientAddress;
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
 use crate::util::random;
@@ -61,10 +62,7 @@ impl MatrixApi {
             Err(error) => return asked.reject_body(&error),
         };
         let inside = self.state.get();
-        match inside
-            .exchange
-            .issue_token(&request, call.client.parse().ok())
-        {
+        match inside.exchange.issue_token(&request, call.client.0) {
             Ok(granted) => {
                 let IssuedToken {
                     user,
@@ -106,7 +104,7 @@ impl MatrixApi {
             Ok(request) => request,
             Err(error) => return asked.reject_body(&error),
         };
-        let client = call.client.parse().ok();
+        let client = call.client.0;
         match self
             .state
             .get()
@@ -132,7 +130,7 @@ impl MatrixApi {
 
     fn refuse(
         &self,
-        asked: &RequestContext<'_>,
+        asked: &RequestContext,
         server: &str,
         error: &exchange::Error,
         wish: ExchangeOperation,
@@ -154,15 +152,15 @@ impl MatrixApi {
 }
 
 /// A request in the log.
-pub(super) struct RequestContext<'a> {
+pub(super) struct RequestContext {
     request_id: u32,
-    client: &'a str,
+    client: ClientAddress,
     endpoint: &'static str,
     started: Instant,
 }
 
-impl<'a> RequestContext<'a> {
-    pub(super) fn start(endpoint: &'static str, client: &'a str) -> Self {
+impl RequestContext {
+    pub(super) fn start(endpoint: &'static str, client: ClientAddress) -> Self {
         Self {
             request_id: u32::from_ne_bytes(random::bytes()),
             client,
@@ -184,7 +182,7 @@ impl<'a> RequestContext<'a> {
     }
 }
 
-impl fmt::Display for RequestContext<'_> {
+impl fmt::Display for RequestContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (id, client, endpoint) = (self.request_id, self.client, self.endpoint);
         write!(f, "request={id:08x} client={client} endpoint={endpoint}")

@@ -5,21 +5,17 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
-use crate::server::event_loop::ServerLimits;
+use crate::server::ClientAddress;
 use crate::util::log_throttle::LogThrottle;
-use crate::util::rate_limiter::{Rate, RateLimiter};
+use crate::util::rate_limiter::RateLimiter;
 
 /// Most addresses whose pace is remembered: 2 MB. Beyond it the one that waits least starts afresh.
 const MAX_ADDRESSES: usize = 16_384;
 
 /// Counts the requests of each address, of Matrix and of all others together: a client that tries one path after the other
 /// has one user.
-///
-/// What the gate does not count is not counted here either: proxies that are trusted, and private addresses, behind which there
-/// may be a proxy that nobody named. See [`Limits`].
 #[derive(Debug)]
 pub(crate) struct AddressRateLimiter {
-    limits: ServerLimits,
     /// Requests a minute, and as many at once; zero is without limit.
     requests_per_minute: u32,
     limiter: RateLimiter<IpAddr>,
@@ -27,33 +23,28 @@ pub(crate) struct AddressRateLimiter {
 }
 
 impl AddressRateLimiter {
-    /// Lets `per_minute` requests of each address pass, as `limits` tells addresses apart.
-    pub(crate) fn new(per_minute: u32, limits: ServerLimits) -> Self {
+    /// Lets `per_minute` requests of each address pass.
+    pub(crate) fn new(per_minute: u32) -> Self {
         Self {
-            limits,
             requests_per_minute: per_minute,
-            limiter: RateLimiter::new(MAX_ADDRESSES),
+            limiter: RateLimiter::new(Duration::ZERO, 0, MAX_ADDRESSES),
             refused_throttle: LogThrottle::default(),
         }
     }
 
-    /// What a client is counted under, if it is.
-    pub(crate) fn rate_key(&self, client: &str) -> Option<IpAddr> {
-        self.limits.limit_key(client.parse().ok()?)
-    }
-
-    /// Counts a request of a client, or says how long it has to wait.
-    pub(crate) fn check(&self, client: &str) -> Result<(), Duration> {
-        let Some(address) = self
-            .rate_key(client)
-            .filter(|_| self.requests_per_minute > 0)
-        else {
+    /// Counts a request of a client, whose limit is that of `rate_key`, or says how long it has to wait.
+    pub(crate) fn check(
+        &self,
+        client: ClientAddress,
+        rate_key: Option<IpAddr>,
+    ) -> Result<(), Duration> {
+        let Some(address) = rate_key.filter(|_| self.requests_per_minute > 0) else {
             return Ok(());
         };
         let now = Instant::now();
-        let passed =
-            self.limiter
-                .try_acquire(&address, Rate::per_minute(self.requests_per_minute), now);
+        let passed = self
+            .limiter
+            .try_acquire_per_minute(&address, self.requests_per_minute, now);
         if passed.is_err() {
             debug!(
                 "refused client={client} status=429 cause=\"too many requests of this address\""
@@ -71,16 +62,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_its_pace_and_proxies_have_none() {
-        let turnstile = AddressRateLimiter::new(3, ServerLimits::default());
-        let passed = |client| (0..9).filter(|_| turnstile.check(client).is_ok()).count();
-        assert_eq!(passed("1.1.1.1"), 3);
-        assert_eq!(passed("2606:4700::1") + passed("2606:4700::2"), 3);
-        assert_eq!(passed("2606:4700:0:1::1"), 3);
-        for uncounted in ["127.0.0.1", "::1", "10.0.0.1", "fd00::1", "unix", ""] {
-            assert_eq!(passed(uncounted), 9, "{uncounted}");
-        }
-        let unlimited = AddressRateLimiter::new(0, ServerLimits::default());
-        assert!((0..999).all(|_| unlimited.check("1.1.1.1").is_ok()));
+    fn each_rate_key_has_its_own_limit() {
+        let passed = |limiter: &AddressRateLimiter, key: Option<&str>| {
+            let key = key.map(|key| key.parse().unwrap());
+            let check = |_: &usize| limiter.check(ClientAddress(key), key).is_ok();
+            (0..9).filter(check).count()
+        };
+        let limiter = AddressRateLimiter::new(3);
+        assert_eq!(passed(&limiter, Some("1.1.1.1")), 3);
+        assert_eq!(passed(&limiter, Some("1.1.1.1")), 0);
+        assert_eq!(passed(&limiter, Some("2606:4700::")), 3);
+        assert_eq!(passed(&limiter, None), 9);
+        assert_eq!(passed(&AddressRateLimiter::new(0), Some("1.1.1.1")), 9);
     }
 }

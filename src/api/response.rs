@@ -119,11 +119,6 @@ impl Response {
         }
     }
 
-    /// 500: a fault of ours.
-    pub(crate) fn internal_error() -> Self {
-        Self::matrix_error(500, "M_UNKNOWN", "Internal error")
-    }
-
     /// To come again after this time, rounded up: who comes back at the very time must not be too early.
     pub(super) fn with_retry_after(self, after: Duration) -> Self {
         let seconds = after.as_millis().div_ceil(1000).max(1);

@@ -1,5 +1,6 @@
 //! Method and path to work.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use super::request_body;
 use super::response::Response;
 use super::token::TokenApi;
 use super::webhook::WebhookApi;
-use crate::server::head::{MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES};
+use crate::server::ClientAddress;
 use crate::token::source::Credentials;
 use crate::util::metrics;
 use crate::util::metrics::MetricsSnapshot;
@@ -29,8 +30,10 @@ pub(crate) struct ApiRequest<'a> {
     pub method: &'a str,
     /// Path and query, as they came.
     pub target: &'a str,
-    /// The address of whoever asks, or `unix`.
-    pub client: &'a str,
+    /// Address of the client.
+    pub client: ClientAddress,
+    /// The address that rate limits apply to; `None` for a client without limits.
+    pub rate_key: Option<IpAddr>,
     /// What is to prove who asks: a secret.
     pub authorization: Option<&'a str>,
     /// All of it.
@@ -47,6 +50,21 @@ pub(crate) struct ApiRequest<'a> {
     pub matrix_origin: Option<&'a str>,
     /// Method and fields that a browser announces.
     pub preflight: Option<(&'a str, Option<&'a str>)>,
+}
+
+/// The endpoint of a request, resolved once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestRoute {
+    endpoint: Endpoint,
+    /// Whether our homeserver sent the request, to an endpoint of its own, and has proven it.
+    pub(super) from_homeserver: bool,
+}
+
+impl RequestRoute {
+    /// Whether our homeserver pushes events.
+    pub(super) fn is_transaction(self) -> bool {
+        self.endpoint == Endpoint::Transactions && self.from_homeserver
+    }
 }
 
 /// What of a stranger's text is worth a place in the log.
@@ -101,13 +119,18 @@ impl Router {
         Self { token, ..self }
     }
 
-    /// What a path means: for our homeserver, if we have one, or for everybody.
-    fn resolve_endpoint(&self, target: &str) -> Endpoint {
-        let proxied = self
-            .appservice
-            .as_ref()
-            .and_then(|_| parse_proxied_endpoint(target));
-        proxied.unwrap_or_else(|| parse_endpoint(target))
+    /// Finds the endpoint of a request, and checks whether our homeserver sent it.
+    pub(super) fn resolve(&self, target: &str, authorization: Option<&str>) -> RequestRoute {
+        let appservice = self.appservice.as_ref();
+        let proxied = appservice.and_then(|_| parse_proxied_endpoint(target));
+        let endpoint = proxied.unwrap_or_else(|| parse_endpoint(target));
+        let from_homeserver = appservice.is_some_and(|appservice| {
+            endpoint.is_proxied() && appservice.is_authenticated(authorization)
+        });
+        RequestRoute {
+            endpoint,
+            from_homeserver,
+        }
     }
 
     /// How many leaves and guests are kept.
@@ -117,13 +140,13 @@ impl Router {
     }
 
     /// Whether the answer will wait for other servers.
-    pub(crate) fn needs_upstream(
+    pub(super) fn needs_upstream(
         &self,
         method: &str,
-        target: &str,
+        route: RequestRoute,
         shown: Credentials<'_>,
     ) -> bool {
-        let endpoint = self.resolve_endpoint(target);
+        let endpoint = route.endpoint;
         // the first to ask waits for the SFU
         endpoint == Endpoint::Readiness
             || method == "POST"
@@ -144,27 +167,9 @@ impl Router {
                 }
     }
 
-    /// How many bytes a body may have: more where our homeserver pushes events, and proves that it is the one.
-    pub(crate) fn max_body_bytes(&self, target: &str, authorization: Option<&str>) -> usize {
-        let pushed = self.resolve_endpoint(target) == Endpoint::Transactions;
-        if pushed && self.is_from_homeserver(target, authorization) {
-            MAX_LARGE_BODY_BYTES
-        } else {
-            MAX_BODY_BYTES
-        }
-    }
-
-    /// Whether our homeserver asks, and proves it.
-    pub(crate) fn is_from_homeserver(&self, target: &str, authorization: Option<&str>) -> bool {
-        let door = self.appservice.as_ref();
-        door.is_some_and(|door| {
-            self.resolve_endpoint(target).is_proxied() && door.is_authenticated(authorization)
-        })
-    }
-
     /// Answers a request, however long that takes.
-    pub(crate) fn respond(&self, call: &ApiRequest<'_>) -> Response {
-        let (started, endpoint) = (Instant::now(), self.resolve_endpoint(call.target));
+    pub(super) fn respond(&self, route: RequestRoute, call: &ApiRequest<'_>) -> Response {
+        let (started, endpoint) = (Instant::now(), route.endpoint);
         let reply = self.dispatch(endpoint, call);
         metrics::count_request(endpoint.as_str(), reply.status, started.elapsed());
         if reply.status == 429 {
@@ -230,7 +235,7 @@ impl Router {
     ) -> Response {
         match call.method {
             "OPTIONS" => Response::empty(),
-            "POST" => match self.rate_limiter.check(call.client) {
+            "POST" => match self.rate_limiter.check(call.client, call.rate_key) {
                 Err(after) => Response::rate_limited(after),
                 Ok(()) if endpoint == Endpoint::SfuGet => {
                     matrix.handle_token("sfu/get", call, request_body::parse_sfu_get(call.body))

@@ -12,6 +12,7 @@ use super::response::Response;
 use super::router::ApiRequest;
 use super::token_body;
 use super::token_body::ValidationError;
+use crate::server::ClientAddress;
 use crate::token::policy::PolicyError;
 use crate::token::source::{
     AuthenticatedCaller, Credentials, Error, TokenSource, TokenSourceReply,
@@ -158,7 +159,7 @@ impl TokenApi {
     }
 
     fn issue_token(&self, call: &ApiRequest<'_>, turnstile: &AddressRateLimiter) -> Response {
-        if let Err(after) = turnstile.check(call.client) {
+        if let Err(after) = turnstile.check(call.client, call.rate_key) {
             return rate_limit_response(after);
         }
         let line = TokenRequestContext {
@@ -167,15 +168,15 @@ impl TokenApi {
             started: Instant::now(),
         };
         let clock = unix_seconds_now();
-        let client = turnstile.rate_key(call.client);
-        let admitted =
-            match self
-                .token_source
-                .authenticate(call.credentials, client, line.started, clock)
-            {
-                Ok(admitted) => admitted,
-                Err(error) => return self.refuse(&line, &error),
-            };
+        let admitted = match self.token_source.authenticate(
+            call.credentials,
+            call.rate_key,
+            line.started,
+            clock,
+        ) {
+            Ok(admitted) => admitted,
+            Err(error) => return self.refuse(&line, &error),
+        };
         let asked = match token_body::parse_token_body(call.content_type, call.body) {
             Ok(asked) => asked,
             Err(error) => {
@@ -206,7 +207,7 @@ impl TokenApi {
         }
     }
 
-    fn refuse(&self, line: &TokenRequestContext<'_>, error: &Error) -> Response {
+    fn refuse(&self, line: &TokenRequestContext, error: &Error) -> Response {
         if let Error::RateLimited(name, after) = error {
             debug!(
                 "refused request={:08x} client={} endpoint=token caller={name} status=429 cause=\"{error}\"",
@@ -255,13 +256,13 @@ impl TokenApi {
 }
 
 /// What every line about one request says.
-struct TokenRequestContext<'a> {
+struct TokenRequestContext {
     request_id: u32,
-    client: &'a str,
+    client: ClientAddress,
     started: Instant,
 }
 
-impl TokenRequestContext<'_> {
+impl TokenRequestContext {
     fn log_issued(&self, admitted: &AuthenticatedCaller, granted: &TokenSourceReply) {
         let (id, client, ms) = (
             self.request_id,

@@ -31,7 +31,7 @@ use crate::membership;
 use crate::membership::{AttributeSealer, Membership};
 use crate::net::permits::PermitCounts;
 use crate::net::tls::RootCertificates;
-use crate::server::event_loop::limits::max_outbound_workers;
+use crate::server::max_outbound_workers;
 
 use super::{configured_server_fetcher, homeserver_fetcher_factory, own_homeserver_fetcher};
 

@@ -17,7 +17,6 @@ use crate::livekit::access_token::{ApiKeys, SharedApiKeys};
 use crate::net::address::AddressPolicy;
 use crate::net::http_client::Fetcher;
 use crate::net::tls::{CertificateVerification, client_config};
-use crate::server::event_loop::limits::ServerLimits;
 use crate::token::source::{CallerRegistry, TokenSource};
 use crate::util::logging;
 use crate::util::systemd::SystemdNotifier;
@@ -37,10 +36,9 @@ impl App {
         config: Config,
         env: Environment,
         workers: usize,
-        limits: &ServerLimits,
         supervisor: SystemdNotifier,
     ) -> io::Result<Self> {
-        let turnstile = AddressRateLimiter::new(config.rate_per_address, limits.clone());
+        let turnstile = AddressRateLimiter::new(config.rate_per_address);
         let mut reloads = ReloadSteps::default();
         let mut routes = Router::new(turnstile);
         let keys = &config.api_keys;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
@@ -14,6 +13,7 @@ use crate::net::http_client::Fetcher;
 use crate::token::jwt::{JwtIssuer, JwtIssuers, KeySource};
 use crate::token::keys::RemoteJwks;
 use crate::token::source::CallerRegistry;
+use crate::util::signal::signal_pipe;
 use crate::util::systemd::{ServiceState, SystemdNotifier};
 
 /// Reads something again: what it is now, or why it stays as it was.
@@ -47,8 +47,7 @@ impl ReloadSteps {
     /// # Errors
     /// Signals cannot be caught, or no thread started.
     pub(crate) fn start(mut self, supervisor: SystemdNotifier) -> io::Result<()> {
-        let (mut heard, sender) = UnixStream::pair()?;
-        signal_hook::low_level::pipe::register(SIGHUP, sender)?;
+        let mut heard = signal_pipe(&[SIGHUP])?;
         let hear = move || {
             // several signals that have come meanwhile are one
             let mut signals = [0; 64];

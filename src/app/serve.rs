@@ -3,20 +3,24 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::api::service::ApiService;
 use crate::cli;
 use crate::cli::Command;
 use crate::config::{BindAddress, Config, Environment};
 use crate::net::address::Host;
-use crate::server::event_loop;
-use crate::server::event_loop::limits::ServerLimits;
-use crate::server::listener;
-use crate::server::listener::{Listener, Listeners};
+use crate::server::{
+    Listener, Server, ServerLimits, ServerStats, affordable_workers, inherited_listeners,
+};
 use crate::util::logging;
 use crate::util::logging::LogFormat;
+use crate::util::signal::signal_pipe;
+use crate::util::sync::exit_on_panic;
 use crate::util::systemd::SystemdNotifier;
 use log::{error, info, warn};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::App;
 
@@ -74,7 +78,7 @@ fn serve(dev: bool) -> io::Result<u8> {
             return Ok(cli::EXIT_CONFIG);
         }
     };
-    let inherited = match listener::inherited_listeners() {
+    let inherited = match inherited_listeners() {
         // whether they are on loopback only was not looked at
         Ok(inherited) if !dev => inherited,
         Ok(_) => Vec::new(),
@@ -102,7 +106,7 @@ fn serve(dev: bool) -> io::Result<u8> {
         Some((_, Ok(listener))) => Some(listener),
         None => None,
     };
-    let workers = match event_loop::affordable_workers(MAX_WORKERS) {
+    let workers = match affordable_workers(MAX_WORKERS) {
         Ok(workers) => workers,
         Err(reason) => {
             error!("{reason}");
@@ -114,7 +118,7 @@ fn serve(dev: bool) -> io::Result<u8> {
     let pid = std::process::id();
     let supervisor =
         SystemdNotifier::from_environment(|name| std::env::var_os(name), pid, Instant::now());
-    let house = match App::build(config, env, workers, &limits, supervisor.clone()) {
+    let house = match App::build(config, env, workers, supervisor.clone()) {
         Ok(house) => house,
         Err(reason) => {
             error!("a thread or signal cannot be had: {reason}");
@@ -122,8 +126,25 @@ fn serve(dev: bool) -> io::Result<u8> {
         }
     };
     let opened = || opening.iter().for_each(|line| info!("{line}"));
-    let doors = Listeners { clients, metrics };
-    let served = listener::serve(doors, workers, limits, house.routes, supervisor, opened);
+    let shutdown = match signal_pipe(&[SIGTERM, SIGINT]) {
+        Ok(shutdown) => shutdown,
+        Err(reason) => {
+            error!("cannot install a signal handler: {reason}");
+            return Ok(1);
+        }
+    };
+    let stats = Arc::new(ServerStats::default());
+    let service = ApiService::new(house.routes, clients.len(), Arc::clone(&stats));
+    let server = Server {
+        listeners: clients.into_iter().chain(metrics).collect(),
+        service: Arc::new(service),
+        worker_count: workers,
+        limits,
+        stats,
+        notifier: supervisor,
+        shutdown,
+    };
+    let served = exit_on_panic(|| server.run(opened));
     if let Some(delegation) = house.delegation {
         delegation.stop();
     }

@@ -195,7 +195,8 @@ impl OpenIdVerifier {
         };
         if !lasting.is_zero() {
             let now = Instant::now();
-            self.results.insert(key, verdict.clone(), now + lasting);
+            self.results
+                .insert(key, verdict.clone(), now + lasting, now);
         }
         verdict.map_err(Error::Refused)
     }

@@ -2,7 +2,6 @@
 
 pub(crate) mod auth;
 pub(crate) mod backoff;
-pub(crate) mod bounded_map;
 pub(crate) mod clock;
 pub(crate) mod file;
 pub(crate) mod json;
@@ -11,6 +10,7 @@ pub(crate) mod logging;
 pub(crate) mod metrics;
 pub(crate) mod random;
 pub(crate) mod rate_limiter;
+pub(crate) mod signal;
 pub(crate) mod single_flight;
 pub(crate) mod sync;
 pub(crate) mod systemd;

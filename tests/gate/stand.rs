@@ -1,32 +1,31 @@
 //! A service behind the real gate whose work is only to tell what arrived and to take its time. It is a fake because the
 //! real endpoints neither echo nor sleep.
 
-use livekit_token_service::internal::SystemdNotifier;
-use livekit_token_service::internal::event_loop;
-use livekit_token_service::internal::{ListenSocket, RequestClass, ServerLimits};
-use livekit_token_service::internal::{MAX_BODY_BYTES, MAX_LARGE_BODY_BYTES};
+use livekit_token_service::internal::{
+    HttpRequest, HttpResponse, Listener, MAX_BODY_BYTES, RequestClass, RequestHead, RequestRefusal,
+    Server, ServerLimits, ServerStats, Service, SystemdNotifier,
+};
 use sha2::{Digest, Sha256};
+use signal_hook::consts::SIGTERM;
 use std::env;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
-use tiny_http::{Request, Response, ResponseBox};
+
+const MAX_LARGE_BODY_BYTES: usize = 16 << 20;
 
 /// Settings: `STAND_BIND`, `STAND_WORKERS`, `STAND_TRUSTED` (networks, comma separated), `STAND_CONNECTIONS`,
 /// `STAND_PER_ADDRESS`, `STAND_WORK_MS`.
 pub(crate) fn run() -> ExitCode {
     let bind = env::var("STAND_BIND").unwrap_or("127.0.0.1:0".into());
-    let (listener, address) = match bind.strip_prefix("unix:") {
-        Some(path) => {
-            let listener = std::os::unix::net::UnixListener::bind(path).expect("bind");
-            (ListenSocket::Unix(listener), bind)
-        }
-        None => {
-            let listener = std::net::TcpListener::bind(bind).expect("bind");
-            let address = listener.local_addr().expect("address").to_string();
-            (ListenSocket::Tcp(listener), address)
-        }
+    let listener = match bind.strip_prefix("unix:") {
+        Some(path) => Listener::bind_unix(path.as_ref()),
+        None => Listener::bind_tcp(&[bind.parse().expect("address")]),
     };
+    let listener = listener.expect("bind");
+    let address = listener.to_string();
     // clients of other loopback addresses stand for those of the Internet
     let mut limits = ServerLimits {
         limit_private_addresses: true,
@@ -43,26 +42,18 @@ pub(crate) fn run() -> ExitCode {
     if let Some(time) = number("STAND_WORK_MS") {
         limits.work_timeout = Duration::from_millis(time as u64);
     }
-    let served = event_loop::serve(
-        vec![listener],
-        number("STAND_WORKERS").unwrap_or(16),
+    let (shutdown, signals) = UnixStream::pair().expect("pipe");
+    signal_hook::low_level::pipe::register(SIGTERM, signals).expect("signal");
+    let server = Server {
+        listeners: vec![listener],
+        service: Arc::new(Stand),
+        worker_count: number("STAND_WORKERS").unwrap_or(16),
         limits,
-        |head| RequestClass {
-            outbound: head.target().starts_with("/outbound"),
-            max_body_bytes: match head.target() {
-                "/echo/large" => MAX_LARGE_BODY_BYTES,
-                _ => MAX_BODY_BYTES,
-            },
-            address_limited: true,
-        },
-        handle,
-        || answer(500, "panicked".into()),
-        |_| {
-            eprintln!("listening on {address}");
-            SystemdNotifier::disabled()
-        },
-    );
-    match served {
+        stats: Arc::new(ServerStats::default()),
+        notifier: SystemdNotifier::disabled(),
+        shutdown,
+    };
+    match server.run(|| eprintln!("listening on {address}")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -71,43 +62,74 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// `/healthz`, `/echo`, `/outbound/MS` and `/local/MS` (sleep), `/big/BYTES`, `/panic`.
-fn handle(request: &mut Request) -> ResponseBox {
-    let target = request.url().to_owned();
-    let mut parts = target.split('/').skip(1);
-    let kind = parts.next().unwrap_or_default();
-    let number = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-    match kind {
-        "healthz" => answer(200, "ok".into()),
-        "outbound" | "local" => {
-            sleep(Duration::from_millis(number));
-            answer(200, format!("slept {number}"))
+struct Stand;
+
+impl Service for Stand {
+    type Context = ();
+
+    const ALLOWED_HEADERS: &'static [&'static str] = &["Host", "Authorization"];
+
+    fn classify(&self, _listener: usize, head: &RequestHead<'_>) -> RequestClass<()> {
+        RequestClass {
+            outbound: head.target().starts_with("/outbound"),
+            max_body_bytes: match head.target() {
+                "/echo/large" => MAX_LARGE_BODY_BYTES,
+                _ => MAX_BODY_BYTES,
+            },
+            address_limited: true,
+            context: (),
         }
-        "big" => answer(200, "x".repeat(number as usize)),
-        "panic" => panic!("asked for"),
-        "echo" => {
-            let mut body = Vec::new();
-            request.as_reader().read_to_end(&mut body).expect("body");
-            answer(200, echo(request, &body))
+    }
+
+    /// `/healthz`, `/echo`, `/outbound/MS` and `/local/MS` (sleep), `/big/BYTES`, `/panic`.
+    fn respond(&self, request: &HttpRequest<'_, ()>) -> HttpResponse {
+        let mut parts = request.target.split('/').skip(1);
+        let kind = parts.next().unwrap_or_default();
+        let number = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        match kind {
+            "healthz" => answer(200, "ok".into()),
+            "outbound" | "local" => {
+                sleep(Duration::from_millis(number));
+                answer(200, format!("slept {number}"))
+            }
+            "big" => answer(200, "x".repeat(number as usize)),
+            "panic" => panic!("asked for"),
+            "echo" => answer(200, echo(request)),
+            _ => answer(404, "unknown".into()),
         }
-        _ => answer(404, "unknown".into()),
+    }
+
+    fn refuse(&self, refusal: RequestRefusal) -> HttpResponse {
+        answer(refusal.status(), refusal.message().to_owned())
     }
 }
 
-/// What tiny_http has understood: method, target, length and hash of the body, then the fields.
-fn echo(request: &Request, body: &[u8]) -> String {
-    let hash = Sha256::digest(body);
-    let mut text = format!("{} {} {}", request.method(), request.url(), body.len());
+/// What tiny_http has understood: method, target, length and hash of the body, then client and fields.
+fn echo(request: &HttpRequest<'_, ()>) -> String {
+    let hash = Sha256::digest(request.body);
+    let mut text = format!(
+        "{} {} {}",
+        request.method,
+        request.target,
+        request.body.len()
+    );
     text += &format!(
         " {:02x}{:02x}{:02x}{:02x}\n",
         hash[0], hash[1], hash[2], hash[3]
     );
-    for header in request.headers() {
-        text += &format!("{}: {}\n", header.field, header.value);
+    text += &format!("client: {}\n", request.origin.client);
+    for name in ["Host", "Authorization", "Cookie", "X-Forwarded-For"] {
+        for value in request.header_values(name) {
+            text += &format!("{name}: {value}\n");
+        }
     }
     text
 }
 
-fn answer(status: u16, text: String) -> ResponseBox {
-    Response::from_string(text).with_status_code(status).boxed()
+fn answer(status: u16, text: String) -> HttpResponse {
+    HttpResponse {
+        status,
+        headers: Vec::new(),
+        body: text.into_bytes(),
+    }
 }

@@ -94,19 +94,19 @@ fn each_listener_has_its_own_paths() {
         client::request(&metrics, "POST", "/metrics", b"").status,
         405
     );
-    // nor does a header open the other door
+    // nor does a forged header of the connection to tiny_http
     for (address, path) in [
         (stage.service.address(), "/metrics"),
         (&metrics, "/get_token"),
     ] {
-        for door in ["0", "1", "2", ""] {
+        for request_id in ["0", "1", "2", ""] {
             let forged = format!(
-                "POST {path} HTTP/1.1\r\nHost: a\r\nX-Gate-Door: {door}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nHost: a\r\nX-Internal-Request-Id: {request_id}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             );
             assert_eq!(
                 client::raw(address, forged.as_bytes()).status,
                 404,
-                "{path} {door}"
+                "{path} {request_id}"
             );
         }
     }

@@ -1,17 +1,17 @@
-//! Chunked bodies, RFC 9112 section 7.1: every byte in its place, or refused.
+//! The chunked coding, RFC 9112 section 7.1, without leniency.
 
-use super::RequestRefusal;
+use crate::server::service::RequestRefusal;
 
-/// Bytes of a line of framing: a size with its extensions, or a trailer. Nobody sends either; they are only tolerated.
+/// Bytes of a line of framing: a size with its extensions, or a trailer field. Both are rare and only tolerated.
 const MAX_LINE_BYTES: usize = 256;
-/// Bytes of all extensions of a body, so that endless chunks of one byte carry no ballast.
+/// Bytes of all extensions of a body, so that many small chunks do not carry large extensions.
 const MAX_EXTENSION_BYTES: usize = 1024;
-/// Bytes of all trailers of a body.
+/// Bytes of all trailer fields of a body.
 const MAX_TRAILER_BYTES: usize = 4096;
 /// Hexadecimal digits of a size, leading zeros included.
 const MAX_SIZE_DIGITS: usize = 16;
 
-/// The decoder of one body. Extensions and trailers are read, bounded and thrown away.
+/// Decodes one body; discards extensions and trailer fields.
 #[derive(Debug, Default)]
 pub struct ChunkDecoder {
     state: ChunkState,
@@ -31,11 +31,11 @@ enum ChunkState {
 }
 
 impl ChunkDecoder {
-    /// Decodes what has come into `out`, which holds `room` more bytes at most. Returns how much of the input it has used,
-    /// and whether the body is complete; if it is not, all has been used.
+    /// Appends the decoded `input` to `out`, at most `room` bytes. Returns the number of bytes consumed, and whether the body
+    /// is complete; an incomplete body has consumed the whole input.
     ///
     /// # Errors
-    /// The refusal that the client gets: the body is too large, its trailers are, or its framing is wrong.
+    /// [`RequestRefusal::BodyTooLarge`], [`RequestRefusal::HeadTooLarge`] for the trailer, or [`RequestRefusal::Malformed`].
     pub fn decode(
         &mut self,
         input: &[u8],
@@ -76,7 +76,7 @@ impl ChunkDecoder {
         Ok((used, false))
     }
 
-    /// Adds a byte to the line; true once the line is complete.
+    /// Appends a byte to the line; true if the line is complete.
     fn push_line_byte(&mut self, byte: u8) -> Result<bool, RequestRefusal> {
         let after_cr = self.line.last() == Some(&b'\r');
         if byte == 0 || self.line.len() >= MAX_LINE_BYTES || (byte == b'\n') != after_cr {
@@ -86,7 +86,7 @@ impl ChunkDecoder {
         Ok(byte == b'\n')
     }
 
-    /// Reads a complete line; true if it ends the body.
+    /// Interprets a complete line; true if it ends the body.
     fn parse_line(&mut self, room: usize) -> Result<bool, RequestRefusal> {
         let line = &self.line[..self.line.len() - 2];
         if matches!(self.state, ChunkState::Trailer) {
@@ -130,7 +130,7 @@ impl ChunkDecoder {
     }
 }
 
-/// Whether a line is `name: value`; a folded or nameless one is neither.
+/// Whether a line is `name: value`, without folding.
 fn is_header_line(line: &[u8]) -> bool {
     let name = line.iter().position(|b| *b == b':').unwrap_or(0);
     let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);

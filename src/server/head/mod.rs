@@ -1,69 +1,45 @@
-//! Request heads of strangers: one meaning, or refused. Nothing ambiguous is repaired.
+//! Request heads (RFC 9112, RFC 9110): what is ambiguous is refused, never repaired.
 //!
-//! What passes is written anew for tiny_http ([`Head::write`]), so that it never sees a byte of framing that a stranger
-//! chose. RFC 9112 (HTTP/1.1), RFC 9110 (fields).
+//! tiny_http gets heads written anew by [`RequestHead::write_backend_head`]: it never sees framing that a client chose.
 
 mod chunked;
-mod refusal;
 #[cfg(test)]
 mod tests;
 
-pub use self::chunked::ChunkDecoder;
-pub(crate) use refusal::RequestRefusal;
+pub use chunked::ChunkDecoder;
 
 use std::io::Write;
 
-/// Bytes of request line and fields. Browsers and proxies stay below 4 KiB; nginx allows 8 KiB per line.
+use super::service::RequestRefusal;
+
+/// Bytes of request line and header fields. Browsers and proxies stay below 4 KiB; nginx allows 8 KiB per line.
 pub const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Fields of one request. Browsers send about 20, and proxies add some 10.
-pub(crate) const MAX_HEADERS: usize = 64;
-/// Bytes of the target. RFC 9112 recommends that at least 8,000 be understood.
-pub(crate) const MAX_TARGET_BYTES: usize = 8 << 10;
-/// Bytes of a body after decoding. The largest honest one, an OpenID token with its member, has less than 2 KiB.
+/// Header fields of one request. Browsers send about 20, proxies add up to 10.
+pub(super) const MAX_HEADERS: usize = 64;
+/// Bytes of the request target. RFC 9112 section 3 recommends at least 8,000.
+const MAX_TARGET_BYTES: usize = 8 << 10;
+/// Bytes of an ordinary body after decoding. The largest expected one, an OpenID token with its member, has less than 2 KiB.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
-/// The same of a client that has proven by its head alone that it is one of ours: a homeserver pushes 100 events at once (Synapse),
-/// of 64 KiB each, with what was there before them.
-pub const MAX_LARGE_BODY_BYTES: usize = 16 << 20;
-/// Bytes of a host: 253 for the longest name, brackets, colon and port.
+/// Bytes of a Host: 253 for the longest name, brackets, colon and port.
 const MAX_HOST_BYTES: usize = 261;
-/// Digits of the length of a chunked body, which is only known once it has been read.
+/// Digits of the Content-Length that replaces a chunked coding.
 const CONTENT_LENGTH_DIGITS: usize = 10;
 
-/// Carries the client's address to the handlers, or `unix` where there is none. Set by the gate; any such from outside is
-/// dropped.
-pub(crate) const CLIENT_ADDRESS_HEADER: &str = "X-Gate-Client";
-/// Tells handlers which listener a request came to, counted from 0.
-pub(crate) const LISTENER_HEADER: &str = "X-Gate-Door";
-
-/// The fields that a handler gets to see; all others end at the gate, which saves tiny_http the work and leaves nothing
-/// to abuse. A handler that wants another one adds it here. Framing, hop-by-hop and forwarding fields must never be here.
-const ALLOWED_HEADERS: [&str; 12] = [
-    "Host",
-    "Content-Type",
-    "Authorization",
-    "X-API-Key",
-    "Origin",
-    "User-Agent",
-    "Accept",
-    "Access-Control-Request-Method",
-    "Access-Control-Request-Headers",
-    "X-Request-Id",
-    "X-Matrix-User-Identifier",
-    "X-Matrix-Origin",
-];
+/// Carries the number of a request through tiny_http.
+pub(super) const REQUEST_ID_HEADER: &str = "X-Internal-Request-Id";
 
 /// Where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// There is none.
+    /// No body.
     Empty,
-    /// So many bytes, at least one and at most [`LARGE_BODY_BYTES`].
+    /// So many bytes, at least one.
     ContentLength(usize),
-    /// Chunks, RFC 9112 section 7.1.
+    /// Chunked coding, RFC 9112 section 7.1.
     Chunked,
 }
 
-/// A request head that means one thing only.
+/// A request head with exactly one meaning.
 #[derive(Debug)]
 pub struct RequestHead<'a> {
     method: &'a str,
@@ -75,37 +51,41 @@ pub struct RequestHead<'a> {
     framing: BodyFraming,
     headers: [httparse::Header<'a>; MAX_HEADERS],
     header_count: usize,
+    allowed_headers: &'static [&'static str],
 }
 
-/// Looks for the end of a head in what has come so far: the index after its empty line. `from` is where the last look
-/// ended. NUL, a CR that no LF follows and a LF that no CR precedes are refused at once.
+/// Searches for the end of a head: the index after its empty line. `scanned` is where the last search ended.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] for these bytes.
-pub fn find_head_end(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, RequestRefusal> {
-    let mut last = from.checked_sub(1).map_or(0, |at| bytes[at]);
-    for (at, &byte) in bytes.iter().enumerate().skip(*from) {
+/// [`RequestRefusal::Malformed`] for NUL, a CR without LF and a LF without CR.
+pub fn find_head_end(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, RequestRefusal> {
+    let mut last = scanned.checked_sub(1).map_or(0, |at| bytes[at]);
+    for (at, &byte) in bytes.iter().enumerate().skip(*scanned) {
         if byte == 0 || (byte == b'\n') != (last == b'\r') {
             return Err(RequestRefusal::Malformed);
         }
         if byte == b'\n' && at >= 3 && bytes[at - 2] == b'\n' {
-            *from = at + 1;
+            *scanned = at + 1;
             return Ok(Some(at + 1));
         }
         last = byte;
     }
-    *from = bytes.len();
+    *scanned = bytes.len();
     Ok(None)
 }
 
 impl<'a> RequestHead<'a> {
-    /// Reads a whole head, its empty line included, of which [`find_end`] has told the end.
+    /// Parses a whole head, including the empty line that [`find_head_end`] has found. Only `allowed_headers` are written to
+    /// tiny_http, and must be ASCII.
     ///
     /// # Errors
-    /// The refusal that the client gets; the connection must be closed then, for the end of the request is unknown.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, RequestRefusal> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut request = httparse::Request::new(&mut fields);
+    /// The refusal for the client. The connection must be closed, because the end of the request is unknown.
+    pub fn parse(
+        bytes: &'a [u8],
+        allowed_headers: &'static [&'static str],
+    ) -> Result<Self, RequestRefusal> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes) {
             Ok(httparse::Status::Complete(end)) if end == bytes.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err(RequestRefusal::HeadTooLarge),
@@ -115,32 +95,33 @@ impl<'a> RequestHead<'a> {
         let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(RequestRefusal::Malformed);
         };
-        let (modern, count) = (request.version == Some(1), request.headers.len());
+        let (http11, header_count) = (request.version == Some(1), request.headers.len());
         if !["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"].contains(&method) {
             return Err(RequestRefusal::NotImplemented);
         }
-        let (authority, target) = parse_target(method, target)?;
+        let (host, target) = parse_target(method, target)?;
         let mut head = Self {
             method,
             target,
-            host: authority,
-            http11: modern,
-            keep_alive: modern,
+            host,
+            http11,
+            keep_alive: http11,
             expects_continue: false,
             framing: BodyFraming::Empty,
-            headers: fields,
-            header_count: count,
+            headers,
+            header_count,
+            allowed_headers,
         };
         head.interpret_headers()?;
         Ok(head)
     }
 
-    /// The method, one of the seven that are passed on.
+    /// `GET`, `HEAD`, `POST`, `PUT`, `DELETE`, `OPTIONS` or `PATCH`.
     pub fn method(&self) -> &'a str {
         self.method
     }
 
-    /// The target as sent, beginning with `/` (or `*`): visible ASCII without `#`.
+    /// Path and query as sent, or `*`: visible ASCII without `#`.
     pub fn target(&self) -> &'a str {
         self.target
     }
@@ -150,50 +131,44 @@ impl<'a> RequestHead<'a> {
         self.framing
     }
 
-    /// Whether the client speaks HTTP/1.1 rather than 1.0.
-    pub fn is_http11(&self) -> bool {
+    /// Whether the client speaks HTTP/1.1 rather than HTTP/1.0.
+    pub(super) fn is_http11(&self) -> bool {
         self.http11
     }
 
-    /// Whether the client wants another request on this connection.
-    pub fn keep_alive(&self) -> bool {
+    /// Whether the client may send another request on this connection.
+    pub(super) fn keep_alive(&self) -> bool {
         self.keep_alive
     }
 
     /// Whether the client waits for `100 Continue` before it sends the body.
-    pub fn expects_continue(&self) -> bool {
+    pub(super) fn expects_continue(&self) -> bool {
         self.expects_continue && self.http11 && self.framing != BodyFraming::Empty
     }
 
-    /// The values of a field, the last one first.
-    pub fn header_values_reversed(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    /// Values of a header field, in the order of the request.
+    pub fn header_values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.headers[..self.header_count]
             .iter()
-            .rev()
-            .filter(move |field| field.name.eq_ignore_ascii_case(name))
-            .map(|field| field.value)
+            .filter(move |header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value)
     }
 
-    /// Writes the head as tiny_http gets it: only the fields of `PASSED`, the client's address, its door and one length.
-    pub fn write_backend_head(
-        &self,
-        client: &dyn std::fmt::Display,
-        door: usize,
-        out: &mut Vec<u8>,
-    ) {
+    /// Appends the head for tiny_http: the allowed header fields, `request_id` and a Content-Length.
+    pub fn write_backend_head(&self, request_id: u64, out: &mut Vec<u8>) {
         let (method, target) = (self.method, self.target);
         // TE: identity makes tiny_http answer with a Content-Length, never in chunks
         let _ = write!(
             out,
-            "{method} {target} HTTP/1.1\r\nTE: identity\r\n{CLIENT_ADDRESS_HEADER}: {client}\r\n{LISTENER_HEADER}: {door}\r\n"
+            "{method} {target} HTTP/1.1\r\nTE: identity\r\n{REQUEST_ID_HEADER}: {request_id}\r\n"
         );
-        for field in &self.headers[..self.header_count] {
-            if is_allowed_header(field.name) {
+        for header in &self.headers[..self.header_count] {
+            if self.is_allowed(header.name) {
                 let value = match self.host {
-                    Some(host) if field.name.eq_ignore_ascii_case("host") => host.as_bytes(),
-                    _ => field.value,
+                    Some(host) if header.name.eq_ignore_ascii_case("host") => host.as_bytes(),
+                    _ => header.value,
                 };
-                for part in [field.name.as_bytes(), b": ", value, b"\r\n"] {
+                for part in [header.name.as_bytes(), b": ", value, b"\r\n"] {
                     out.extend_from_slice(part);
                 }
             }
@@ -207,10 +182,16 @@ impl<'a> RequestHead<'a> {
         };
     }
 
+    fn is_allowed(&self, name: &str) -> bool {
+        self.allowed_headers
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(name))
+    }
+
     fn interpret_headers(&mut self) -> Result<(), RequestRefusal> {
         let (mut length, mut chunked, mut host, mut closes) = (None, false, None, false);
-        for field in &self.headers[..self.header_count] {
-            let (name, value) = (field.name, field.value);
+        for header in &self.headers[..self.header_count] {
+            let (name, value) = (header.name, header.value);
             if name.eq_ignore_ascii_case("content-length") {
                 if length.replace(parse_content_length(value)?).is_some() {
                     return Err(RequestRefusal::Malformed);
@@ -237,7 +218,7 @@ impl<'a> RequestHead<'a> {
                     return Err(RequestRefusal::ExpectationFailed);
                 }
                 self.expects_continue = true;
-            } else if is_allowed_header(name) && !value.is_ascii() {
+            } else if self.is_allowed(name) && !value.is_ascii() {
                 return Err(RequestRefusal::Malformed);
             }
         }
@@ -249,32 +230,23 @@ impl<'a> RequestHead<'a> {
         self.framing = match length {
             _ if chunked => BodyFraming::Chunked,
             None | Some(0) => BodyFraming::Empty,
-            Some(length) if length > MAX_LARGE_BODY_BYTES as u64 => {
-                return Err(RequestRefusal::BodyTooLarge);
-            }
-            Some(length) => BodyFraming::ContentLength(length as usize),
+            Some(length) => BodyFraming::ContentLength(length),
         };
         Ok(())
     }
 }
 
-/// Writes the length of a chunked body, now that it is known, into its request: `body` is where the body begins.
-pub fn set_content_length(request: &mut [u8], body: usize) {
-    let length = request.len() - body;
-    let end = body - b"\r\n\r\n".len();
+/// Replaces the placeholder of a chunked body's length in a request for tiny_http, whose body begins at `body_start`.
+pub fn set_content_length(request: &mut [u8], body_start: usize) {
+    let length = request.len() - body_start;
+    let end = body_start - b"\r\n\r\n".len();
     let _ = write!(
         &mut request[end - CONTENT_LENGTH_DIGITS..end],
         "{length:0CONTENT_LENGTH_DIGITS$}"
     );
 }
 
-fn is_allowed_header(name: &str) -> bool {
-    ALLOWED_HEADERS
-        .iter()
-        .any(|passed| passed.eq_ignore_ascii_case(name))
-}
-
-/// `HTTP/2.0` is a version that we do not speak, `http/1.1` is none at all.
+/// `HTTP/2.0` is an unsupported version, `http/1.1` is malformed.
 fn version_refusal(head: &[u8]) -> RequestRefusal {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
@@ -288,7 +260,7 @@ fn version_refusal(head: &[u8]) -> RequestRefusal {
     }
 }
 
-/// Reads origin-form, absolute-form (which every server must accept, and whose authority replaces Host) and `*`.
+/// Parses origin-form, absolute-form (RFC 9112 section 3.2.2: its authority replaces Host) and `*` into authority and target.
 fn parse_target<'a>(
     method: &str,
     target: &'a str,
@@ -307,7 +279,7 @@ fn parse_target<'a>(
         return Err(RequestRefusal::Malformed);
     }
     let (authority, path) = match rest.find(['/', '?']) {
-        // a query without a path would need a byte more than there is; nobody sends it
+        // a query without a path needs a `/` that the borrowed target does not have; no client sends it
         Some(at) if rest[at..].starts_with('?') => return Err(RequestRefusal::Malformed),
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
@@ -315,22 +287,21 @@ fn parse_target<'a>(
     Ok((Some(parse_host(authority.as_bytes())?), path))
 }
 
-/// `uri-host [ ":" port ]`, RFC 9110 section 7.2; an empty one is refused, for a URL of http has a host.
+/// `uri-host [ ":" port ]`, RFC 9110 section 7.2; not empty.
 fn parse_host(value: &[u8]) -> Result<&str, RequestRefusal> {
-    let fits = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b);
+    let is_host_byte = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b);
+    std::str::from_utf8(value)
+        .ok()
+        .filter(|host| (1..=MAX_HOST_BYTES).contains(&host.len()) && value.iter().all(is_host_byte))
+        .ok_or(RequestRefusal::Malformed)
+}
+
+/// Digits only. A number beyond `usize` is too large, not malformed.
+fn parse_content_length(value: &[u8]) -> Result<usize, RequestRefusal> {
     match std::str::from_utf8(value) {
-        Ok(host) if !host.is_empty() && host.len() <= MAX_HOST_BYTES && value.iter().all(fits) => {
-            Ok(host)
+        Ok(digits) if !digits.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+            digits.parse().map_err(|_| RequestRefusal::BodyTooLarge)
         }
         _ => Err(RequestRefusal::Malformed),
     }
-}
-
-/// One or more digits and nothing else; a number that is beyond any body is too large, not malformed.
-fn parse_content_length(value: &[u8]) -> Result<u64, RequestRefusal> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(RequestRefusal::Malformed);
-    }
-    let text = std::str::from_utf8(value).map_err(|_| RequestRefusal::Malformed)?;
-    text.parse().map_err(|_| RequestRefusal::BodyTooLarge)
 }
