@@ -7,7 +7,7 @@ use log::{debug, warn};
 
 use crate::server::ClientAddress;
 use crate::util::log_throttle::LogThrottle;
-use crate::util::rate_limiter::RateLimiter;
+use crate::util::rate_limiter::{Rate, RateLimiter};
 
 /// Most addresses whose pace is remembered: 2 MB. Beyond it the one that waits least starts afresh.
 const MAX_ADDRESSES: usize = 16_384;
@@ -27,7 +27,7 @@ impl AddressRateLimiter {
     pub(crate) fn new(per_minute: u32) -> Self {
         Self {
             requests_per_minute: per_minute,
-            limiter: RateLimiter::new(Duration::ZERO, 0, MAX_ADDRESSES),
+            limiter: RateLimiter::new(MAX_ADDRESSES),
             refused_throttle: LogThrottle::default(),
         }
     }
@@ -42,9 +42,9 @@ impl AddressRateLimiter {
             return Ok(());
         };
         let now = Instant::now();
-        let passed = self
-            .limiter
-            .try_acquire_per_minute(&address, self.requests_per_minute, now);
+        let passed =
+            self.limiter
+                .try_acquire(&address, Rate::per_minute(self.requests_per_minute), now);
         if passed.is_err() {
             debug!(
                 "refused client={client} status=429 cause=\"too many requests of this address\""

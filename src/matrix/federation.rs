@@ -16,7 +16,7 @@ use crate::net::permits::{
     LimitReached, MAX_CALLS_PER_SERVER, MAX_CALLS_PER_SERVER_IF_RESPONSIVE,
     MAX_CALLS_PER_SUBNET_IF_RESPONSIVE, Permit, PermitCounts, PermitPool,
 };
-use crate::util::rate_limiter::RateLimiter;
+use crate::util::rate_limiter::{Rate, RateLimiter};
 use crate::util::ttl_cache::TtlCache;
 
 /// For a call to a stranger's server in all, discovery included. Element Call gives up after some 30 s.
@@ -24,11 +24,9 @@ const UNLISTED_BUDGET: Duration = Duration::from_secs(15);
 /// For a call to a listed server in all.
 const LISTED_BUDGET: Duration = Duration::from_secs(25);
 /// Calls that one address causes to one stranger's server: a burst for those behind one router, and one each interval.
-const CLIENT_BURST: u32 = 20;
-const CLIENT_INTERVAL: Duration = Duration::from_millis(500);
+const CLIENT_RATE: Rate = Rate::new(Duration::from_millis(500), 20);
 /// Calls to one stranger's server, whoever causes them: what it can be made to answer through us.
-const SERVER_BURST: u32 = 200;
-const SERVER_INTERVAL: Duration = Duration::from_millis(20);
+const SERVER_RATE: Rate = Rate::new(Duration::from_millis(20), 200);
 /// How long a server that has answered counts as one that does.
 const RESPONSIVE_TTL: Duration = Duration::from_secs(600);
 /// Names that are remembered as such.
@@ -104,8 +102,8 @@ impl FederationClient {
             listed,
             bulkhead: PermitPool::new(places),
             breakers: CircuitBreaker::default(),
-            server_rate: RateLimiter::new(SERVER_INTERVAL, SERVER_BURST, MAX_RATE_KEYS),
-            client_rate: RateLimiter::new(CLIENT_INTERVAL, CLIENT_BURST, MAX_RATE_KEYS),
+            server_rate: RateLimiter::new(MAX_RATE_KEYS),
+            client_rate: RateLimiter::new(MAX_RATE_KEYS),
             responsive_servers: TtlCache::new(MAX_RESPONSIVE_SERVERS),
         }
     }
@@ -190,7 +188,7 @@ impl FederationClient {
                 attempt.record_success();
                 if !known {
                     self.responsive_servers
-                        .insert(server.clone(), (), now + RESPONSIVE_TTL, now);
+                        .insert(server.clone(), (), now + RESPONSIVE_TTL);
                 }
             }
             Err(Error::Unreachable(tried))
@@ -245,11 +243,11 @@ impl FederationClient {
         let public = client.filter(|ip| is_public(*ip));
         let by_client = public.map(|ip| {
             self.client_rate
-                .try_acquire(&(client_key(ip), server.clone()), now)
+                .try_acquire(&(client_key(ip), server.clone()), CLIENT_RATE, now)
         });
         by_client
             .unwrap_or(Ok(()))
-            .and_then(|()| self.server_rate.try_acquire(server, now))
+            .and_then(|()| self.server_rate.try_acquire(server, SERVER_RATE, now))
             .map_err(|wait| Error::Busy(LimitReached::Rate, wait))
     }
 

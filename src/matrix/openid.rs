@@ -195,8 +195,7 @@ impl OpenIdVerifier {
         };
         if !lasting.is_zero() {
             let now = Instant::now();
-            self.results
-                .insert(key, verdict.clone(), now + lasting, now);
+            self.results.insert(key, verdict.clone(), now + lasting);
         }
         verdict.map_err(Error::Refused)
     }

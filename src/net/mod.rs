@@ -4,7 +4,6 @@ pub(crate) mod address;
 pub(crate) mod base_url;
 pub(crate) mod circuit_breaker;
 pub(crate) mod dns;
-pub(crate) mod fair_queue;
 #[cfg(test)]
 pub(crate) mod fake_server;
 pub(crate) mod http_client;

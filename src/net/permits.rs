@@ -1,39 +1,72 @@
-//! Places for work that waits for others' servers, so that no server, slow or hostile, takes them all.
+//! Permits for calls to other servers, so that no server, slow or hostile, holds all workers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
-/// Calls that may be under way to one /24 or /64: a stranger may have many names, but not many networks.
+use crate::util::clock::time_left;
+use crate::util::sync::{lock, wait_timeout};
+
+/// Concurrent calls to one /24 or /64: an attacker can own many names, but not many networks.
 pub(crate) const MAX_CALLS_PER_SUBNET: usize = 8;
-/// As [`PER_NEIGHBOURHOOD`], for a call to a server that has answered lately.
+/// As [`MAX_CALLS_PER_SUBNET`], for a server that has answered lately.
 pub(crate) const MAX_CALLS_PER_SUBNET_IF_RESPONSIVE: usize = 16;
-/// Calls that may be under way in the name of one stranger: a server that never answers holds no more than these.
+/// Concurrent calls to one unlisted server name: a server that never answers holds no more workers than these.
 pub(crate) const MAX_CALLS_PER_SERVER: usize = 4;
-/// As [`PER_STRANGER`], of a server that has answered lately: a meeting's members arrive together.
+/// As [`MAX_CALLS_PER_SERVER`], for a server that has answered lately: the members of a meeting arrive together.
 pub(crate) const MAX_CALLS_PER_SERVER_IF_RESPONSIVE: usize = 16;
 
-/// What is taken without a lock's poison: the state is a count, right after every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A fixed number of permits, taken at once or not at all.
+#[derive(Debug, Clone)]
+pub(crate) struct Semaphore(Arc<Mutex<usize>>);
+
+impl Semaphore {
+    pub(crate) fn new(permits: usize) -> Self {
+        Self(Arc::new(Mutex::new(permits)))
+    }
+
+    /// Takes a permit, if one is free.
+    pub(crate) fn try_acquire(&self) -> Option<SemaphorePermit> {
+        self.try_acquire_above(0)
+    }
+
+    /// Takes a permit, if more than `reserved` are free.
+    pub(crate) fn try_acquire_above(&self, reserved: usize) -> Option<SemaphorePermit> {
+        let mut free = lock(&self.0);
+        if *free <= reserved {
+            return None;
+        }
+        *free -= 1;
+        Some(SemaphorePermit(self.clone()))
+    }
 }
 
-/// A number of places for each key. Whoever finds none is told at once; nobody waits.
+/// A permit of a [`Semaphore`], free again when dropped.
+#[derive(Debug)]
+pub(crate) struct SemaphorePermit(Semaphore);
+
+impl Drop for SemaphorePermit {
+    fn drop(&mut self) {
+        *lock(&self.0.0) += 1;
+    }
+}
+
+/// A number of permits for each key, taken at once or not at all. Memory is bounded by the permits in use.
 #[derive(Debug)]
 pub(crate) struct KeyedPermitPool<K>(Mutex<HashMap<K, usize>>);
 
 impl<K: Hash + Eq + Clone> KeyedPermitPool<K> {
-    /// All places are free. Memory is bounded by the places that are taken.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::default()))
     }
 
-    /// Takes one of `most` places, until it is dropped.
-    pub(crate) fn try_acquire(self: &Arc<Self>, key: K, most: usize) -> Option<KeyedPermit<K>> {
-        let mut taken = lock(&self.0);
-        let count = taken.entry(key.clone()).or_insert(0);
-        if *count >= most {
+    /// Takes one of `max` permits of the key, if one is free.
+    pub(crate) fn try_acquire(self: &Arc<Self>, key: K, max: usize) -> Option<KeyedPermit<K>> {
+        let mut in_use = lock(&self.0);
+        let count = in_use.entry(key.clone()).or_insert(0);
+        if *count >= max {
             return None;
         }
         *count += 1;
@@ -44,7 +77,7 @@ impl<K: Hash + Eq + Clone> KeyedPermitPool<K> {
     }
 }
 
-/// A place of [`PerKey`].
+/// A permit of a [`KeyedPermitPool`], free again when dropped.
 #[derive(Debug)]
 pub(crate) struct KeyedPermit<K: Hash + Eq> {
     pool: Arc<KeyedPermitPool<K>>,
@@ -53,29 +86,29 @@ pub(crate) struct KeyedPermit<K: Hash + Eq> {
 
 impl<K: Hash + Eq> Drop for KeyedPermit<K> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.pool.0);
-        if let Some(count) = taken.get_mut(&self.key) {
+        let mut in_use = lock(&self.pool.0);
+        if let Some(count) = in_use.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.key);
+                in_use.remove(&self.key);
             }
         }
     }
 }
 
-/// How many workers may wait for others' servers.
+/// Numbers of permits of a [`PermitPool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PermitCounts {
-    /// For anybody.
-    pub common: usize,
-    /// For servers that the administrator listed.
-    pub reserved: usize,
+    /// For calls to any server.
+    pub(crate) common: usize,
+    /// For calls to listed servers only.
+    pub(crate) reserved: usize,
 }
 
 impl PermitCounts {
-    /// Of 56 workers that may leave the house, 40 may wait for strangers, and 16 for nobody but listed homeservers.
+    /// Of the 56 workers that may call other servers, 40 may call any server and 16 only listed homeservers.
     ///
-    /// Each worker takes one place, so a caller whose homeserver is listed always finds one.
+    /// Each worker holds one permit at most, so that a caller of a listed homeserver always finds one.
     pub(crate) fn split(outbound: usize) -> Self {
         let reserved = (outbound * 2 / 7).max(1);
         Self {
@@ -85,208 +118,363 @@ impl PermitCounts {
     }
 }
 
-/// Which places were all taken.
+/// The limit that has refused a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
-    /// All that the caller may have: the service is busy.
+    /// All permits that the call may have.
     Service,
-    /// Those of DNS look-ups: names are slow to be found.
+    /// Concurrent DNS look-ups.
     DnsLookups,
-    /// Those of the one server name: it is slow.
+    /// Concurrent calls to the server name.
     Server,
-    /// Those of the network that the server is in.
+    /// Concurrent calls to the subnet of the server.
     Subnet,
-    /// None; but the name is asked for too often.
+    /// Calls to the server name per time.
     Rate,
 }
 
 impl fmt::Display for LimitReached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Service => "every outbound place is taken",
-            Self::DnsLookups => "too many DNS look-ups are under way",
-            Self::Server => "every outbound place of this server name is taken",
-            Self::Subnet => "every outbound place of this server's network is taken",
-            Self::Rate => "this server name is asked for too often",
+            Self::Service => "too many calls to other servers in progress",
+            Self::DnsLookups => "too many DNS look-ups in progress",
+            Self::Server => "too many calls to this server in progress",
+            Self::Subnet => "too many calls to the subnet of this server in progress",
+            Self::Rate => "too many calls to this server in a short time",
         })
     }
 }
 
 impl std::error::Error for LimitReached {}
 
-/// The outbound places of the service.
+/// The permits of the service for calls to other servers.
 #[derive(Debug)]
 pub(crate) struct PermitPool<K> {
-    available: Arc<Mutex<PermitCounts>>,
+    common: Semaphore,
+    reserved: Semaphore,
     per_server: Arc<KeyedPermitPool<K>>,
 }
 
 impl<K: Hash + Eq + Clone> PermitPool<K> {
-    /// A bulkhead with all places free.
-    pub(crate) fn new(places: PermitCounts) -> Self {
+    pub(crate) fn new(counts: PermitCounts) -> Self {
         Self {
-            available: Arc::new(Mutex::new(places)),
+            common: Semaphore::new(counts.common),
+            reserved: Semaphore::new(counts.reserved),
             per_server: KeyedPermitPool::new(),
         }
     }
 
-    /// Takes a place for a call in the name of a stranger, one of `most` for that name.
+    /// Takes a common permit for a call to an unlisted server, one of `max` for its name.
     pub(crate) fn try_acquire_unlisted(
         &self,
-        name: K,
-        most: usize,
+        server: K,
+        max: usize,
     ) -> Result<Permit<K>, LimitReached> {
-        let name = self
-            .per_server
-            .try_acquire(name, most)
-            .ok_or(LimitReached::Server)?;
-        self.take_common(Some(name))
+        let per_server = self.per_server.try_acquire(server, max);
+        let per_server = per_server.ok_or(LimitReached::Server)?;
+        Ok(Permit {
+            _server: Some(per_server),
+            ..self.try_acquire_common()?
+        })
     }
 
-    /// Takes a place that anybody may have, for a call that is in nobody's name.
+    /// Takes a common permit for a call that counts for no server name.
     pub(crate) fn try_acquire_common(&self) -> Result<Permit<K>, LimitReached> {
-        self.take_common(None)
-    }
-
-    fn take_common(&self, name: Option<KeyedPermit<K>>) -> Result<Permit<K>, LimitReached> {
-        let mut free = lock(&self.available);
-        free.common = free.common.checked_sub(1).ok_or(LimitReached::Service)?;
         Ok(Permit {
-            available: self.available.clone(),
-            reserved: false,
-            _server_permit: name,
+            _permit: self.common.try_acquire().ok_or(LimitReached::Service)?,
+            _server: None,
         })
     }
 
-    /// Takes a place for a call to a listed server: a reserved one if there is one left, else a common one.
+    /// Takes a permit for a call to a listed server: a reserved one if one is free, else a common one.
     pub(crate) fn try_acquire_listed(&self) -> Result<Permit<K>, LimitReached> {
-        let mut free = lock(&self.available);
-        let reserved = free.reserved > 0;
-        let pool = if reserved {
-            &mut free.reserved
-        } else {
-            &mut free.common
-        };
-        *pool = pool.checked_sub(1).ok_or(LimitReached::Service)?;
-        Ok(Permit {
-            available: self.available.clone(),
-            reserved,
-            _server_permit: None,
-        })
+        match self.reserved.try_acquire() {
+            Some(permit) => Ok(Permit {
+                _permit: permit,
+                _server: None,
+            }),
+            None => self.try_acquire_common(),
+        }
     }
 }
 
-/// A place of [`Bulkhead`], free again once dropped.
+/// A permit of a [`PermitPool`], free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit<K: Hash + Eq> {
-    available: Arc<Mutex<PermitCounts>>,
-    reserved: bool,
-    _server_permit: Option<KeyedPermit<K>>,
+    _permit: SemaphorePermit,
+    _server: Option<KeyedPermit<K>>,
 }
 
-impl<K: Hash + Eq> Drop for Permit<K> {
+/// Permits with a queue of bounded length for each key, so that a slow key delays only its own queue. An entry holds its worker
+/// from the beginning, whether it waits or not.
+#[derive(Debug)]
+pub(crate) struct FairQueue<K> {
+    max_total: usize,
+    max_per_key: usize,
+    state: Mutex<FairQueueState<K>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct FairQueueState<K> {
+    entries: usize,
+    queues: HashMap<K, KeyQueue>,
+}
+
+#[derive(Debug, Default)]
+struct KeyQueue {
+    entries: usize,
+    /// Entries that have a permit.
+    active: usize,
+    /// Tickets of the entries that wait for one, the first one first.
+    waiting: VecDeque<u64>,
+    next_ticket: u64,
+}
+
+/// The queue is full, or no permit came free in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueRejected;
+
+impl<K: Hash + Eq + Clone> FairQueue<K> {
+    /// At most `max_total` entries in all queues together, and `max_per_key` in one. Memory is bounded by that.
+    pub(crate) fn new(max_total: usize, max_per_key: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max_total,
+            max_per_key,
+            state: Mutex::new(FairQueueState {
+                entries: 0,
+                queues: HashMap::new(),
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Joins the queue of `key`, if it is not full; does not wait.
+    pub(crate) fn join(self: &Arc<Self>, key: K) -> Result<FairQueueEntry<K>, QueueRejected> {
+        self.join_with_limit(self.max_per_key, key)
+    }
+
+    /// As [`Self::join`], with another limit for this queue.
+    pub(crate) fn join_with_limit(
+        self: &Arc<Self>,
+        max_per_key: usize,
+        key: K,
+    ) -> Result<FairQueueEntry<K>, QueueRejected> {
+        let mut state = lock(&self.state);
+        let length = state.queues.get(&key).map_or(0, |queue| queue.entries);
+        if state.entries >= self.max_total || length >= max_per_key {
+            return Err(QueueRejected);
+        }
+        state.entries += 1;
+        state.queues.entry(key.clone()).or_default().entries += 1;
+        Ok(FairQueueEntry {
+            queue: self.clone(),
+            key,
+        })
+    }
+}
+
+/// An entry of a queue, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FairQueueEntry<K: Hash + Eq + Clone> {
+    queue: Arc<FairQueue<K>>,
+    key: K,
+}
+
+impl<K: Hash + Eq + Clone> FairQueueEntry<K> {
+    /// Waits until `deadline` for one of `max_active` permits of the key; the number is read again whenever a queue changes.
+    pub(crate) fn acquire(
+        &mut self,
+        max_active: impl Fn() -> usize,
+        deadline: Instant,
+    ) -> Result<QueuePermit<'_, K>, QueueRejected> {
+        let FairQueue { state, changed, .. } = &*self.queue;
+        let mut state = lock(state);
+        let queue = state.queues.entry(self.key.clone()).or_default();
+        let ticket = queue.next_ticket;
+        queue.next_ticket += 1;
+        queue.waiting.push_back(ticket);
+        loop {
+            let queue = state.queues.entry(self.key.clone()).or_default();
+            if queue.waiting.front() == Some(&ticket) && queue.active < max_active() {
+                queue.waiting.pop_front();
+                queue.active += 1;
+                // the next entry may find a permit as well
+                changed.notify_all();
+                return Ok(QueuePermit(self));
+            }
+            let Some(left) = time_left(deadline) else {
+                queue.waiting.retain(|other| *other != ticket);
+                changed.notify_all();
+                return Err(QueueRejected);
+            };
+            state = wait_timeout(changed, state, left);
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Drop for FairQueueEntry<K> {
     fn drop(&mut self) {
-        let mut free = lock(&self.available);
-        *if self.reserved {
-            &mut free.reserved
-        } else {
-            &mut free.common
-        } += 1;
+        let mut state = lock(&self.queue.state);
+        state.entries -= 1;
+        if let Some(queue) = state.queues.get_mut(&self.key) {
+            queue.entries -= 1;
+            if queue.entries == 0 {
+                state.queues.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// A permit of a [`FairQueue`], free again when dropped.
+#[derive(Debug)]
+pub(crate) struct QueuePermit<'a, K: Hash + Eq + Clone>(&'a FairQueueEntry<K>);
+
+impl<K: Hash + Eq + Clone> Drop for QueuePermit<'_, K> {
+    fn drop(&mut self) {
+        let FairQueueEntry { queue, key } = self.0;
+        if let Some(queue) = lock(&queue.state).queues.get_mut(key) {
+            queue.active -= 1;
+        }
+        queue.changed.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
+    fn free<K>(pool: &PermitPool<K>) -> (usize, usize) {
+        (*lock(&pool.common.0), *lock(&pool.reserved.0))
+    }
+
     #[test]
-    fn strangers_never_take_the_reserved_places() {
-        let bulkhead = PermitPool::new(PermitCounts {
+    fn calls_to_unlisted_servers_never_take_reserved_permits() {
+        let pool = PermitPool::new(PermitCounts {
             common: 3,
             reserved: 2,
         });
-        let strangers: Vec<_> = (0..3)
-            .map(|name| {
-                bulkhead
-                    .try_acquire_unlisted(name, MAX_CALLS_PER_SERVER)
-                    .unwrap()
-            })
-            .collect();
-        assert_eq!(
-            bulkhead
-                .try_acquire_unlisted(9, MAX_CALLS_PER_SERVER)
-                .unwrap_err(),
-            LimitReached::Service
-        );
-        let listed: Vec<_> = (0..2)
-            .map(|_| bulkhead.try_acquire_listed().unwrap())
-            .collect();
-        assert_eq!(
-            bulkhead.try_acquire_listed().unwrap_err(),
-            LimitReached::Service
-        );
+        let unlisted = |name| pool.try_acquire_unlisted(name, MAX_CALLS_PER_SERVER);
+        let listed = || pool.try_acquire_listed();
+        let strangers: Vec<_> = (0..3).map(|name| unlisted(name).unwrap()).collect();
+        assert_eq!(unlisted(9).unwrap_err(), LimitReached::Service);
+        let reserved: Vec<_> = (0..2).map(|_| listed().unwrap()).collect();
+        assert_eq!(listed().unwrap_err(), LimitReached::Service);
         drop(strangers);
-        let more: Vec<_> = (0..3)
-            .map(|_| bulkhead.try_acquire_listed().unwrap())
-            .collect();
-        assert_eq!(
-            bulkhead
-                .try_acquire_unlisted(1, MAX_CALLS_PER_SERVER)
-                .unwrap_err(),
-            LimitReached::Service
-        );
-        drop((listed, more));
-        assert_eq!(
-            *lock(&bulkhead.available),
-            PermitCounts {
-                common: 3,
-                reserved: 2
-            }
-        );
+        let common: Vec<_> = (0..3).map(|_| listed().unwrap()).collect();
+        assert_eq!(unlisted(1).unwrap_err(), LimitReached::Service);
+        drop((reserved, common));
+        assert_eq!(free(&pool), (3, 2));
     }
 
     #[test]
-    fn one_name_takes_only_its_share_and_leaves_no_trace() {
-        let bulkhead = PermitPool::new(PermitCounts::split(56));
-        let taken: Vec<_> = (0..MAX_CALLS_PER_SERVER)
-            .map(|_| {
-                bulkhead
-                    .try_acquire_unlisted("slow", MAX_CALLS_PER_SERVER)
-                    .unwrap()
-            })
+    fn one_server_name_has_a_bounded_number_of_permits() {
+        let pool = PermitPool::new(PermitCounts::split(56));
+        let acquire = |name| pool.try_acquire_unlisted(name, MAX_CALLS_PER_SERVER);
+        let slow: Vec<_> = (0..MAX_CALLS_PER_SERVER)
+            .map(|_| acquire("slow").unwrap())
             .collect();
-        assert_eq!(
-            bulkhead
-                .try_acquire_unlisted("slow", MAX_CALLS_PER_SERVER)
-                .unwrap_err(),
-            LimitReached::Server
-        );
-        let other = bulkhead
-            .try_acquire_unlisted("other", MAX_CALLS_PER_SERVER)
-            .unwrap();
-        drop((taken, other));
-        assert!(lock(&bulkhead.per_server.0).is_empty());
-        assert_eq!(
-            *lock(&bulkhead.available),
-            PermitCounts {
-                common: 40,
-                reserved: 16
-            }
-        );
+        assert_eq!(acquire("slow").unwrap_err(), LimitReached::Server);
+        let other = acquire("other").unwrap();
+        drop((slow, other));
+        assert!(lock(&pool.per_server.0).is_empty());
+        assert_eq!(free(&pool), (40, 16));
     }
 
     #[test]
-    fn a_full_service_does_not_count_against_the_name() {
-        let bulkhead = PermitPool::new(PermitCounts {
+    fn a_call_refused_for_want_of_permits_does_not_count_for_its_server_name() {
+        let pool = PermitPool::new(PermitCounts {
             common: 0,
             reserved: 0,
         });
         assert_eq!(
-            bulkhead
-                .try_acquire_unlisted("a", MAX_CALLS_PER_SERVER)
+            pool.try_acquire_unlisted("a", MAX_CALLS_PER_SERVER)
                 .unwrap_err(),
             LimitReached::Service
         );
-        assert!(lock(&bulkhead.per_server.0).is_empty());
+        assert!(lock(&pool.per_server.0).is_empty());
+    }
+
+    #[test]
+    fn a_semaphore_keeps_its_reserve() {
+        let semaphore = Semaphore::new(3);
+        let permits = [1, 1, 0].map(|reserved| semaphore.try_acquire_above(reserved));
+        assert!(permits.iter().all(Option::is_some));
+        assert!(semaphore.try_acquire().is_none());
+        let [first, ..] = permits;
+        drop(first);
+        assert!(semaphore.try_acquire_above(1).is_none());
+        assert!(semaphore.try_acquire().is_some());
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn waiting(queue: &FairQueue<&'static str>) -> usize {
+        lock(&queue.state).queues["slow"].waiting.len()
+    }
+
+    #[test]
+    fn the_queue_of_a_key_and_all_queues_together_are_bounded() {
+        let queue = FairQueue::new(5, 3);
+        let slow: Vec<_> = (0..3).map(|_| queue.join("slow").unwrap()).collect();
+        assert_eq!(queue.join("slow").unwrap_err(), QueueRejected);
+        let others = [queue.join("a").unwrap(), queue.join("b").unwrap()];
+        assert_eq!(queue.join("c").unwrap_err(), QueueRejected);
+        drop((slow, others));
+        let state = lock(&queue.state);
+        assert!(state.queues.is_empty() && state.entries == 0);
+    }
+
+    #[test]
+    fn an_entry_waits_for_a_permit_until_its_deadline() {
+        let queue = FairQueue::new(9, 9);
+        let mut first = queue.join("slow").unwrap();
+        let permit = first.acquire(|| 1, soon()).unwrap();
+        let mut late = queue.join("slow").unwrap();
+        assert_eq!(
+            late.acquire(|| 1, Instant::now()).unwrap_err(),
+            QueueRejected
+        );
+        let mut other = queue.join("other").unwrap();
+        drop(other.acquire(|| 1, Instant::now()).unwrap());
+        thread::scope(|scope| {
+            let entry = scope.spawn(|| queue.join("slow").unwrap().acquire(|| 1, soon()).is_ok());
+            while waiting(&queue) < 1 {
+                thread::yield_now();
+            }
+            drop(permit);
+            assert!(entry.join().unwrap());
+        });
+        assert!(late.acquire(|| 1, Instant::now()).is_ok());
+    }
+
+    #[test]
+    fn a_raised_limit_applies_to_entries_that_wait() {
+        let (queue, max_active) = (FairQueue::new(99, 99), AtomicUsize::new(1));
+        let mut first = queue.join("slow").unwrap();
+        let permit = first.acquire(|| 1, soon()).unwrap();
+        let all_active = std::sync::Barrier::new(9);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut entry = queue.join("slow").unwrap();
+                    let limit = || max_active.load(Ordering::SeqCst);
+                    let _permit = entry.acquire(limit, soon()).unwrap();
+                    all_active.wait();
+                });
+            }
+            while waiting(&queue) < 8 {
+                thread::yield_now();
+            }
+            max_active.store(8, Ordering::SeqCst);
+            drop(permit);
+            all_active.wait();
+        });
     }
 }

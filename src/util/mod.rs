@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod backoff;
+pub(crate) mod bounded_map;
 pub(crate) mod clock;
 pub(crate) mod file;
 pub(crate) mod json;

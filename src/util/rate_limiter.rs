@@ -1,75 +1,59 @@
-//! How often something may happen: the generic cell rate algorithm (ITU-T I.371), one time stamp for each key.
+//! Rate limits for each key: the generic cell rate algorithm (ITU-T I.371), which needs one time stamp for a key.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// At most `burst` events at once and one per `interval` on average, for each key.
+use super::bounded_map::BoundedMap;
+use super::sync::lock;
+
+/// One event per `interval` on average, and at most `burst` at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    interval: Duration,
+    burst: u32,
+}
+
+impl Rate {
+    pub(crate) const fn new(interval: Duration, burst: u32) -> Self {
+        Self { interval, burst }
+    }
+
+    /// At most `count` a minute, and as many at once.
+    pub(crate) fn per_minute(count: u32) -> Self {
+        Self::new(Duration::from_secs(60) / count.max(1), count)
+    }
+}
+
+/// Counts the events of each key.
 #[derive(Debug)]
 pub(crate) struct RateLimiter<K> {
-    interval: Duration,
-    tolerance: Duration,
-    max_keys: usize,
-    /// When the key will have used up its past events.
-    theoretical_arrival: Mutex<HashMap<K, Instant>>,
+    /// The theoretical arrival time of each key: the time at which its past events are used up.
+    arrivals: Mutex<BoundedMap<K, ()>>,
 }
 
 impl<K: Hash + Eq + Clone> RateLimiter<K> {
-    /// Remembers at most `most_keys` keys; with more than that active, the one that is due first starts afresh.
-    pub(crate) fn new(interval: Duration, burst: u32, most_keys: usize) -> Self {
-        let tolerance = interval * burst.saturating_sub(1);
+    /// Remembers at most `max_keys` keys. With more active ones, the key whose events are used up first starts afresh.
+    pub(crate) fn new(max_keys: usize) -> Self {
         Self {
-            interval,
-            tolerance,
-            max_keys: most_keys,
-            theoretical_arrival: Mutex::default(),
+            arrivals: Mutex::new(BoundedMap::new(max_keys)),
         }
     }
 
-    /// Counts an event at `now`, or says how long to wait for the next one.
-    pub(crate) fn try_acquire(&self, key: &K, now: Instant) -> Result<(), Duration> {
-        self.try_acquire_with(key, self.interval, self.tolerance, now)
-    }
-
-    /// As [`Self::take`], at most `count` a minute and as many at once, for keys that have different paces.
-    pub(crate) fn try_acquire_per_minute(
-        &self,
-        key: &K,
-        count: u32,
-        now: Instant,
-    ) -> Result<(), Duration> {
-        let interval = Duration::from_secs(60) / count.max(1);
-        self.try_acquire_with(key, interval, interval * count.saturating_sub(1), now)
-    }
-
-    fn try_acquire_with(
-        &self,
-        key: &K,
-        interval: Duration,
-        tolerance: Duration,
-        now: Instant,
-    ) -> Result<(), Duration> {
-        let mut due = self
-            .theoretical_arrival
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let at = due.get(key).copied().unwrap_or(now).max(now);
-        let ahead = at.duration_since(now);
+    /// Counts an event at `now`, or returns how long to wait for the next one.
+    pub(crate) fn try_acquire(&self, key: &K, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let mut arrivals = lock(&self.arrivals);
+        let known = arrivals.rank(key);
+        let arrival = known.unwrap_or(now).max(now);
+        let ahead = arrival.duration_since(now);
+        let tolerance = rate.interval * rate.burst.saturating_sub(1);
         if ahead > tolerance {
             return Err(ahead - tolerance);
         }
-        if due.len() >= self.max_keys && !due.contains_key(key) {
-            due.retain(|_, at| *at > now);
-            if due.len() >= self.max_keys {
-                let first = due
-                    .iter()
-                    .min_by_key(|(_, at)| **at)
-                    .map(|(key, _)| key.clone());
-                first.and_then(|key| due.remove(&key));
-            }
+        match known {
+            Some(_) => arrivals.set_rank(key, arrival + rate.interval),
+            None => drop(arrivals.insert(key.clone(), (), arrival + rate.interval)),
         }
-        due.insert(key.clone(), at + interval);
         Ok(())
     }
 }
@@ -80,52 +64,48 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    #[test]
-    fn a_burst_passes_and_then_one_per_interval() {
-        let rate = RateLimiter::new(SECOND, 3, 10);
-        let now = Instant::now();
-        assert_eq!(
-            (0..5)
-                .filter(|_| rate.try_acquire(&"a", now).is_ok())
-                .count(),
-            3
-        );
-        assert_eq!(rate.try_acquire(&"a", now), Err(SECOND));
-        assert_eq!(rate.try_acquire(&"a", now + SECOND / 2), Err(SECOND / 2));
-        assert_eq!(rate.try_acquire(&"a", now + SECOND), Ok(()));
-        assert!(rate.try_acquire(&"a", now + SECOND).is_err());
-        assert_eq!(rate.try_acquire(&"b", now), Ok(()));
-        let later = now + 60 * SECOND;
-        assert_eq!(
-            (0..5)
-                .filter(|_| rate.try_acquire(&"a", later).is_ok())
-                .count(),
-            3
-        );
+    fn acquired(limiter: &RateLimiter<&str>, key: &'static str, rate: Rate, now: Instant) -> usize {
+        let attempts = (0..9).filter(|_| limiter.try_acquire(&key, rate, now).is_ok());
+        attempts.count()
     }
 
     #[test]
-    fn each_key_can_have_a_pace_of_its_own() {
-        let rate = RateLimiter::new(SECOND, 1, 10);
+    fn a_burst_is_followed_by_one_event_per_interval() {
+        let limiter = RateLimiter::new(10);
+        let rate = Rate::new(SECOND, 3);
         let now = Instant::now();
-        let passed = |key, count, at| {
-            (0..9)
-                .filter(|_| rate.try_acquire_per_minute(key, count, at).is_ok())
-                .count()
-        };
-        assert_eq!((passed(&"a", 5, now), passed(&"b", 2, now)), (5, 2));
-        assert_eq!(rate.try_acquire_per_minute(&"b", 2, now), Err(30 * SECOND));
-        assert_eq!(passed(&"b", 2, now + 30 * SECOND), 1);
-        assert_eq!(passed(&"a", 5, now + 60 * SECOND), 5);
+        assert_eq!(acquired(&limiter, "a", rate, now), 3);
+        assert_eq!(limiter.try_acquire(&"a", rate, now), Err(SECOND));
+        assert_eq!(
+            limiter.try_acquire(&"a", rate, now + SECOND / 2),
+            Err(SECOND / 2)
+        );
+        assert_eq!(acquired(&limiter, "a", rate, now + SECOND), 1);
+        assert_eq!(acquired(&limiter, "b", rate, now), 3);
+        assert_eq!(acquired(&limiter, "a", rate, now + 60 * SECOND), 3);
     }
 
     #[test]
-    fn memory_is_bounded_however_many_keys_there_are() {
-        let rate = RateLimiter::new(SECOND, 1, 10);
+    fn each_key_can_have_its_own_rate() {
+        let limiter = RateLimiter::new(10);
+        let now = Instant::now();
+        let (five, two) = (Rate::per_minute(5), Rate::per_minute(2));
+        assert_eq!(acquired(&limiter, "a", five, now), 5);
+        assert_eq!(acquired(&limiter, "b", two, now), 2);
+        assert_eq!(limiter.try_acquire(&"b", two, now), Err(30 * SECOND));
+        assert_eq!(acquired(&limiter, "b", two, now + 30 * SECOND), 1);
+        assert_eq!(acquired(&limiter, "a", five, now + 60 * SECOND), 5);
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded() {
+        let limiter = RateLimiter::new(10);
         let now = Instant::now();
         for key in 0..1000 {
-            rate.try_acquire(&key, now).unwrap();
+            limiter
+                .try_acquire(&key, Rate::new(SECOND, 1), now)
+                .unwrap();
         }
-        assert_eq!(rate.theoretical_arrival.lock().unwrap().len(), 10);
+        assert_eq!(lock(&limiter.arrivals).len(), 10);
     }
 }

@@ -1,11 +1,14 @@
-//! What many want to know at once is asked once.
+//! Single flight: concurrent calls for the same key share one execution.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-/// Questions under way. Memory is bounded by their number.
+use super::clock::time_left;
+use super::sync::{lock, wait_timeout};
+
+/// Calls in flight; memory is bounded by their number.
 #[derive(Debug)]
 pub(crate) struct SingleFlight<K, V>(Mutex<HashMap<K, Arc<SharedCall<V>>>>);
 
@@ -19,49 +22,52 @@ struct SharedCall<V> {
 enum SharedCallState<V> {
     Running,
     Finished(V),
-    /// Whoever asked has panicked.
     Panicked,
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
-    /// None is under way.
     pub(crate) fn new() -> Self {
         Self(Mutex::default())
     }
 
-    /// What `ask` brings, or somebody else's question of the same key that is under way; none if that does not end by `deadline`.
+    /// The result of `call`, or of another caller's call of the same key that is in flight; `None` if that one panics or does
+    /// not end by `deadline`.
     pub(crate) fn run_or_join(
         &self,
         key: &K,
         deadline: Instant,
-        ask: impl FnOnce() -> V,
+        call: impl FnOnce() -> V,
     ) -> Option<V> {
-        let mut under_way = lock(&self.0);
-        if let Some(flight) = under_way.get(key).cloned() {
-            drop(under_way);
-            return flight.wait(deadline);
+        let mut in_flight = lock(&self.0);
+        if let Some(other) = in_flight.get(key).cloned() {
+            drop(in_flight);
+            return other.wait(deadline);
         }
-        let flight = Arc::new(SharedCall {
+        let shared = Arc::new(SharedCall {
             state: Mutex::new(SharedCallState::Running),
             finished: Condvar::new(),
         });
-        under_way.insert(key.clone(), flight.clone());
-        drop(under_way);
-        let mut landing = SharedCallGuard {
+        in_flight.insert(key.clone(), shared.clone());
+        drop(in_flight);
+        let mut guard = SharedCallGuard {
             single_flight: self,
             key,
-            call: &flight,
+            call: &shared,
             result: None,
         };
-        let result = ask();
-        landing.result = Some(result.clone());
+        let result = call();
+        guard.result = Some(result.clone());
         Some(result)
     }
-}
 
-impl<K: Hash + Eq + Clone, V: Clone> Default for SingleFlight<K, V> {
-    fn default() -> Self {
-        Self::new()
+    /// Callers that run or wait for the call of `key`.
+    #[cfg(test)]
+    pub(crate) fn callers(&self, key: &K) -> usize {
+        let in_flight = lock(&self.0);
+        // the map holds one reference itself
+        in_flight
+            .get(key)
+            .map_or(0, |call| Arc::strong_count(call) - 1)
     }
 }
 
@@ -74,17 +80,12 @@ impl<V: Clone> SharedCall<V> {
                 SharedCallState::Panicked => return None,
                 SharedCallState::Running => {}
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            let woken = self.finished.wait_timeout(state, left);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state = wait_timeout(&self.finished, state, time_left(deadline)?);
         }
     }
 }
 
-/// Ends a question for those who wait, also when it panicked.
+/// Publishes the result of a call, or that it has panicked.
 struct SharedCallGuard<'a, K: Hash + Eq, V> {
     single_flight: &'a SingleFlight<K, V>,
     key: &'a K,
@@ -103,10 +104,6 @@ impl<K: Hash + Eq, V> Drop for SharedCallGuard<'_, K, V> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -120,59 +117,59 @@ mod tests {
     }
 
     #[test]
-    fn those_who_come_while_it_is_asked_wait_for_the_one_answer() {
-        let flights = SingleFlight::new();
-        let asked = AtomicU32::new(0);
+    fn concurrent_calls_share_one_execution() {
+        let calls = SingleFlight::new();
+        let executions = AtomicU32::new(0);
         let (finish, may_finish) = channel::<()>();
         let (started, has_started) = channel();
         std::thread::scope(|scope| {
-            let (flights, asked) = (&flights, &asked);
+            let (calls, executions) = (&calls, &executions);
             scope.spawn(move || {
-                let answer = flights.run_or_join(&"a", soon(), || {
+                let result = calls.run_or_join(&"a", soon(), || {
                     started.send(()).unwrap();
                     may_finish.recv().unwrap();
-                    asked.fetch_add(1, Ordering::SeqCst)
+                    executions.fetch_add(1, Ordering::SeqCst)
                 });
-                assert_eq!(answer, Some(0));
+                assert_eq!(result, Some(0));
             });
             has_started.recv().unwrap();
             assert_eq!(
-                flights.run_or_join(&"a", Instant::now(), || 7),
+                calls.run_or_join(&"a", Instant::now(), || 7),
                 None,
-                "too late"
+                "past the deadline"
             );
             assert_eq!(
-                flights.run_or_join(&"b", soon(), || 7),
+                calls.run_or_join(&"b", soon(), || 7),
                 Some(7),
                 "another key"
             );
-            let waiting: Vec<_> = (0..20)
-                .map(|_| scope.spawn(|| flights.run_or_join(&"a", soon(), || 7)))
+            let joined: Vec<_> = (0..20)
+                .map(|_| scope.spawn(|| calls.run_or_join(&"a", soon(), || 7)))
                 .collect();
-            while Arc::strong_count(&lock(&flights.0)["a"]) < 22 {
+            while calls.callers(&"a") < 21 {
                 std::thread::yield_now();
             }
             finish.send(()).unwrap();
-            for waiting in waiting {
-                assert_eq!(waiting.join().unwrap(), Some(0));
+            for caller in joined {
+                assert_eq!(caller.join().unwrap(), Some(0));
             }
         });
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(executions.load(Ordering::SeqCst), 1);
         assert_eq!(
-            flights.run_or_join(&"a", soon(), || 8),
+            calls.run_or_join(&"a", soon(), || 8),
             Some(8),
-            "asked afresh"
+            "a later call"
         );
-        assert!(lock(&flights.0).is_empty());
+        assert!(lock(&calls.0).is_empty());
     }
 
     #[test]
-    fn a_panic_leaves_nobody_waiting() {
-        let flights = SingleFlight::<_, ()>::new();
+    fn a_panic_ends_the_call() {
+        let calls = SingleFlight::<_, ()>::new();
         std::thread::scope(|scope| {
-            let panics = || flights.run_or_join(&1, soon(), || panic!("on purpose"));
+            let panics = || calls.run_or_join(&1, soon(), || panic!("for the test"));
             assert!(scope.spawn(panics).join().is_err());
         });
-        assert_eq!(flights.run_or_join(&1, soon(), || ()), Some(()));
+        assert_eq!(calls.run_or_join(&1, soon(), || ()), Some(()));
     }
 }

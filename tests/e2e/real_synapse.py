@@ -85,7 +85,7 @@ class Caller:
 
     def __init__(self, synapse, room=None):
         self._synapse = synapse
-        self.user, self._access_token = synapse.register()
+        self.user, self.access_token = synapse.register()
         if room is None:
             everybody_may = {"preset": "public_chat", "power_level_content_override": {"state_default": 0}}
             room = self._call("POST", "createRoom", everybody_may)["room_id"]
@@ -98,7 +98,7 @@ class Caller:
 
     @property
     def openid_token(self):
-        return self._synapse.openid_token(self.user, self._access_token)
+        return self._synapse.openid_token(self.user, self.access_token)
 
     def schedule(self, delay):
         """The id of a delayed leave that Synapse itself carries out after so many seconds."""
@@ -124,7 +124,7 @@ class Caller:
                 f"{self._synapse.client_url}/_matrix/client/v3/{path}",
                 json=body,
                 timeout=TIMEOUT,
-                headers={"Authorization": f"Bearer {self._access_token}"},
+                headers={"Authorization": f"Bearer {self.access_token}"},
             )
             if reply.status_code != 429:
                 assert reply.ok, f"{method} {path}: {reply.status_code} {reply.text}"

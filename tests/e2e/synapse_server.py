@@ -23,7 +23,6 @@ HOME = pathlib.Path(os.environ["SYNAPSE_HOME"])
 CERTIFICATES = HOME / "certificates"
 START_SECONDS = 180  # for a start on a loaded machine, database schema included
 STOP_SECONDS = 10
-SERVICE_URL = "http://127.0.0.1:18880"  # what Synapse tells clients about LiveKit; no test follows it
 HOSTS = pathlib.Path("/etc/hosts")
 HOSTS_LINE = "127.0.0.1 hs.test # livekit-token-service tests/e2e\n"
 
@@ -48,13 +47,15 @@ RATE_LIMITS = {
 
 class SynapseServer:
     """One Synapse process. `default_limits` keeps Synapse's own rate limits; `extra` is a second configuration file, whose top-level
-    keys win; `fresh` starts with an empty database; `well_known_port` is where the variant `hs.test` publishes `.well-known`."""
+    keys win; `fresh` starts with an empty database; `well_known_port` is where the variant `hs.test` publishes `.well-known`;
+    `service_url` is where clients are told to ask for LiveKit tokens."""
 
-    def __init__(self, variant, default_limits=False, extra=None, fresh=False, well_known_port=443):
+    def __init__(self, variant, default_limits=False, extra=None, fresh=False, well_known_port=443, service_url="http://unused.test"):
         name, self.host, self.port, self.tls_port = VARIANTS[variant]
         self.server_name = name or f"{self.host}:{self.tls_port}"
         self.client_url = f"http://127.0.0.1:{self.port}"
         self.variant, self.extra, self.well_known_port = variant, extra, well_known_port
+        self._service_url = service_url
         self.folder = HOME / variant.replace(".", "-")
         self._process = self._well_known = None
         if fresh:
@@ -74,7 +75,7 @@ class SynapseServer:
 
     def _configure(self, rate_limits):
         self._secret("signing.key", f"ed25519 a_1 {base64.b64encode(secrets.token_bytes(32)).decode().rstrip('=')}\n")
-        transport = {"type": "livekit", "livekit_service_url": SERVICE_URL}
+        transport = {"type": "livekit", "livekit_service_url": self._service_url}
         listener = {"bind_addresses": ["127.0.0.1"], "type": "http", "resources": [{"names": ["client", "federation"]}]}
         config = {
             "server_name": self.server_name,

@@ -1,6 +1,7 @@
-//! Wire bodies of `POST /token`: LiveKit's standard form and that of the older example, in one reading.
+//! Request bodies of `POST /token`: the standard form of LiveKit's SDKs and that of the example server, in one parser.
 //!
-//! Lenient where clients differ: unknown fields and null are passed over. What would change a token is read strictly.
+//! Lenient where clients differ: unknown fields are ignored and `null` counts as absent. Whatever changes the token is parsed strictly,
+//! and duplicate fields are refused. Errors have the form of FastAPI, which the example server uses.
 
 #[cfg(test)]
 mod tests;
@@ -14,22 +15,25 @@ use crate::livekit::access_token::{AgentDispatch, Grant, TrackSource};
 use crate::token::policy::file::ADMIN_GRANTS;
 use crate::token::policy::{ParticipantRequest, PolicyError};
 use crate::util::json;
+use crate::util::text::truncate_chars;
 
-/// Longest text of a field's name that is repeated, in characters.
+/// Characters of a client's field name that reach a response or the log.
 const MAX_FIELD_NAME_CHARS: usize = 64;
-/// Most problems that are told at once.
+/// Validation errors in one response.
 const MAX_VALIDATION_ERRORS: usize = 10;
+/// Message about a body that is no JSON object.
+const NOT_AN_OBJECT: &str = "Input should be a valid dictionary or object to extract fields from";
 
-/// What is wrong with a body.
+/// Why a body is refused.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
-    /// It cannot be read: a list of what is wrong where.
+    /// The body cannot be parsed.
     Invalid(Vec<ValidationError>),
-    /// It can be read, and asks for what nobody gets.
+    /// The body asks for something that no caller gets.
     Refused(PolicyError),
 }
 
-/// What is wrong in one place, as FastAPI tells it.
+/// An invalid field, in FastAPI's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidationError {
     kind: &'static str,
@@ -38,188 +42,187 @@ pub struct ValidationError {
 }
 
 impl ValidationError {
-    /// A field that is not there.
-    pub fn missing(field: &str) -> Self {
+    /// A required field is missing.
+    pub(crate) fn missing(field: &str) -> Self {
         Self::new(&[field], "missing", "Field required")
     }
 
-    fn new(place: &[&str], kind: &'static str, message: &'static str) -> Self {
-        let place = place
+    fn new(location: &[&str], kind: &'static str, message: &'static str) -> Self {
+        let parts = location
             .iter()
-            .map(|part| part.chars().take(MAX_FIELD_NAME_CHARS).collect());
+            .map(|part| truncate_field_name(part).to_owned());
         Self {
             kind,
-            location: place.collect(),
+            location: parts.collect(),
             message,
         }
     }
 
-    /// As it stands in the reply. What was found is not repeated: it may be a secret in the wrong place.
-    pub fn to_json(&self) -> Value {
-        let place: Vec<&str> = ["body"]
-            .into_iter()
-            .chain(self.location.iter().map(String::as_str))
-            .collect();
-        json!({ "type": self.kind, "loc": place, "msg": self.message })
+    /// An item of the response's `detail`. Omits the invalid value, which may be a secret in the wrong field.
+    pub(crate) fn to_json(&self) -> Value {
+        let location = self.location.iter().map(String::as_str);
+        let location: Vec<&str> = ["body"].into_iter().chain(location).collect();
+        json!({ "type": self.kind, "loc": location, "msg": self.message })
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid(problems) => {
-                let told = problems
-                    .iter()
-                    .map(|problem| match problem.location.is_empty() {
-                        true => problem.message.to_owned(),
-                        false => format!("{}: {}", problem.location.join("."), problem.message),
-                    });
-                f.write_str(&told.collect::<Vec<_>>().join("; "))
+            Self::Invalid(errors) => {
+                let texts = errors.iter().map(|error| match error.location.is_empty() {
+                    true => error.message.to_owned(),
+                    false => format!("{}: {}", error.location.join("."), error.message),
+                });
+                f.write_str(&texts.collect::<Vec<_>>().join("; "))
             }
-            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Refused(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// Reads a body of this content type.
+/// Parses a body of this content type.
+///
+/// # Errors
+/// The content type is not JSON, the body is not a JSON object, or a field is invalid.
 pub fn parse_token_body(
     content_type: Option<&str>,
     body: &[u8],
 ) -> Result<ParticipantRequest, Error> {
-    let whole = |kind, message| Error::Invalid(vec![ValidationError::new(&[], kind, message)]);
+    let invalid = |kind, message| Error::Invalid(vec![ValidationError::new(&[], kind, message)]);
     if body.is_empty() {
-        return Err(whole("missing", "Field required"));
+        return Err(invalid("missing", "Field required"));
     }
-    let not_an_object = "Input should be a valid dictionary or object to extract fields from";
-    // a page of any origin may send other types without asking the browser's leave
+    // browsers let pages of any origin send other types without a preflight
     if !content_type.is_some_and(is_json) {
-        return Err(whole("model_attributes_type", not_an_object));
+        return Err(invalid("model_attributes_type", NOT_AN_OBJECT));
     }
     match json::parse_unique_keys(body) {
         Some(Value::Object(fields)) => parse_fields(&fields),
-        Some(_) => Err(whole("model_attributes_type", not_an_object)),
-        None => Err(whole("json_invalid", "JSON decode error")),
+        Some(_) => Err(invalid("model_attributes_type", NOT_AN_OBJECT)),
+        None => Err(invalid("json_invalid", "JSON decode error")),
     }
 }
 
 fn is_json(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default();
-    let kind = kind.trim().to_ascii_lowercase();
-    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+    let media_type = content_type.split(';').next().unwrap_or_default();
+    let media_type = media_type.trim().to_ascii_lowercase();
+    let subtype = media_type.strip_prefix("application/");
+    subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
 fn parse_fields(fields: &Map<String, Value>) -> Result<ParticipantRequest, Error> {
-    let mut problems = ValidationErrors::default();
-    let text = |name| fields.get(name).filter(|value| !value.is_null());
+    let mut errors = ValidationErrors::default();
+    let value = |name| fields.get(name).filter(|value| !value.is_null());
     let standard_fields = [
         "participant_identity",
         "participant_metadata",
         "participant_attributes",
         "room_config",
     ];
-    let standard = text("participant_name").is_none()
+    let is_standard_form = value("participant_name").is_none()
         || standard_fields
             .iter()
             .any(|name| fields.contains_key(*name));
-    let mut string = |name: &'static str| problems.read_string(&[name], text(name));
-    let (room, identity, name) = (
+    let mut string = |name: &'static str| errors.read_string(&[name], value(name));
+    let (room, identity, display_name) = (
         string("room_name"),
         string("participant_identity"),
         string("participant_name"),
     );
-    let (newer, older) = (string("participant_metadata"), string("metadata"));
-    let metadata = match (newer, older) {
-        (Some(newer), Some(older)) if newer != older => {
+    let metadata = match (string("participant_metadata"), string("metadata")) {
+        (Some(standard), Some(example)) if standard != example => {
             let expected = "the same as in participant_metadata";
             return Err(Error::Refused(PolicyError::invalid("metadata", expected)));
         }
-        (Some(newer), _) => Some(("participant_metadata", newer)),
-        (None, older) => older.map(|older| ("metadata", older)),
+        (Some(standard), _) => Some(("participant_metadata", standard)),
+        (None, example) => example.map(|example| ("metadata", example)),
     };
-    let attributes = problems.read_attributes(text("participant_attributes"));
-    let lifetime = problems.read_seconds("ttl_seconds", text("ttl_seconds"));
-    let agents = parse_agents(text("room_config"), &mut problems);
-    let grants = parse_grants(text("participant_grants"), &mut problems);
-    if !problems.0.is_empty() {
-        return Err(Error::Invalid(problems.0));
+    let attributes = errors.read_attributes(value("participant_attributes"));
+    let lifetime = errors.read_seconds("ttl_seconds", value("ttl_seconds"));
+    let agents = parse_agents(value("room_config"), &mut errors);
+    let grants = parse_grants(value("participant_grants"), &mut errors);
+    if !errors.0.is_empty() {
+        return Err(Error::Invalid(errors.0));
     }
     let (grants, sources) = grants.map_err(Error::Refused)?;
     Ok(ParticipantRequest {
         room,
         identity,
-        display_name: name,
+        display_name,
         metadata,
         attributes,
         agents: agents.map_err(Error::Refused)?,
         grants,
         sources,
         lifetime,
-        is_standard_form: standard,
+        is_standard_form,
     })
 }
 
-/// The agents of a `room_config`, and a refusal for everything else in it that is not as good as absent.
+/// Parses the agents of a `room_config`. Any other option that is set in it is forbidden.
 fn parse_agents(
     config: Option<&Value>,
-    problems: &mut ValidationErrors,
+    errors: &mut ValidationErrors,
 ) -> Result<Vec<AgentDispatch>, PolicyError> {
-    let Some(config) = problems.read_object(&["room_config"], config) else {
-        return Ok(Vec::new());
-    };
-    let reason = "no caller may set it";
+    let config = errors.read_object(&["room_config"], config);
     let mut agents = Vec::new();
-    for (name, value) in config.iter().filter(|(_, value)| !value.is_null()) {
-        if name != "agents" {
-            if is_set(value) {
-                let field = format!("room_config.{}", truncate_field_name(name));
-                return Err(PolicyError::forbidden(field, reason));
-            }
-            continue;
+    for (name, value) in config.into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        match name.as_str() {
+            "agents" => {}
+            _ if !is_set(value) => continue,
+            _ => return Err(forbidden_option("room_config", name)),
         }
         let Some(list) = value.as_array() else {
             let message = "Input should be a valid list";
-            problems.add(&["room_config", name], "list_type", message);
+            errors.add(&["room_config", name], "list_type", message);
             continue;
         };
         for (index, agent) in list.iter().enumerate() {
-            let index = index.to_string();
-            let place = ["room_config", "agents", &index];
-            let mut dispatch = AgentDispatch {
-                agent_name: String::new(),
-                metadata: String::new(),
-            };
-            let fields = problems
-                .read_object(&place, Some(agent))
-                .into_iter()
-                .flatten();
-            for (name, value) in fields.filter(|(_, value)| !value.is_null()) {
-                let place = [place[0], place[1], place[2], name];
-                let mut text = || {
-                    problems
-                        .read_string(&place, Some(value))
-                        .unwrap_or_default()
-                };
-                match name.as_str() {
-                    // protobuf's JSON has both spellings
-                    "agent_name" | "agentName" => dispatch.agent_name = text(),
-                    "metadata" => dispatch.metadata = text(),
-                    _ if !is_set(value) => {}
-                    _ => {
-                        let field =
-                            format!("room_config.agents[{index}].{}", truncate_field_name(name));
-                        return Err(PolicyError::forbidden(field, reason));
-                    }
-                }
-            }
-            agents.push(dispatch);
+            agents.push(parse_agent(&index.to_string(), agent, errors)?);
         }
     }
     Ok(agents)
 }
 
-/// What protobuf's JSON would leave out says nothing.
+fn parse_agent(
+    index: &str,
+    agent: &Value,
+    errors: &mut ValidationErrors,
+) -> Result<AgentDispatch, PolicyError> {
+    let mut dispatch = AgentDispatch {
+        agent_name: String::new(),
+        metadata: String::new(),
+    };
+    let fields = errors.read_object(&["room_config", "agents", index], Some(agent));
+    for (name, value) in fields.into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        let location = ["room_config", "agents", index, name];
+        let mut text = || {
+            let text = errors.read_string(&location, Some(value));
+            text.unwrap_or_default()
+        };
+        match name.as_str() {
+            // protobuf's JSON has both spellings
+            "agent_name" | "agentName" => dispatch.agent_name = text(),
+            "metadata" => dispatch.metadata = text(),
+            _ if !is_set(value) => {}
+            _ => {
+                let agent = format!("room_config.agents[{index}]");
+                return Err(forbidden_option(&agent, name));
+            }
+        }
+    }
+    Ok(dispatch)
+}
+
+fn forbidden_option(object: &str, name: &str) -> PolicyError {
+    let field = format!("{object}.{}", truncate_field_name(name));
+    PolicyError::forbidden(field, "no caller may set it")
+}
+
+/// Whether a value differs from the default, which protobuf's JSON may omit.
 fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -234,23 +237,24 @@ fn is_set(value: &Value) -> bool {
 type GrantsAndSources = (BTreeMap<Grant, bool>, Option<BTreeSet<TrackSource>>);
 
 fn parse_grants(
-    asked: Option<&Value>,
-    problems: &mut ValidationErrors,
+    requested: Option<&Value>,
+    errors: &mut ValidationErrors,
 ) -> Result<GrantsAndSources, PolicyError> {
     let (mut grants, mut sources) = (BTreeMap::new(), None);
-    let asked = problems.read_object(&["participant_grants"], asked);
-    for (name, value) in asked.into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+    let requested = errors.read_object(&["participant_grants"], requested);
+    for (name, value) in requested
+        .into_iter()
+        .flatten()
+        .filter(|(_, v)| !v.is_null())
+    {
         let field = || format!("participant_grants.{}", truncate_field_name(name));
         if name == "canPublishSources" {
             sources = Some(parse_sources(&field(), value)?);
             continue;
         }
         let Some(wanted) = value.as_bool() else {
-            problems.add(
-                &["participant_grants", name],
-                "bool_type",
-                "Input should be a valid boolean",
-            );
+            let message = "Input should be a valid boolean";
+            errors.add(&["participant_grants", name], "bool_type", message);
             continue;
         };
         match Grant::parse(name) {
@@ -275,7 +279,7 @@ fn parse_grants(
     Ok((grants, sources))
 }
 
-/// An empty list would mean everything to the SFU, which is hardly what was meant.
+/// Refuses an empty list, which would mean all sources to the SFU.
 fn parse_sources(field: &str, value: &Value) -> Result<BTreeSet<TrackSource>, PolicyError> {
     let known: Vec<_> = TrackSource::ALL
         .iter()
@@ -297,50 +301,53 @@ fn parse_sources(field: &str, value: &Value) -> Result<BTreeSet<TrackSource>, Po
         .collect()
 }
 
-fn truncate_field_name(name: &str) -> String {
-    name.chars().take(MAX_FIELD_NAME_CHARS).collect()
+fn truncate_field_name(name: &str) -> &str {
+    truncate_chars(name, MAX_FIELD_NAME_CHARS)
 }
 
-/// What is wrong so far.
+/// The validation errors found so far.
 #[derive(Default)]
 struct ValidationErrors(Vec<ValidationError>);
 
 impl ValidationErrors {
-    fn add(&mut self, place: &[&str], kind: &'static str, message: &'static str) {
+    fn add(&mut self, location: &[&str], kind: &'static str, message: &'static str) {
         if self.0.len() < MAX_VALIDATION_ERRORS {
-            self.0.push(ValidationError::new(place, kind, message));
+            self.0.push(ValidationError::new(location, kind, message));
         }
     }
 
-    fn read_string(&mut self, place: &[&str], value: Option<&Value>) -> Option<String> {
+    fn read_string(&mut self, location: &[&str], value: Option<&Value>) -> Option<String> {
         let value = value?;
         if let Value::String(text) = value {
             return Some(text.clone());
         }
-        self.add(place, "string_type", "Input should be a valid string");
+        self.add(location, "string_type", "Input should be a valid string");
         None
     }
 
     fn read_object<'a>(
         &mut self,
-        place: &[&str],
+        location: &[&str],
         value: Option<&'a Value>,
     ) -> Option<&'a Map<String, Value>> {
         let value = value?;
         if value.as_object().is_none() {
-            self.add(place, "dict_type", "Input should be a valid dictionary");
+            self.add(location, "dict_type", "Input should be a valid dictionary");
         }
         value.as_object()
     }
 
     fn read_attributes(&mut self, value: Option<&Value>) -> BTreeMap<String, String> {
-        let place = "participant_attributes";
-        let fields = self.read_object(&[place], value);
+        let location = "participant_attributes";
+        let fields = self.read_object(&[location], value);
         fields
             .into_iter()
             .flatten()
             .filter_map(|(key, value)| {
-                Some((key.clone(), self.read_string(&[place, key], Some(value))?))
+                Some((
+                    key.clone(),
+                    self.read_string(&[location, key], Some(value))?,
+                ))
             })
             .collect()
     }

@@ -1,36 +1,39 @@
 use super::*;
 
-fn body(body: Value) -> Result<ParticipantRequest, Error> {
+fn parse(body: Value) -> Result<ParticipantRequest, Error> {
     parse_token_body(Some("application/json"), body.to_string().as_bytes())
 }
 
-/// The places of problems, or the field that is refused.
-fn amiss(body_of: Value) -> Vec<String> {
-    match body(body_of).unwrap_err() {
-        Error::Invalid(problems) => problems.iter().map(|p| p.location.join(".")).collect(),
-        Error::Refused(refusal) => vec![refusal.field().to_owned()],
+/// The locations of the validation errors, or the refused field.
+fn invalid_fields(request: Value) -> Vec<String> {
+    match parse(request).unwrap_err() {
+        Error::Invalid(errors) => errors
+            .iter()
+            .map(|error| error.location.join("."))
+            .collect(),
+        Error::Refused(error) => vec![error.field().to_owned()],
     }
 }
 
 #[test]
-fn both_forms_are_read_and_told_apart() {
+fn both_forms_are_parsed_and_distinguished() {
     let example =
         json!({"room_name": "r", "participant_name": "p", "metadata": "m", "more": {"x": 1}});
-    let asked = body(example).unwrap();
-    assert!(!asked.is_standard_form);
-    assert_eq!(asked.metadata, Some(("metadata", "m".into())));
+    let request = parse(example).unwrap();
+    assert!(!request.is_standard_form);
+    assert_eq!(request.metadata, Some(("metadata", "m".into())));
     let standard = json!({"room_name": "r", "participant_identity": "i", "participant_name": "p", "participant_metadata": "m",
         "participant_attributes": {"a": "b"}, "room_config": {"agents": [{"agent_name": "x", "metadata": "y"}, {"agentName": "z"}]},
         "participant_grants": {"canPublish": false, "canPublishSources": ["camera"], "hidden": null, "roomJoin": true, "roomAdmin": false},
         "ttl_seconds": 60});
-    let asked = body(standard).unwrap();
-    assert!(asked.is_standard_form);
-    assert_eq!(asked.metadata, Some(("participant_metadata", "m".into())));
-    assert_eq!(asked.attributes["a"], "b");
-    assert_eq!(asked.grants, [(Grant::Publish, false)].into());
-    assert_eq!(asked.sources, Some([TrackSource::Camera].into()));
-    assert_eq!(asked.lifetime, Some(60));
-    let agents: Vec<_> = asked
+    let request = parse(standard).unwrap();
+    assert!(request.is_standard_form);
+    assert_eq!(request.metadata, Some(("participant_metadata", "m".into())));
+    assert_eq!(request.attributes["a"], "b");
+    assert_eq!(request.grants, [(Grant::Publish, false)].into());
+    assert_eq!(request.sources, Some([TrackSource::Camera].into()));
+    assert_eq!(request.lifetime, Some(60));
+    let agents: Vec<_> = request
         .agents
         .iter()
         .map(|agent| agent.agent_name.as_str())
@@ -41,17 +44,17 @@ fn both_forms_are_read_and_told_apart() {
         json!({"room_name": "r"}),
         json!({"participant_name": "p", "room_config": {}}),
     ] {
-        assert!(body(other).unwrap().is_standard_form);
+        assert!(parse(other).unwrap().is_standard_form);
     }
 }
 
 #[test]
-fn null_and_what_protobuf_leaves_out_are_nothing() {
+fn null_and_defaults_of_protobuf_count_as_absent() {
     let nulls = json!({"room_name": null, "participant_identity": null, "participant_name": null, "participant_metadata": null,
         "participant_attributes": null, "room_config": null, "participant_grants": null, "ttl_seconds": null, "metadata": null});
-    let asked = body(nulls).unwrap();
+    let request = parse(nulls).unwrap();
     assert_eq!(
-        asked,
+        request,
         ParticipantRequest {
             is_standard_form: true,
             ..ParticipantRequest::default()
@@ -59,7 +62,7 @@ fn null_and_what_protobuf_leaves_out_are_nothing() {
     );
     let config = json!({"name": "", "emptyTimeout": 0, "agents": [], "egress": null, "tags": {}, "hide": false});
     assert!(
-        body(json!({"room_config": config}))
+        parse(json!({"room_config": config}))
             .unwrap()
             .agents
             .is_empty()
@@ -67,8 +70,8 @@ fn null_and_what_protobuf_leaves_out_are_nothing() {
 }
 
 #[test]
-fn wrong_types_are_named() {
-    for (wrong, place) in [
+fn fields_of_a_wrong_type_are_named() {
+    for (wrong, location) in [
         (json!({"room_name": 1}), "room_name"),
         (json!({"participant_name": ["x"]}), "participant_name"),
         (json!({"participant_identity": {}}), "participant_identity"),
@@ -105,21 +108,21 @@ fn wrong_types_are_named() {
         (json!({"ttl_seconds": 1.5}), "ttl_seconds"),
         (json!({"ttl_seconds": "60"}), "ttl_seconds"),
     ] {
-        assert_eq!(amiss(wrong.clone()), [place], "{wrong}");
+        assert_eq!(invalid_fields(wrong.clone()), [location], "{wrong}");
     }
     assert_eq!(
-        amiss(json!({"room_name": 1, "participant_name": 1})).len(),
+        invalid_fields(json!({"room_name": 1, "participant_name": 1})).len(),
         2
     );
     let many: Map<String, Value> = (0..1000).map(|n| (n.to_string(), json!(n))).collect();
     assert_eq!(
-        amiss(json!({"participant_attributes": many})).len(),
+        invalid_fields(json!({"participant_attributes": many})).len(),
         MAX_VALIDATION_ERRORS
     );
 }
 
 #[test]
-fn what_nobody_gets_is_refused_by_name() {
+fn forbidden_fields_and_values_are_named() {
     for (wrong, field) in [
         (
             json!({"room_config": {"egress": {"room": {}, "x": 1}}}),
@@ -166,16 +169,19 @@ fn what_nobody_gets_is_refused_by_name() {
             "metadata",
         ),
     ] {
-        assert_eq!(amiss(wrong.clone()), [field], "{wrong}");
+        assert_eq!(invalid_fields(wrong.clone()), [field], "{wrong}");
     }
 }
 
 #[test]
-fn only_one_object_of_json_is_a_body() {
-    let whole = |kind: Option<&str>, body: &[u8]| match parse_token_body(kind, body).unwrap_err() {
-        Error::Invalid(problems) => problems[0].kind,
-        Error::Refused(_) => "refused",
-    };
+fn the_body_is_a_single_json_object() {
+    let error_kind =
+        |content_type: Option<&str>, body: &[u8]| match parse_token_body(content_type, body)
+            .unwrap_err()
+        {
+            Error::Invalid(errors) => errors[0].kind,
+            Error::Refused(_) => "refused",
+        };
     let json = Some("application/json");
     for kind in [
         "application/json; charset=utf-8",
@@ -190,9 +196,9 @@ fn only_one_object_of_json_is_a_body() {
         Some("application/x-www-form-urlencoded"),
         Some(""),
     ] {
-        assert_eq!(whole(kind, b"{}"), "model_attributes_type");
+        assert_eq!(error_kind(kind, b"{}"), "model_attributes_type");
     }
-    assert_eq!(whole(json, b""), "missing");
+    assert_eq!(error_kind(json, b""), "missing");
     for body in [
         &b"nope"[..],
         b"{",
@@ -200,16 +206,16 @@ fn only_one_object_of_json_is_a_body() {
         b"{\"room_name\":\"a\",\"room_name\":\"b\"}",
         b"\xff",
     ] {
-        assert_eq!(whole(json, body), "json_invalid");
+        assert_eq!(error_kind(json, body), "json_invalid");
     }
     for body in [&b"[]"[..], b"null", b"\"x\"", b"1"] {
-        assert_eq!(whole(json, body), "model_attributes_type");
+        assert_eq!(error_kind(json, body), "model_attributes_type");
     }
 }
 
 #[test]
-fn a_long_name_of_a_field_is_cut() {
+fn a_long_field_name_is_truncated() {
     let long = "x".repeat(10_000);
-    let error = body(json!({"room_config": {long: 1}})).unwrap_err();
+    let error = parse(json!({"room_config": {long: 1}})).unwrap_err();
     assert!(error.to_string().len() < 200, "{error}");
 }

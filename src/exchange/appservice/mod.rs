@@ -28,15 +28,14 @@ use crate::matrix::id::{DelayId, MemberId, RoomId, ServerName, SlotId, UserId};
 use crate::matrix::livekit_names;
 use crate::membership::{Membership, ParticipantQuotaExceeded, TrackedParticipant};
 use crate::net::base_url::BaseUrl;
-use crate::net::fair_queue::FairQueue;
+use crate::net::permits::FairQueue;
 use crate::net::permits::{KeyedPermit, KeyedPermitPool};
-use crate::util::rate_limiter::RateLimiter;
+use crate::util::rate_limiter::{Rate, RateLimiter};
 use crate::util::text::truncate_chars;
 
 /// Deadline of one request, without the final call to the SFU. Synapse waits 30 s for the response, up to 5 s of which may pass before
 /// a worker takes the request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(22);
-const MINUTE: Duration = Duration::from_secs(60);
 /// Requests in progress for the users of one other homeserver, so that they leave permits for the rest.
 const MAX_ACTIVE_PER_ORIGIN: usize = 8;
 /// Requests of one other homeserver's users, in progress or queued: when a meeting begins they arrive together.
@@ -192,8 +191,8 @@ impl AppServiceLimits {
         Self {
             max_permits,
             permits: KeyedPermitPool::new(),
-            user_rate_limiter: per_minute(USER_TOKENS_PER_MINUTE),
-            origin_rate_limiter: per_minute(ORIGIN_TOKENS_PER_MINUTE),
+            user_rate_limiter: RateLimiter::new(MAX_RATE_KEYS),
+            origin_rate_limiter: RateLimiter::new(MAX_RATE_KEYS),
             relay_queue: RelayQueue::new(max_remote),
             origin_queue: FairQueue::new(max_remote, MAX_QUEUED_PER_ORIGIN),
         }
@@ -211,16 +210,14 @@ impl AppServiceLimits {
 
     fn check_rate(&self, user: &UserId, local: bool) -> Result<(), Error> {
         let now = Instant::now();
-        let mut checked = self.user_rate_limiter.try_acquire(user, now);
+        let rate = Rate::per_minute(USER_TOKENS_PER_MINUTE);
+        let mut checked = self.user_rate_limiter.try_acquire(user, rate, now);
         if checked.is_ok() && !local {
-            checked = self.origin_rate_limiter.try_acquire(user.server(), now);
+            let (origin, rate) = (user.server(), Rate::per_minute(ORIGIN_TOKENS_PER_MINUTE));
+            checked = self.origin_rate_limiter.try_acquire(origin, rate, now);
         }
         checked.map_err(|after| Error::RateLimited(user.clone(), after))
     }
-}
-
-fn per_minute<K: Hash + Eq + Clone>(count: u32) -> RateLimiter<K> {
-    RateLimiter::new(MINUTE / count, count, MAX_RATE_KEYS)
 }
 
 /// The share of the permits for requests to and from other homeservers. The rest is for our own users and our own SFU.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{CallMembership, Error};
 use crate::matrix::appservice::{self, HomeserverClient, JoinedUser, RelayResponse};
 use crate::matrix::id::{ServerName, UserId};
-use crate::net::fair_queue::{FairQueue, FairQueueEntry};
+use crate::net::permits::{FairQueue, FairQueueEntry};
 use crate::net::permits::{MAX_CALLS_PER_SERVER, MAX_CALLS_PER_SERVER_IF_RESPONSIVE};
 use crate::util::ttl_cache::TtlCache;
 
@@ -141,7 +141,7 @@ impl RelayQueue {
         };
         let now = Instant::now();
         self.responsive
-            .insert(server.clone(), responsive, now + ttl, now);
+            .insert(server.clone(), responsive, now + ttl);
     }
 }
 

@@ -288,7 +288,7 @@ impl HomeserverClient {
         let now = Instant::now();
         let lasting = if joined { JOINED_TTL } else { NOT_JOINED_TTL };
         self.membership_cache
-            .insert(membership.clone(), joined, now + lasting, now);
+            .insert(membership.clone(), joined, now + lasting);
         Ok(joined)
     }
 

@@ -6,11 +6,12 @@ mod srv;
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::LazyLock;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use crate::net::address::{Host, Trust};
+use crate::net::permits::{Semaphore, SemaphorePermit};
 
 pub(crate) use srv::{SrvTarget, lookup_srv};
 
@@ -71,7 +72,7 @@ pub(crate) fn lookup_addresses(
     if left.is_zero() {
         return Err(Error::Timeout);
     }
-    let slot = LookupPermit::try_acquire(trust).ok_or(Error::Busy)?;
+    let slot = acquire_lookup(trust).ok_or(Error::Busy)?;
     let (found, answer) = mpsc::sync_channel(1);
     let look_up = move || {
         let addresses = (&*name, port)
@@ -101,28 +102,13 @@ pub mod fuzzing {
     pub use super::srv::fuzzing::srv_answer;
 }
 
-static LOOKUPS_IN_PROGRESS: AtomicUsize = AtomicUsize::new(0);
+static LOOKUPS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(MAX_LOOKUPS));
 
-struct LookupPermit;
-
-impl LookupPermit {
-    fn try_acquire(trust: Trust) -> Option<Self> {
-        let most = match trust {
-            Trust::Unlisted => MAX_LOOKUPS - RESERVED_LOOKUPS,
-            Trust::Listed | Trust::Administrator => MAX_LOOKUPS,
-        };
-        let free = |taken| (taken < most).then_some(taken + 1);
-        LOOKUPS_IN_PROGRESS
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
-            .ok()?;
-        Some(Self)
-    }
-}
-
-impl Drop for LookupPermit {
-    fn drop(&mut self) {
-        LOOKUPS_IN_PROGRESS.fetch_sub(1, Ordering::AcqRel);
-    }
+fn acquire_lookup(trust: Trust) -> Option<SemaphorePermit> {
+    LOOKUPS.try_acquire_above(match trust {
+        Trust::Unlisted => RESERVED_LOOKUPS,
+        Trust::Listed | Trust::Administrator => 0,
+    })
 }
 
 #[cfg(test)]
@@ -156,9 +142,8 @@ mod tests {
 
     #[test]
     fn strangers_leave_look_ups_for_the_others() {
-        let strangers: Vec<_> =
-            std::iter::from_fn(|| LookupPermit::try_acquire(Trust::Unlisted)).collect();
+        let strangers: Vec<_> = std::iter::from_fn(|| acquire_lookup(Trust::Unlisted)).collect();
         assert!(strangers.len() <= MAX_LOOKUPS - RESERVED_LOOKUPS);
-        assert!(LookupPermit::try_acquire(Trust::Listed).is_some());
+        assert!(acquire_lookup(Trust::Listed).is_some());
     }
 }

@@ -19,7 +19,7 @@ use super::policy::{CallerPolicy, ParticipantRequest, PolicyError, TokenGrant};
 use crate::livekit::access_token::{AccessToken, Claims, SharedApiKeys};
 use crate::net::address::client_key;
 use crate::util::random;
-use crate::util::rate_limiter::RateLimiter;
+use crate::util::rate_limiter::{Rate, RateLimiter};
 use crate::util::sync::Swappable;
 
 /// Most callers, users and addresses whose pace is remembered; beyond it the one that waits least starts afresh.
@@ -147,7 +147,7 @@ impl TokenSource {
             api_keys: keys.into(),
             registry: Swappable::new(registry),
             // each caller has a pace of their own
-            rate_limiter: RateLimiter::new(Duration::ZERO, 0, MAX_RATE_KEYS),
+            rate_limiter: RateLimiter::new(MAX_RATE_KEYS),
         }
     }
 
@@ -185,7 +185,7 @@ impl TokenSource {
         let policy = book.policy_for(&caller.name);
         if let (Some(payer), 1..) = (payer, policy.requests_per_minute) {
             self.rate_limiter
-                .try_acquire_per_minute(&payer, policy.requests_per_minute, now)
+                .try_acquire(&payer, Rate::per_minute(policy.requests_per_minute), now)
                 .map_err(|after| Error::RateLimited(caller.name.clone(), after))?;
         }
         Ok(AuthenticatedCaller {
