@@ -24,9 +24,10 @@ use crate::livekit::room_service::RoomServiceClient;
 use crate::livekit::webhook::WebhookReceiver;
 use crate::matrix::appservice::HomeserverClient;
 use crate::matrix::client_api::ClientApiDiscovery;
-use crate::matrix::delayed_event::DelayedEventClient;
+use crate::matrix::delayed_event::{AppServiceAccess, DelayedEventClient};
 use crate::matrix::federation::FederationClient;
 use crate::matrix::openid::OpenIdVerifier;
+use crate::matrix::server_directory::ServerDirectory;
 use crate::membership;
 use crate::membership::{AttributeSealer, Membership};
 use crate::net::permits::PermitCounts;
@@ -174,17 +175,18 @@ fn build_delegation_clients(
         listed.insert(own.server_name.clone());
         overrides.insert(own.server_name.clone(), own.client_api_url.clone());
         let as_token = own.registration.as_token.clone();
-        (
-            own.server_name.clone(),
+        AppServiceAccess {
+            server: own.server_name.clone(),
             as_token,
-            own_homeserver_fetcher(config, workers),
-        )
+            fetcher: own_homeserver_fetcher(config, workers),
+        }
     });
-    let client_api = ClientApiDiscovery::new(to_homeservers(), overrides, listed.clone());
+    let client_api = ClientApiDiscovery::new(
+        to_homeservers(),
+        ServerDirectory::new(overrides, listed.clone()),
+    );
     DelegationClients {
-        delayed_events: Arc::new(
-            DelayedEventClient::new(to_homeservers(), client_api).with_appservice(own),
-        ),
+        delayed_events: Arc::new(DelayedEventClient::new(to_homeservers(), client_api, own)),
         room_service: rooms.clone(),
         listed_servers: listed,
     }
@@ -199,8 +201,10 @@ fn build_exchange_state(
 ) -> matrix::MatrixApiState {
     let federation = FederationClient::new(
         homeserver_fetcher_factory(config, workers)(),
-        config.federation_overrides.clone(),
-        config.full_access.names().cloned().collect(),
+        ServerDirectory::new(
+            config.federation_overrides.clone(),
+            config.full_access.names().cloned(),
+        ),
         PermitCounts::split(max_outbound_workers(workers)),
     );
     let issuer = TokenIssuer {

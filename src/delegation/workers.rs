@@ -13,8 +13,8 @@ use super::scheduler::{FinishedCall, SchedulerMessage};
 use super::store::{FencingToken, Ownership};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::ParticipantPresence;
-use crate::matrix::delayed_event::{DelayId, DelayedEventAction, DelayedEventOutcome};
-use crate::matrix::id::UserId;
+use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
+use crate::matrix::id::{DelayId, UserId};
 
 /// When to ask a journal again that cannot tell whether a leave is still ours.
 const OWNERSHIP_RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -1,17 +1,18 @@
-//! A bounded GET to a homeserver that a caller named: who may be asked, how often, and by how many at once.
+//! GET requests to the federation API of homeservers that callers name, with limits for each homeserver.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::matrix::discovery::{self, FederationDiscovery, ResolvedServer};
+use log::debug;
+
+use crate::matrix::discovery::{FederationDiscovery, ResolvedServer, limit_reached};
 use crate::matrix::id::ServerName;
+use crate::matrix::server_directory::ServerDirectory;
 use crate::net::address::{Trust, client_key, is_public};
-use crate::net::base_url::BaseUrl;
 use crate::net::circuit_breaker::{BreakerAttempt, CircuitBreaker};
-use crate::net::http_client;
-use crate::net::http_client::{FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
+use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
 use crate::net::permits::{
     LimitReached, MAX_CALLS_PER_SERVER, MAX_CALLS_PER_SERVER_IF_RESPONSIVE,
     MAX_CALLS_PER_SUBNET_IF_RESPONSIVE, Permit, PermitCounts, PermitPool,
@@ -19,50 +20,48 @@ use crate::net::permits::{
 use crate::util::rate_limiter::{Rate, RateLimiter};
 use crate::util::ttl_cache::TtlCache;
 
-/// For a call to a stranger's server in all, discovery included. Element Call gives up after some 30 s.
+/// Time for a call to an unlisted server, discovery included. Element Call gives up after about 30 s.
 const UNLISTED_BUDGET: Duration = Duration::from_secs(15);
-/// For a call to a listed server in all.
+/// Time for a call to a listed server, discovery included.
 const LISTED_BUDGET: Duration = Duration::from_secs(25);
-/// Calls that one address causes to one stranger's server: a burst for those behind one router, and one each interval.
+/// Rate of calls to one unlisted server for one client address. The burst allows for clients behind one router.
 const CLIENT_RATE: Rate = Rate::new(Duration::from_millis(500), 20);
-/// Calls to one stranger's server, whoever causes them: what it can be made to answer through us.
+/// Rate of calls to one unlisted server for all clients: bounds the load that this service can be made to cause.
 const SERVER_RATE: Rate = Rate::new(Duration::from_millis(20), 200);
-/// How long a server that has answered counts as one that does.
+/// Time that an unlisted server counts as responsive after a response.
 const RESPONSIVE_TTL: Duration = Duration::from_secs(600);
-/// Names that are remembered as such.
 const MAX_RESPONSIVE_SERVERS: usize = 1024;
-/// Names whose rate is remembered.
+/// Keys of each rate limiter.
 const MAX_RATE_KEYS: usize = 4096;
-/// What to tell a caller for whom there is no place: by then a call to a tarpit may have ended.
+/// `Retry-After` of a call without a permit: a call that holds one may have timed out by then.
 const BUSY_RETRY: Duration = Duration::from_secs(2);
 
-/// Why a homeserver was not heard.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// No outbound place is free, or the name is asked for too often; try again after this time.
+    /// A limit of this service; the second value is the time to wait before a retry.
     Busy(LimitReached, Duration),
-    /// It did not answer lately, and is left alone for this long.
+    /// The circuit breaker is open for this time, after failures of the server.
     CircuitOpen(Duration),
-    /// DNS says that there is decidedly no homeserver of this name.
+    /// DNS says that the name has no homeserver.
     NoSuchServer,
-    /// None of the places where it should be answered.
+    /// No route led to a response; each with its error.
     Unreachable(Vec<(Box<str>, http_client::Error)>),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy(full, after) => write!(f, "{full}, try again in {after:?}"),
+            Self::Busy(limit, retry_after) => write!(f, "{limit}, try again in {retry_after:?}"),
             Self::CircuitOpen(left) => write!(
                 f,
                 "the server did not answer lately and is not asked again for {} s",
                 left.as_secs() + 1
             ),
             Self::NoSuchServer => f.write_str("its SRV record says that there is no homeserver"),
-            Self::Unreachable(tried) => {
-                for (index, (place, error)) in tried.iter().enumerate() {
+            Self::Unreachable(routes) => {
+                for (index, (route, error)) in routes.iter().enumerate() {
                     let separator = if index == 0 { "" } else { "; " };
-                    write!(f, "{separator}{place}: {error}")?;
+                    write!(f, "{separator}{route}: {error}")?;
                 }
                 Ok(())
             }
@@ -72,35 +71,28 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The way to other homeservers.
+/// Client of the federation API.
 #[derive(Debug)]
 pub(crate) struct FederationClient {
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
     discovery: FederationDiscovery,
-    overrides: BTreeMap<ServerName, BaseUrl>,
-    listed: BTreeSet<ServerName>,
-    bulkhead: PermitPool<ServerName>,
+    directory: ServerDirectory,
+    permits: PermitPool<ServerName>,
     breakers: CircuitBreaker<ServerName>,
     server_rate: RateLimiter<ServerName>,
     client_rate: RateLimiter<(IpAddr, ServerName)>,
+    /// Unlisted servers that responded to their last call.
     responsive_servers: TtlCache<ServerName, ()>,
 }
 
 impl FederationClient {
-    /// `overrides` say where servers are instead of discovery, and `places` how many callers may wait for answers. Servers
-    /// that the administrator has `listed` may be on private addresses.
-    pub(crate) fn new(
-        fetcher: Fetcher,
-        overrides: BTreeMap<ServerName, BaseUrl>,
-        listed: BTreeSet<ServerName>,
-        places: PermitCounts,
-    ) -> Self {
+    pub(crate) fn new(fetcher: Fetcher, directory: ServerDirectory, permits: PermitCounts) -> Self {
+        let fetcher = Arc::new(fetcher);
         Self {
+            discovery: FederationDiscovery::new(fetcher.clone()),
             fetcher,
-            discovery: FederationDiscovery::default(),
-            overrides,
-            listed,
-            bulkhead: PermitPool::new(places),
+            directory,
+            permits: PermitPool::new(permits),
             breakers: CircuitBreaker::default(),
             server_rate: RateLimiter::new(MAX_RATE_KEYS),
             client_rate: RateLimiter::new(MAX_RATE_KEYS),
@@ -108,7 +100,7 @@ impl FederationClient {
         }
     }
 
-    /// Asks `target` (path and query) of `server`, wherever that is, for a client at `client`. Whatever it answers is an answer.
+    /// GETs `target` (path and query) from `server` on behalf of a client at the address `client`. Returns a response of any status.
     pub(crate) fn get(
         &self,
         server: &ServerName,
@@ -117,167 +109,155 @@ impl FederationClient {
         client: Option<IpAddr>,
     ) -> Result<FetchResponse, Error> {
         let now = Instant::now();
-        let known = self.is_listed(server);
-        let (_place, limits) = self.acquire_call_permit(server, limits, client, now)?;
-        // last, as whoever is let through to try has to report what came of it
+        let trust = self.directory.trust(server);
+        if trust == Trust::Unlisted {
+            self.check_rates(server, client, now)?;
+        }
+        let responsive = self.is_responsive(server, now);
+        let _permit = self
+            .acquire(server, trust, Some(max_calls(responsive)))
+            .map_err(|(limit, retry_after)| Error::Busy(limit, retry_after))?;
+        // last, as the result of an attempt has to be recorded
         let attempt = self
             .breakers
             .attempt(server, now)
             .map_err(Error::CircuitOpen)?;
-        let budget = if known {
-            LISTED_BUDGET
-        } else {
-            UNLISTED_BUDGET
+        let limits = FetchLimits {
+            max_subnet_calls: if responsive {
+                MAX_CALLS_PER_SUBNET_IF_RESPONSIVE
+            } else {
+                limits.max_subnet_calls
+            },
+            ..limits
         };
-        let deadline = now + budget;
-        let result = match self.overrides.get(server) {
+        let deadline = now
+            + match trust {
+                Trust::Unlisted => UNLISTED_BUDGET,
+                Trust::Listed | Trust::Administrator => LISTED_BUDGET,
+            };
+        let result = match self.directory.base_url(server) {
             Some(url) => {
                 let target = format!("{}{target}", url.path());
-                self.try_routes(
-                    &[HttpRoute::administrator_url(url)],
-                    &target,
-                    limits,
-                    deadline,
-                )
+                let route = HttpRoute::administrator_url(url);
+                self.try_routes(&[route], &target, limits, deadline)
             }
-            None => self.discover_and_get(server, target, limits, deadline),
+            None => self.discover_and_get(server, trust, target, limits, deadline),
         };
-        self.record_result(attempt, server, known, &result);
+        self.record_result(attempt, server, trust, &result);
         result
     }
 
-    /// A place for the call, and its limits: a server that has answered lately may have more calls at once.
-    fn acquire_call_permit(
-        &self,
-        server: &ServerName,
-        limits: FetchLimits,
-        client: Option<IpAddr>,
-        now: Instant,
-    ) -> Result<(Permit<ServerName>, FetchLimits), Error> {
-        if !self.is_listed(server) {
-            self.check_rates(server, client, now)?;
-        }
-        let place = self.acquire_server_permit(server);
-        let place = place.map_err(|(full, after)| Error::Busy(full, after))?;
-        let answers = self.responsive_servers.get(server, now).is_some();
-        let neighbours = if answers {
-            MAX_CALLS_PER_SUBNET_IF_RESPONSIVE
-        } else {
-            limits.max_subnet_calls
-        };
-        Ok((
-            place,
-            FetchLimits {
-                max_subnet_calls: neighbours,
-                ..limits
-            },
-        ))
-    }
-
-    /// What the outcome says about the server.
     fn record_result(
         &self,
         attempt: BreakerAttempt<'_, ServerName>,
         server: &ServerName,
-        known: bool,
+        trust: Trust,
         result: &Result<FetchResponse, Error>,
     ) {
         let now = Instant::now();
         match result {
             Ok(_) => {
                 attempt.record_success();
-                if !known {
+                if trust == Trust::Unlisted {
                     self.responsive_servers
                         .insert(server.clone(), (), now + RESPONSIVE_TTL);
                 }
             }
-            Err(Error::Unreachable(tried))
-                if tried.iter().any(|(_, error)| error.is_server_failure()) =>
+            Err(Error::Unreachable(routes))
+                if routes.iter().any(|(_, error)| error.is_server_failure()) =>
             {
-                attempt.record_failure(known, now);
+                attempt.record_failure(trust != Trust::Unlisted, now);
                 self.responsive_servers.remove(server);
             }
             Err(_) => {}
         }
     }
 
-    /// A place to wait in on behalf of a user of `server`, for an answer that is not their server's; or which places were
-    /// taken, and when to try again.
+    /// Acquires a permit to wait, on behalf of a user of `server`, for another server than `server`.
+    ///
+    /// # Errors
+    ///
+    /// The limit, and the time to wait before a retry.
     pub(crate) fn acquire_permit(
         &self,
         server: &ServerName,
     ) -> Result<Permit<ServerName>, (LimitReached, Duration)> {
-        let place = if self.is_listed(server) {
-            self.bulkhead.try_acquire_listed()
-        } else {
-            self.bulkhead.try_acquire_common()
-        };
-        place.map_err(|full| (full, BUSY_RETRY))
+        self.acquire(server, self.directory.trust(server), None)
     }
 
-    /// A place to wait in for an answer of `server` itself: one of few, if it is a stranger; or which places were taken, and when
-    /// to try again.
+    /// Acquires a permit to wait for `server` itself. An unlisted server has few.
+    ///
+    /// # Errors
+    ///
+    /// The limit, and the time to wait before a retry.
     pub(crate) fn acquire_server_permit(
         &self,
         server: &ServerName,
     ) -> Result<Permit<ServerName>, (LimitReached, Duration)> {
-        let place = if self.is_listed(server) {
-            self.bulkhead.try_acquire_listed()
-        } else {
-            let most = match self.responsive_servers.get(server, Instant::now()) {
-                Some(()) => MAX_CALLS_PER_SERVER_IF_RESPONSIVE,
-                None => MAX_CALLS_PER_SERVER,
-            };
-            self.bulkhead.try_acquire_unlisted(server.clone(), most)
-        };
-        place.map_err(|full| (full, BUSY_RETRY))
+        let max = max_calls(self.is_responsive(server, Instant::now()));
+        self.acquire(server, self.directory.trust(server), Some(max))
     }
 
-    /// Private addresses are proxies or routers: they have no rate of their own.
+    fn acquire(
+        &self,
+        server: &ServerName,
+        trust: Trust,
+        max_calls: Option<usize>,
+    ) -> Result<Permit<ServerName>, (LimitReached, Duration)> {
+        let permit = match (trust, max_calls) {
+            (Trust::Listed | Trust::Administrator, _) => self.permits.try_acquire_listed(),
+            (Trust::Unlisted, None) => self.permits.try_acquire_common(),
+            (Trust::Unlisted, Some(max)) => self.permits.try_acquire_unlisted(server.clone(), max),
+        };
+        permit.map_err(|limit| (limit, BUSY_RETRY))
+    }
+
+    fn is_responsive(&self, server: &ServerName, now: Instant) -> bool {
+        self.responsive_servers.get(server, now).is_some()
+    }
+
+    /// A client with a private address is a proxy or a router, and has no rate of its own.
     fn check_rates(
         &self,
         server: &ServerName,
         client: Option<IpAddr>,
         now: Instant,
     ) -> Result<(), Error> {
-        let public = client.filter(|ip| is_public(*ip));
-        let by_client = public.map(|ip| {
+        let busy = |wait| Error::Busy(LimitReached::Rate, wait);
+        if let Some(ip) = client.filter(|ip| is_public(*ip)) {
+            let key = (client_key(ip), server.clone());
             self.client_rate
-                .try_acquire(&(client_key(ip), server.clone()), CLIENT_RATE, now)
-        });
-        by_client
-            .unwrap_or(Ok(()))
-            .and_then(|()| self.server_rate.try_acquire(server, SERVER_RATE, now))
-            .map_err(|wait| Error::Busy(LimitReached::Rate, wait))
+                .try_acquire(&key, CLIENT_RATE, now)
+                .map_err(busy)?;
+        }
+        self.server_rate
+            .try_acquire(server, SERVER_RATE, now)
+            .map_err(busy)
     }
 
-    /// Whether the administrator lists a server or says where it is, and so vouches for it.
+    /// Whether the administrator listed the server or configured its URL.
     pub(crate) fn is_listed(&self, server: &ServerName) -> bool {
-        self.listed.contains(server) || self.overrides.contains_key(server)
+        self.directory.trust(server) != Trust::Unlisted
     }
 
     fn discover_and_get(
         &self,
         server: &ServerName,
+        trust: Trust,
         target: &str,
         limits: FetchLimits,
         deadline: Instant,
     ) -> Result<FetchResponse, Error> {
-        let trust = if self.listed.contains(server) {
-            Trust::Listed
-        } else {
-            Trust::Unlisted
-        };
         let started = Instant::now();
-        let found = self.discover(server, trust, deadline)?;
-        let first = self.try_routes(&found.routes, target, limits, deadline);
+        let resolved = self.discover(server, trust, deadline)?;
+        let first = self.try_routes(&resolved.routes, target, limits, deadline);
         if !matches!(first, Err(Error::Unreachable(_))) {
             return first;
         }
-        // one caller a minute may doubt what is known; the others join its look-up, or have its answer already
+        // the cache may be outdated; concurrent callers share the new resolution
         self.discovery.invalidate(server, trust, started);
         let again = self.discover(server, trust, deadline)?;
-        if again.routes == found.routes {
+        if again.routes == resolved.routes {
             return first;
         }
         self.try_routes(&again.routes, target, limits, deadline)
@@ -289,18 +269,15 @@ impl FederationClient {
         trust: Trust,
         deadline: Instant,
     ) -> Result<ResolvedServer, Error> {
-        let found = self
+        let resolved = self
             .discovery
-            .resolve(&self.fetcher, server, trust, deadline)
-            .map_err(|error| match error {
-                discovery::Error::NoCapacity(error) => busy_error(&error),
-                discovery::Error::LookupTimeout => Error::Busy(LimitReached::Service, BUSY_RETRY),
-            })?;
-        log::debug!("discovered server={server} {found}");
-        if found.routes.is_empty() {
+            .resolve(server, trust, deadline)
+            .map_err(|limit| Error::Busy(limit, BUSY_RETRY))?;
+        debug!(server:% = server, step = resolved.step, routes:% = resolved; "server name resolved");
+        if resolved.routes.is_empty() {
             Err(Error::NoSuchServer)
         } else {
-            Ok(found)
+            Ok(resolved)
         }
     }
 
@@ -311,26 +288,26 @@ impl FederationClient {
         limits: FetchLimits,
         deadline: Instant,
     ) -> Result<FetchResponse, Error> {
-        let mut tried = Vec::new();
+        let mut errors = Vec::new();
         for route in routes {
-            match self
-                .fetcher
-                .fetch(route, FetchRequest::get(target), limits, deadline)
-            {
-                Ok(answer) => return Ok(answer),
-                Err(error) if error.is_local_overload() => return Err(busy_error(&error)),
-                Err(error) => tried.push((format!("{}:{}", route.host, route.port).into(), error)),
+            let request = FetchRequest::get(target);
+            match self.fetcher.fetch(route, request, limits, deadline) {
+                Ok(response) => return Ok(response),
+                Err(error) if error.is_local_overload() => {
+                    return Err(Error::Busy(limit_reached(&error), BUSY_RETRY));
+                }
+                Err(error) => errors.push((format!("{}:{}", route.host, route.port).into(), error)),
             }
         }
-        Err(Error::Unreachable(tried))
+        Err(Error::Unreachable(errors))
     }
 }
 
-/// What the caller is told when we are short of places ourselves.
-fn busy_error(error: &http_client::Error) -> Error {
-    let full = match error {
-        http_client::Error::SubnetLimit(_) => LimitReached::Subnet,
-        _ => LimitReached::DnsLookups,
-    };
-    Error::Busy(full, BUSY_RETRY)
+/// Concurrent calls to one unlisted server.
+fn max_calls(responsive: bool) -> usize {
+    if responsive {
+        MAX_CALLS_PER_SERVER_IF_RESPONSIVE
+    } else {
+        MAX_CALLS_PER_SERVER
+    }
 }

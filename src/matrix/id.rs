@@ -1,16 +1,18 @@
-//! Matrix identifiers, parsed or refused (Matrix spec v1.16, appendix "Identifier Grammar"; MSC4143, MSC4195).
+//! Matrix identifiers (Matrix spec v1.16, appendix "Identifier Grammar"; MSC4143, MSC4195).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Longest server name in bytes. A DNS name of 253 bytes would leave no room for a user id of 255; the spec's own advice is 230.
-pub(crate) const MAX_SERVER_NAME: usize = 230;
+use crate::net::address::Host;
+
+/// Longest server name in bytes, as the spec advises: with a DNS name of 253 bytes a user id would exceed 255 bytes.
+const MAX_SERVER_NAME: usize = 230;
 /// Longest DNS label in bytes (RFC 1035).
 const MAX_LABEL: usize = 63;
-/// Longest user, room, slot, member or device id in bytes: the spec's limit for user and room ids, used for those that have none.
-pub(crate) const MAX_ID: usize = 255;
+/// Longest identifier in bytes. The spec's limit for user and room ids, used for all kinds.
+const MAX_ID: usize = 255;
 
-/// An identifier that is not one, with what was expected.
+/// Parse error: what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidIdentifier(&'static str);
 
@@ -31,17 +33,17 @@ pub struct ServerName {
 }
 
 impl ServerName {
-    /// Parses a server name, strictly: what a resolver might read as an address in disguise is refused.
+    /// Parses a server name of at most 230 bytes. Stricter than the grammar: refuses DNS names that a resolver may read as an IP
+    /// address, such as `127.1`.
     pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
         if text.len() > MAX_SERVER_NAME {
             return Err(InvalidIdentifier("a server name of at most 230 bytes"));
         }
         let (host, port) = split_port(text)?;
-        let ip = if let Some(inside) = host.strip_prefix('[') {
-            let inside = inside.strip_suffix(']').ok_or(NOT_A_SERVER_NAME)?;
-            Some(IpAddr::V6(
-                inside.parse::<Ipv6Addr>().map_err(|_| NOT_A_SERVER_NAME)?,
-            ))
+        let ip = if let Some(rest) = host.strip_prefix('[') {
+            let literal = rest.strip_suffix(']').ok_or(NOT_A_SERVER_NAME)?;
+            let v6 = literal.parse::<Ipv6Addr>();
+            Some(IpAddr::V6(v6.map_err(|_| NOT_A_SERVER_NAME)?))
         } else if let Ok(v4) = host.parse::<Ipv4Addr>() {
             Some(IpAddr::V4(v4))
         } else {
@@ -55,7 +57,7 @@ impl ServerName {
         })
     }
 
-    /// The name as it was given.
+    /// The name as parsed.
     pub fn as_str(&self) -> &str {
         &self.raw
     }
@@ -71,14 +73,22 @@ impl ServerName {
         }
     }
 
-    /// The address, if the host is a literal.
+    /// The address, if the host is an IP literal.
     pub fn ip(&self) -> Option<IpAddr> {
         self.ip
     }
 
-    /// The port, if one was given.
+    /// The port, if the name has one.
     pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// [`Self::host`] as a host to connect to.
+    pub(super) fn network_host(&self) -> Host {
+        match self.ip {
+            Some(ip) => Host::Ip(ip),
+            None => Host::Dns(self.host().into()),
+        }
     }
 }
 
@@ -118,9 +128,9 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), InvalidIdentifier> {
     }
 }
 
-/// Accepts a DNS name; refuses `127.1`, `2130706433` and `0x7f.1`, which fit the grammar but which getaddrinfo reads as addresses.
+/// Accepts a DNS name; refuses `127.1`, `2130706433` and `0x7f.1`, which match the grammar but are addresses to getaddrinfo.
 fn check_dns_name(host: &str) -> Result<(), InvalidIdentifier> {
-    let label_fits = |label: &str| {
+    let is_label = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
             && label
                 .bytes()
@@ -130,7 +140,7 @@ fn check_dns_name(host: &str) -> Result<(), InvalidIdentifier> {
     let decimal = last.iter().all(u8::is_ascii_digit);
     let hexadecimal =
         matches!(last, [b'0', b'x' | b'X', rest @ ..] if rest.iter().all(u8::is_ascii_hexdigit));
-    if host.split('.').all(label_fits) && !decimal && !hexadecimal {
+    if host.split('.').all(is_label) && !decimal && !hexadecimal {
         Ok(())
     } else {
         Err(NOT_A_SERVER_NAME)
@@ -145,7 +155,8 @@ pub struct UserId {
 }
 
 impl UserId {
-    /// Parses a user id. The server is what follows the first `:`; the localpart may be a historical one, of any printable characters.
+    /// Parses a user id of at most 255 bytes. The server name follows the first `:`. The localpart may be a historical one: any
+    /// characters but control characters.
     pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
         const NOT_A_USER_ID: InvalidIdentifier =
             InvalidIdentifier("a user id like @alice:example.com");
@@ -166,12 +177,12 @@ impl UserId {
         })
     }
 
-    /// The id as it was given.
+    /// The id as parsed.
     pub fn as_str(&self) -> &str {
         &self.raw
     }
 
-    /// The server that the user belongs to.
+    /// The user's homeserver.
     pub fn server(&self) -> &ServerName {
         &self.server
     }
@@ -189,49 +200,42 @@ impl fmt::Debug for UserId {
     }
 }
 
+/// An identifier of 1 to 255 bytes without control characters, for which `$check` holds too.
 macro_rules! opaque_id {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $check:expr, $expected:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         pub struct $name(Box<str>);
 
         impl $name {
-            /// Accepts 1 to 255 bytes without control characters.
+            #[doc = concat!("Accepts ", $expected, ".")]
             pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
-                if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) {
+                let check: fn(&str) -> bool = $check;
+                if (1..=MAX_ID).contains(&text.len())
+                    && !text.chars().any(char::is_control)
+                    && check(text)
+                {
                     Ok(Self(text.into()))
                 } else {
-                    Err(InvalidIdentifier("1 to 255 bytes without control characters"))
+                    Err(InvalidIdentifier($expected))
                 }
             }
 
-            /// The id as it was given.
+            /// The id as parsed.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
     };
+    ($(#[$doc:meta])* $name:ident) => {
+        opaque_id!($(#[$doc])* $name, |_| true, "1 to 255 bytes without control characters");
+    };
 }
 
 opaque_id! {
-    /// A room id. Opaque since room version 12, so nothing but its size is checked.
+    /// A room id. Opaque since room version 12.
     RoomId
 }
-impl RoomId {
-    /// A room whose id ends up in a path of its homeserver's. It has its sigil, and no segment `.` or `..`: see [`DelayId::parse`].
-    pub fn parse_for_path(text: &str) -> Result<Self, InvalidIdentifier> {
-        let climbs = has_dot_segment(text);
-        let parsed = (text.starts_with('!') && !climbs).then(|| Self::parse(text));
-        parsed.unwrap_or(Err(InvalidIdentifier("a room id like !abc:example.com")))
-    }
-}
-
-/// Whether a segment of a path leads upwards, or nowhere.
-fn has_dot_segment(text: &str) -> bool {
-    text.split(['/', '\\'])
-        .any(|segment| matches!(segment, "." | ".."))
-}
-
 opaque_id! {
     /// A MatrixRTC slot within a room (MSC4143), such as `m.call#ROOM`.
     SlotId
@@ -244,30 +248,31 @@ opaque_id! {
     /// A device of a user.
     DeviceId
 }
+opaque_id! {
+    /// The id of a delayed event (MSC4140), which is part of a request path.
+    DelayId,
+    |text| !has_dot_segment(text),
+    "1 to 255 bytes without control characters, and without the segments . and .."
+}
 
-/// The id of a delayed event (MSC4140). It ends up in paths of its homeserver's.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct DelayId(Box<str>);
-
-impl DelayId {
-    /// Accepts 1 to 255 bytes without control characters. A segment `.` or `..` is refused: escaped as it may be, a proxy that
-    /// decodes a path before it passes it on would leave the folder of delayed events by it.
-    pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
-        const NOT_A_DELAY_ID: InvalidIdentifier = InvalidIdentifier(
-            "1 to 255 bytes without control characters, and without the segments . and ..",
-        );
-        let climbs = has_dot_segment(text);
-        if (1..=MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control) && !climbs {
-            Ok(Self(text.into()))
+impl RoomId {
+    /// Parses a room id that becomes part of a request path: it starts with `!` and has no dot segment.
+    pub fn parse_for_path(text: &str) -> Result<Self, InvalidIdentifier> {
+        const NOT_A_ROOM_ID: InvalidIdentifier =
+            InvalidIdentifier("a room id like !abc:example.com");
+        if text.starts_with('!') && !has_dot_segment(text) {
+            Self::parse(text)
         } else {
-            Err(NOT_A_DELAY_ID)
+            Err(NOT_A_ROOM_ID)
         }
     }
+}
 
-    /// The id as it was given.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// Whether a path segment is `.` or `..`. Escaping does not help: a proxy that decodes the path before it forwards the request
+/// would resolve the segment and leave the endpoint.
+fn has_dot_segment(text: &str) -> bool {
+    text.split(['/', '\\'])
+        .any(|segment| matches!(segment, "." | ".."))
 }
 
 #[cfg(test)]
@@ -275,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_names_of_the_grammar_are_accepted() {
+    fn valid_server_names_are_accepted() {
         for (name, host, port) in [
             ("matrix.org", "matrix.org", None),
             ("matrix.org:8888", "matrix.org", Some(8888)),
@@ -297,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_disguise_and_broken_names_are_refused() {
+    fn numeric_hosts_and_malformed_server_names_are_refused() {
         let long_label = format!("{}.org", "a".repeat(64));
         let long = format!("{}org", "a.".repeat(120));
         for name in [
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_of_a_user_follows_the_first_colon() {
+    fn the_server_name_of_a_user_id_follows_the_first_colon() {
         assert_eq!(
             UserId::parse("@a:b.org:8448").unwrap().server().as_str(),
             "b.org:8448"
@@ -377,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn opaque_ids_are_bounded_and_printable() {
+    fn opaque_ids_have_1_to_255_bytes_without_control_characters() {
         assert_eq!(
             SlotId::parse("m.call#ROOM").unwrap().as_str(),
             "m.call#ROOM"
@@ -389,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn no_room_leaves_its_segment_of_a_path() {
+    fn a_room_id_for_a_path_has_no_dot_segment() {
         for id in ["!r:hs", "!a/b:hs", "!..a", "!..", "!ü"] {
             assert_eq!(RoomId::parse_for_path(id).unwrap().as_str(), id);
         }
@@ -402,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn no_delay_id_leaves_its_folder() {
+    fn a_delay_id_has_no_dot_segment() {
         for id in ["syd_abc", "a/b", "a?b#c%2e", "..a", "...", "ü", "%2e%2e"] {
             assert_eq!(DelayId::parse(id).unwrap().as_str(), id);
         }

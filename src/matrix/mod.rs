@@ -1,4 +1,10 @@
-//! The vocabulary of Matrix.
+//! Clients and types of Matrix.
+//!
+//! - `id`: identifiers. `livekit_names`: LiveKit room names and identities of Matrix users (MSC4195).
+//! - `openid`: verification of OpenID tokens, by `federation`: calls to homeservers, by `discovery`: server name resolution.
+//! - `delayed_event`: restarts and sends delayed events (MSC4140), by `client_api`: discovery of client-server APIs.
+//! - `server_directory`: configured homeservers. `server_cache`: facts about homeservers. `well_known`: well-known documents.
+//! - `appservice`: the homeserver's APIs for application services. `registration`: the registration file.
 
 pub(crate) mod appservice;
 pub(crate) mod client_api;
@@ -10,19 +16,19 @@ pub(crate) mod livekit_names;
 pub(crate) mod openid;
 pub(crate) mod registration;
 mod server_cache;
+pub(crate) mod server_directory;
 mod well_known;
 
-use std::fmt;
+use crate::net::address::{Host, Trust};
+use crate::net::http_client::HttpRoute;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
-/// What a path segment or a query's value may hold unescaped (RFC 3986, 2.3).
-const PERCENT_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-fn percent_encoded(text: &str) -> impl fmt::Display + '_ {
-    utf8_percent_encode(text, PERCENT_ENCODE_SET)
+/// A route by TLS with a certificate for `host`.
+fn https_route(host: Host, port: u16, authority: &str, trust: Trust) -> HttpRoute {
+    HttpRoute {
+        tls: Some(host.clone()),
+        host,
+        port,
+        authority: authority.into(),
+        trust,
+    }
 }

@@ -1,10 +1,9 @@
-//! From an OpenID token to the user whom their homeserver knows by it (Matrix spec v1.16, server-server API, "OpenID").
+//! Verification of OpenID tokens by the user's homeserver (Matrix spec v1.16, server-server API, "OpenID").
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -14,13 +13,14 @@ use crate::net::http_client::FetchLimits;
 use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::json;
 use crate::util::metrics;
+use crate::util::text::percent_encode;
 use crate::util::ttl_cache::TtlCache;
 
-/// Longest token that is passed on, in bytes. Synapse's have 24; escaped, this one still fits a request line.
+/// Longest OpenID token in bytes: percent-encoded, it has to fit a request line. Tokens of Synapse have 24.
 const MAX_OPENID_TOKEN: usize = 2048;
-/// Verdicts that are remembered: about 250 bytes each.
+/// Entries of the OpenID cache, of about 250 bytes each.
 const MAX_CACHED_RESULTS: usize = 4096;
-/// A refusal is remembered for this long at most, so that a token that was too early is not refused for long.
+/// Longest time that a refusal is cached, as the homeserver may accept the token a moment later.
 const MAX_REFUSAL_TTL: Duration = Duration::from_secs(10);
 const LIMITS: FetchLimits = FetchLimits {
     kind: "openid",
@@ -31,12 +31,12 @@ const LIMITS: FetchLimits = FetchLimits {
     max_subnet_calls: MAX_CALLS_PER_SUBNET,
 };
 
-/// What a client got from its homeserver to show to us. Whoever holds it is taken for the user.
+/// An OpenID token. Its bearer can act as the user.
 #[derive(Clone)]
 pub struct OpenIdToken(Box<str>);
 
 impl OpenIdToken {
-    /// Takes the `access_token` of a request.
+    /// The `access_token` of a request.
     pub fn new(token: &str) -> Self {
         Self(token.into())
     }
@@ -48,46 +48,42 @@ impl fmt::Debug for OpenIdToken {
     }
 }
 
-/// A user whom their own homeserver vouched for. Nothing but [`Verifier::verify`] makes one.
+/// A user whose homeserver confirmed the user's OpenID token. Made by [`OpenIdVerifier::verify`] only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VerifiedUser(UserId);
 
 impl VerifiedUser {
-    /// Who it is.
     pub(crate) fn id(&self) -> &UserId {
         &self.0
     }
 
-    /// A user for the tests of the rooms that need one.
     #[cfg(test)]
     pub(crate) fn for_test(id: &str) -> Self {
         Self(UserId::parse(id).unwrap())
     }
 }
 
-/// Why a token is not accepted.
+/// Why an OpenID token is not accepted.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// Nobody was asked: the token is too long.
     TokenTooLong,
-    /// The homeserver was not heard.
+    /// The homeserver gave no response.
     Federation(federation::Error),
-    /// The homeserver refused it, just now or a moment ago.
+    /// The homeserver refused the token, now or at most 10 s ago.
     Refused(OpenIdRefusal),
-    /// The homeserver answered with this status, which is neither yes nor no.
+    /// A status that is neither a confirmation nor a refusal.
     Status(u16),
-    /// The homeserver's answer is no userinfo.
+    /// The body is not a userinfo object.
     NotUserinfo,
 }
 
-/// A clear no.
+/// A refusal by the homeserver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OpenIdRefusal {
-    /// The homeserver does not know the token.
+    /// The homeserver responded with this status.
     UnknownToken(u16),
-    /// The homeserver vouched for something that is no user id.
     InvalidUserId,
-    /// The homeserver vouched for a user of another server.
+    /// The homeserver named a user of another server.
     OtherServer(UserId),
 }
 
@@ -98,12 +94,10 @@ impl fmt::Display for OpenIdRefusal {
                 f,
                 "the homeserver does not know the token (status {status})"
             ),
-            Self::InvalidUserId => {
-                f.write_str("the homeserver vouched for something that is no user id")
-            }
+            Self::InvalidUserId => f.write_str("the homeserver answered with an invalid user id"),
             Self::OtherServer(user) => write!(
                 f,
-                "the homeserver vouched for {user}, who is of another server"
+                "the homeserver answered with {user}, a user of another server"
             ),
         }
     }
@@ -118,7 +112,7 @@ impl fmt::Display for Error {
             Self::Federation(error) => error.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Status(status) => write!(f, "the homeserver answered with status {status}"),
-            Self::NotUserinfo => f.write_str("the homeserver's answer is no userinfo"),
+            Self::NotUserinfo => f.write_str("the homeserver's answer is not a userinfo object"),
         }
     }
 }
@@ -130,10 +124,10 @@ struct Userinfo {
     sub: String,
 }
 
-/// A clear answer.
+/// The homeserver's answer about a token.
 pub(crate) type UserinfoResult = Result<VerifiedUser, OpenIdRefusal>;
 
-/// Reads the userinfo that `server` gave.
+/// Parses a userinfo response of `server`. The user has to be of `server`.
 pub(crate) fn parse_userinfo(server: &ServerName, body: &[u8]) -> Result<UserinfoResult, Error> {
     let userinfo: Userinfo = json::parse_object(body).ok_or(Error::NotUserinfo)?;
     Ok(match UserId::parse(&userinfo.sub) {
@@ -143,30 +137,27 @@ pub(crate) fn parse_userinfo(server: &ServerName, body: &[u8]) -> Result<Userinf
     })
 }
 
-/// Asks homeservers who their users are.
+/// Verifies OpenID tokens.
 #[derive(Debug)]
 pub(crate) struct OpenIdVerifier {
     federation: FederationClient,
-    cache_ttl: Duration,
-    results: TtlCache<[u8; 32], UserinfoResult>,
+    cache: OpenIdCache,
 }
 
 impl OpenIdVerifier {
-    /// Verdicts are remembered for `remember` (0: not at all), as clients ask for several things in a row with one token.
-    pub(crate) fn new(federation: FederationClient, remember: Duration) -> Self {
+    /// `cache_ttl` is the lifetime of cached answers; 0 turns the cache off.
+    pub(crate) fn new(federation: FederationClient, cache_ttl: Duration) -> Self {
         Self {
             federation,
-            cache_ttl: remember,
-            results: TtlCache::new(MAX_CACHED_RESULTS),
+            cache: OpenIdCache::new(cache_ttl),
         }
     }
 
-    /// The way to the homeservers that are asked.
     pub(crate) fn federation(&self) -> &FederationClient {
         &self.federation
     }
 
-    /// Asks `server` whose token it is, for a client at `client`. The user has to be of that very server: no homeserver can vouch for a stranger.
+    /// Asks `server` for the user of `token`, on behalf of a client at the address `client`.
     pub(crate) fn verify(
         &self,
         server: &ServerName,
@@ -176,28 +167,16 @@ impl OpenIdVerifier {
         if token.0.len() > MAX_OPENID_TOKEN {
             return Err(Error::TokenTooLong);
         }
-        // a server name holds no NUL, so no two pairs give one key
-        let key = Sha256::new()
-            .chain_update(server.as_str())
-            .chain_update([0])
-            .chain_update(&*token.0)
-            .finalize()
-            .into();
-        let known = self.results.get(&key, Instant::now());
-        metrics::count_cache_lookup("openid", known.is_some());
-        if let Some(verdict) = known {
-            return verdict.map_err(Error::Refused);
-        }
-        let verdict = self.fetch_userinfo(server, token, client)?;
-        let lasting = match verdict {
-            Ok(_) => self.cache_ttl,
-            Err(_) => self.cache_ttl.min(MAX_REFUSAL_TTL),
+        let key = OpenIdCache::key(server, token);
+        let result = match self.cache.get(&key) {
+            Some(result) => result,
+            None => {
+                let result = self.fetch_userinfo(server, token, client)?;
+                self.cache.insert(key, &result);
+                result
+            }
         };
-        if !lasting.is_zero() {
-            let now = Instant::now();
-            self.results.insert(key, verdict.clone(), now + lasting);
-        }
-        verdict.map_err(Error::Refused)
+        result.map_err(Error::Refused)
     }
 
     fn fetch_userinfo(
@@ -206,17 +185,62 @@ impl OpenIdVerifier {
         token: &OpenIdToken,
         client: Option<IpAddr>,
     ) -> Result<UserinfoResult, Error> {
-        let token = utf8_percent_encode(&token.0, NON_ALPHANUMERIC);
+        let token = percent_encode(&token.0);
         let target = format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
-        let answer = self
+        let response = self
             .federation
             .get(server, &target, LIMITS, client)
             .map_err(Error::Federation)?;
-        match answer.status {
-            200 => {}
-            status @ (401 | 403) => return Ok(Err(OpenIdRefusal::UnknownToken(status))),
-            status => return Err(Error::Status(status)),
+        match response.status {
+            200 => parse_userinfo(server, &response.body),
+            status @ (401 | 403) => Ok(Err(OpenIdRefusal::UnknownToken(status))),
+            status => Err(Error::Status(status)),
         }
-        parse_userinfo(server, &answer.body)
+    }
+}
+
+/// Cache of the homeservers' answers, as clients send one OpenID token in several requests in a row.
+#[derive(Debug)]
+struct OpenIdCache {
+    ttl: Duration,
+    results: TtlCache<OpenIdCacheKey, UserinfoResult>,
+}
+
+/// SHA-256 of server name and token.
+type OpenIdCacheKey = [u8; 32];
+
+impl OpenIdCache {
+    fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            results: TtlCache::new(MAX_CACHED_RESULTS),
+        }
+    }
+
+    fn key(server: &ServerName, token: &OpenIdToken) -> OpenIdCacheKey {
+        // no server name contains a NUL, so two pairs have two keys
+        Sha256::new()
+            .chain_update(server.as_str())
+            .chain_update([0])
+            .chain_update(&*token.0)
+            .finalize()
+            .into()
+    }
+
+    fn get(&self, key: &OpenIdCacheKey) -> Option<UserinfoResult> {
+        let result = self.results.get(key, Instant::now());
+        metrics::count_cache_lookup("openid", result.is_some());
+        result
+    }
+
+    fn insert(&self, key: OpenIdCacheKey, result: &UserinfoResult) {
+        let ttl = match result {
+            Ok(_) => self.ttl,
+            Err(_) => self.ttl.min(MAX_REFUSAL_TTL),
+        };
+        if !ttl.is_zero() {
+            self.results
+                .insert(key, result.clone(), Instant::now() + ttl);
+        }
     }
 }

@@ -1,208 +1,252 @@
-//! What is known of server names: bounded, and asked for once however many wait for it.
+//! Facts about homeservers by server name: bounded in number, and refreshed by one caller while the others wait.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::matrix::id::ServerName;
 use crate::net::address::Trust;
+use crate::util::bounded_map::BoundedMap;
+use crate::util::single_flight::SingleFlight;
+use crate::util::sync::lock;
 
-/// Names on each shelf. An entry has some 300 bytes, with long names and four SRV targets 2 KiB.
+/// Server names in each partition. An entry has about 300 bytes, with long names and four SRV targets 2 KiB.
 const MAX_SERVERS_PER_PARTITION: usize = 1024;
-/// How often a server may be discovered afresh because it does not answer where it was found.
+/// Shortest time between two invalidations of one server.
 const INVALIDATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Two shelves, so that made-up names never push out those that the administrator listed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum CachePartition {
-    Listed,
-    Unlisted,
-}
-
-impl CachePartition {
-    /// Where a server of this standing is kept.
-    pub(super) fn for_trust(trust: Trust) -> Self {
-        match trust {
-            Trust::Unlisted => Self::Unlisted,
-            Trust::Listed | Trust::Administrator => Self::Listed,
-        }
-    }
-}
-
-/// Somebody else's look-up of the same name took longer than the caller could wait.
+/// A refresh of the same name by another caller took longer than the deadline.
 #[derive(Debug)]
 pub(super) struct LookupTimeout;
 
-/// What is kept of one name.
+/// What the cache holds for a server name. The default is an entry without any facts.
 pub(super) trait CachedFact: Clone + Default {
-    /// Whether it is to be asked for.
+    /// Whether a refresh is due.
     fn is_stale(&self, now: Instant) -> bool;
 
-    /// Has everything asked for again.
+    /// Makes a refresh due. Values that are still valid remain in case the refresh fails.
     fn expire(&mut self);
 }
 
-#[derive(Debug, Default)]
-pub(super) struct ServerCache<K> {
-    listed: Mutex<HashMap<ServerName, ServerCacheItem<K>>>,
-    unlisted: Mutex<HashMap<ServerName, ServerCacheItem<K>>>,
+/// Facts by server name, in two partitions: names that callers invent evict no listed server.
+#[derive(Debug)]
+pub(super) struct ServerCache<F> {
+    listed: Partition<F>,
+    unlisted: Partition<F>,
 }
 
 #[derive(Debug)]
-struct ServerCacheItem<K> {
-    entry: Arc<ServerCacheEntry<K>>,
-    last_used: Instant,
+struct Partition<F> {
+    /// By the time of the last use.
+    entries: Mutex<BoundedMap<ServerName, ServerCacheEntry<F>>>,
+    refreshes: SingleFlight<ServerName, ()>,
 }
 
 #[derive(Debug, Default)]
-struct ServerCacheEntry<K> {
-    state: Mutex<ServerCacheState<K>>,
-    refresh_done: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct ServerCacheState<K> {
-    fact: K,
-    refreshing: bool,
-    /// When it was last asked for.
+struct ServerCacheEntry<F> {
+    facts: Arc<F>,
     refreshed_at: Option<Instant>,
     invalidated_at: Option<Instant>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl<F: CachedFact> Default for ServerCache<F> {
+    fn default() -> Self {
+        Self {
+            listed: Partition::new(),
+            unlisted: Partition::new(),
+        }
+    }
 }
 
-impl<K: CachedFact> ServerCache<K> {
-    fn get_or_insert(&self, shelf: CachePartition, name: &ServerName) -> Arc<ServerCacheEntry<K>> {
-        let mut names = lock(match shelf {
-            CachePartition::Listed => &self.listed,
-            CachePartition::Unlisted => &self.unlisted,
-        });
-        let now = Instant::now();
-        if let Some(slot) = names.get_mut(name) {
-            slot.last_used = now;
-            return slot.entry.clone();
+impl<F: CachedFact> ServerCache<F> {
+    fn partition(&self, trust: Trust) -> &Partition<F> {
+        match trust {
+            Trust::Unlisted => &self.unlisted,
+            Trust::Listed | Trust::Administrator => &self.listed,
         }
-        if names.len() >= MAX_SERVERS_PER_PARTITION {
-            let oldest = names
-                .iter()
-                .min_by_key(|(_, slot)| slot.last_used)
-                .map(|(name, _)| name.clone());
-            oldest.and_then(|name| names.remove(&name));
-        }
-        let entry = Arc::<ServerCacheEntry<K>>::default();
-        names.insert(
-            name.clone(),
-            ServerCacheItem {
-                entry: entry.clone(),
-                last_used: now,
-            },
-        );
-        entry
     }
 
-    /// What is known of `name` after `update`, which one caller at a time carries out.
+    /// Returns the facts about `name`; stale ones are refreshed first, by one caller at a time. Facts that `refresh` learns before it
+    /// fails are stored. If the refresh of another caller fails, this one tries its own.
     pub(super) fn get_or_refresh<E: From<LookupTimeout>>(
         &self,
-        shelf: CachePartition,
+        trust: Trust,
         name: &ServerName,
         deadline: Instant,
-        update: impl FnOnce(&mut K) -> Result<(), E>,
-    ) -> Result<K, E> {
-        let entry = self.get_or_insert(shelf, name);
-        let mut state = lock(&entry.state);
-        if !state.fact.is_stale(Instant::now()) {
-            return Ok(state.fact.clone());
-        }
-        while state.refreshing {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        refresh: impl FnOnce(&mut F) -> Result<(), E>,
+    ) -> Result<Arc<F>, E> {
+        let partition = self.partition(trust);
+        let mut refresh = Some(refresh);
+        let mut result = None;
+        loop {
+            let facts = partition.get(name);
+            let now = Instant::now();
+            if !facts.is_stale(now) {
+                return Ok(facts);
+            }
+            if now >= deadline {
                 return Err(LookupTimeout.into());
             }
-            state = entry
-                .refresh_done
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            if !state.refreshing && !state.fact.is_stale(Instant::now()) {
-                return Ok(state.fact.clone());
+            partition.refreshes.run_or_join(name, deadline, || {
+                result = refresh
+                    .take()
+                    .map(|refresh| partition.refresh(name, refresh));
+            });
+            if let Some(result) = result {
+                return result;
             }
         }
-        state.refreshing = true;
-        let mut known = state.fact.clone();
-        drop(state);
-        let flight = RefreshGuard(&entry);
-        // what was found out before it went wrong is worth keeping
-        let outcome = update(&mut known);
-        let mut state = lock(&entry.state);
-        state.fact = known.clone();
-        state.refreshed_at = Some(Instant::now());
-        drop(state);
-        drop(flight);
-        outcome.map(|()| known)
     }
 
-    /// Adds to what is known what was found out by other means; a look-up under way does not know it.
-    pub(super) fn update(
-        &self,
-        shelf: CachePartition,
-        name: &ServerName,
-        change: impl FnOnce(&mut K),
-    ) {
-        change(&mut lock(&self.get_or_insert(shelf, name).state).fact);
+    /// Changes facts without a refresh. A refresh under way overwrites the change.
+    pub(super) fn update(&self, trust: Trust, name: &ServerName, change: impl FnOnce(&mut F)) {
+        self.partition(trust)
+            .with_entry(name, |entry| change(Arc::make_mut(&mut entry.facts)));
     }
 
-    /// Has an entry asked for again, unless it was learned after `since`, or that was done within the last minute.
-    pub(super) fn invalidate(
-        &self,
-        shelf: CachePartition,
-        name: &ServerName,
-        since: Instant,
-    ) -> bool {
-        let entry = self.get_or_insert(shelf, name);
-        let mut state = lock(&entry.state);
+    /// Makes a refresh of `name` due, unless the last refresh ended after `since` or the last invalidation is less than a minute ago.
+    pub(super) fn invalidate(&self, trust: Trust, name: &ServerName, since: Instant) -> bool {
         let now = Instant::now();
-        if state.refreshing
-            || state.refreshed_at.is_none_or(|at| at >= since)
-            || state
-                .invalidated_at
-                .is_some_and(|at| now.duration_since(at) < INVALIDATE_INTERVAL)
-        {
-            return false;
-        }
-        state.invalidated_at = Some(now);
-        state.fact.expire();
-        true
+        self.partition(trust).with_entry(name, |entry| {
+            // a refresh of stale facts is due anyway, or under way
+            if entry.facts.is_stale(now)
+                || entry.refreshed_at.is_none_or(|at| at >= since)
+                || entry
+                    .invalidated_at
+                    .is_some_and(|at| now.duration_since(at) < INVALIDATE_INTERVAL)
+            {
+                return false;
+            }
+            entry.invalidated_at = Some(now);
+            Arc::make_mut(&mut entry.facts).expire();
+            true
+        })
     }
 }
 
-/// Ends a look-up for those who wait, also when it panicked.
-struct RefreshGuard<'a, K>(&'a ServerCacheEntry<K>);
+impl<F: CachedFact> Partition<F> {
+    fn new() -> Self {
+        Self {
+            entries: Mutex::new(BoundedMap::new(MAX_SERVERS_PER_PARTITION)),
+            refreshes: SingleFlight::new(),
+        }
+    }
 
-impl<K> Drop for RefreshGuard<'_, K> {
-    fn drop(&mut self) {
-        lock(&self.0.state).refreshing = false;
-        self.0.refresh_done.notify_all();
+    fn get(&self, name: &ServerName) -> Arc<F> {
+        self.with_entry(name, |entry| entry.facts.clone())
+    }
+
+    fn with_entry<R>(
+        &self,
+        name: &ServerName,
+        access: impl FnOnce(&mut ServerCacheEntry<F>) -> R,
+    ) -> R {
+        let mut entries = lock(&self.entries);
+        let now = Instant::now();
+        entries.set_rank(name, now);
+        if let Some(entry) = entries.get_mut(name) {
+            return access(entry);
+        }
+        let mut entry = ServerCacheEntry::default();
+        let result = access(&mut entry);
+        entries.insert(name.clone(), entry, now);
+        result
+    }
+
+    fn refresh<E>(
+        &self,
+        name: &ServerName,
+        refresh: impl FnOnce(&mut F) -> Result<(), E>,
+    ) -> Result<Arc<F>, E> {
+        let mut facts = self.get(name);
+        // another refresh may have ended since the caller read the facts
+        if !facts.is_stale(Instant::now()) {
+            return Ok(facts);
+        }
+        let result = refresh(Arc::make_mut(&mut facts));
+        self.with_entry(name, |entry| {
+            entry.facts = facts.clone();
+            entry.refreshed_at = Some(Instant::now());
+        });
+        result.map(|()| facts)
+    }
+}
+
+/// A value with two ends of life: from the first on a refresh is due; until the second the value may be used if the refresh fails.
+#[derive(Debug, Clone)]
+pub(super) struct CachedValue<T> {
+    /// The value and the time until which it is valid.
+    value: Option<(T, Instant)>,
+    fresh_until: Option<Instant>,
+}
+
+impl<T> Default for CachedValue<T> {
+    fn default() -> Self {
+        Self {
+            value: None,
+            fresh_until: None,
+        }
+    }
+}
+
+impl<T> CachedValue<T> {
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        self.fresh_until.is_none_or(|until| until <= now)
+    }
+
+    pub(super) fn value(&self) -> Option<&T> {
+        self.value.as_ref().map(|(value, _)| value)
+    }
+
+    /// Stores a value that is valid for `ttl`; a refresh is due `early` before the end of that time.
+    pub(super) fn store(&mut self, value: T, ttl: Duration, early: Duration, now: Instant) {
+        self.value = Some((value, now + ttl));
+        self.fresh_until = Some(now + ttl.saturating_sub(early));
+    }
+
+    /// Stores that there is no value; a refresh is due after `ttl`.
+    pub(super) fn store_none(&mut self, ttl: Duration, now: Instant) {
+        self.value = None;
+        self.fresh_until = Some(now + ttl);
+    }
+
+    /// Stores that a refresh failed. The value remains if it is still valid. The next refresh is due after `retry_delay`, or when the
+    /// value ceases to be valid.
+    pub(super) fn store_failure(&mut self, retry_delay: Duration, now: Instant) {
+        let retry_at = now + retry_delay;
+        self.value.take_if(|(_, valid_until)| *valid_until <= now);
+        let valid_until = self.value.as_ref().map(|(_, until)| *until);
+        self.fresh_until = Some(valid_until.map_or(retry_at, |until| until.min(retry_at)));
+    }
+
+    /// Makes a refresh due; the value remains in case the refresh fails.
+    pub(super) fn expire(&mut self) {
+        self.fresh_until = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
 
     use super::*;
 
-    #[derive(Debug, Clone, Default)]
-    struct TestFact(bool);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct TestFact {
+        fresh: bool,
+        learned: u32,
+    }
 
     impl CachedFact for TestFact {
         fn is_stale(&self, _now: Instant) -> bool {
-            !self.0
+            !self.fresh
         }
 
         fn expire(&mut self) {
-            self.0 = false;
+            self.fresh = false;
         }
     }
 
@@ -210,129 +254,173 @@ mod tests {
         ServerName::parse(text).unwrap()
     }
 
-    fn set_fact(fact: &mut TestFact) -> Result<(), LookupTimeout> {
-        fact.0 = true;
+    fn set_fresh(fact: &mut TestFact) -> Result<(), LookupTimeout> {
+        fact.fresh = true;
         Ok(())
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
+    fn in_a_minute() -> Instant {
+        Instant::now() + Duration::from_secs(60)
     }
 
-    #[test]
-    fn many_callers_cause_one_look_up() {
-        let cache = ServerCache::<TestFact>::default();
-        let asked = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..50 {
-                scope.spawn(|| {
-                    let update = |known: &mut TestFact| {
-                        asked.fetch_add(1, Ordering::SeqCst);
-                        std::thread::sleep(Duration::from_millis(50));
-                        set_fact(known)
-                    };
-                    cache
-                        .get_or_refresh(CachePartition::Listed, &name("a"), soon(), update)
-                        .unwrap();
-                });
-            }
-        });
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    fn get(
+        cache: &ServerCache<TestFact>,
+        refresh: impl FnOnce(&mut TestFact) -> Result<(), LookupTimeout>,
+    ) -> Result<Arc<TestFact>, LookupTimeout> {
+        cache.get_or_refresh(Trust::Listed, &name("a"), in_a_minute(), refresh)
     }
 
-    #[test]
-    fn who_waits_gives_up_at_the_deadline_and_a_panic_frees_the_name() {
-        let cache = ServerCache::<TestFact>::default();
-        std::thread::scope(|scope| {
-            let (started, has_started) = std::sync::mpsc::channel();
-            let (finish, may_finish) = std::sync::mpsc::channel::<()>();
-            let cache = &cache;
-            let flying = scope.spawn(move || {
-                let _ = cache.get_or_refresh(
-                    CachePartition::Listed,
-                    &name("a"),
-                    soon(),
-                    |_| -> Result<(), LookupTimeout> {
-                        started.send(()).unwrap();
-                        may_finish.recv().unwrap();
-                        panic!("on purpose");
-                    },
-                );
+    /// Runs `first` in a refresh, and `others` once the refresh has begun; the argument of `others` ends it.
+    fn during_refresh(
+        cache: &ServerCache<TestFact>,
+        first: impl FnOnce(&mut TestFact) -> Result<(), LookupTimeout> + Send,
+        others: impl FnOnce(Sender<()>),
+    ) -> thread::Result<Result<Arc<TestFact>, LookupTimeout>> {
+        let (started, has_started) = channel();
+        let (finish, may_finish): (Sender<()>, Receiver<()>) = channel();
+        thread::scope(|scope| {
+            let refreshing = scope.spawn(move || {
+                get(cache, |fact| {
+                    started.send(()).unwrap();
+                    may_finish.recv().unwrap();
+                    first(fact)
+                })
             });
             has_started.recv().unwrap();
-            let late =
-                cache.get_or_refresh(CachePartition::Listed, &name("a"), Instant::now(), set_fact);
-            assert!(matches!(late, Err(LookupTimeout)));
-            assert!(!cache.invalidate(CachePartition::Listed, &name("a"), soon()));
-            finish.send(()).unwrap();
-            assert!(flying.join().is_err());
-        });
-        cache
-            .get_or_refresh(CachePartition::Listed, &name("a"), soon(), set_fact)
-            .unwrap();
+            others(finish);
+            refreshing.join()
+        })
     }
 
     #[test]
-    fn made_up_names_stay_on_their_shelf() {
+    fn concurrent_callers_cause_one_refresh() {
         let cache = ServerCache::<TestFact>::default();
-        cache
-            .get_or_refresh(
-                CachePartition::Listed,
-                &name("own.example"),
-                soon(),
-                set_fact,
-            )
-            .unwrap();
+        let refreshes = AtomicU32::new(0);
+        let count = |fact: &mut TestFact| {
+            refreshes.fetch_add(1, Ordering::SeqCst);
+            set_fresh(fact)
+        };
+        let first = during_refresh(&cache, count, |finish| {
+            thread::scope(|scope| {
+                for _ in 0..50 {
+                    scope.spawn(|| get(&cache, count).unwrap());
+                }
+                finish.send(()).unwrap();
+            });
+        });
+        assert!(first.unwrap().is_ok());
+        assert_eq!(refreshes.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_waiting_caller_gives_up_at_its_deadline_and_a_panic_ends_the_refresh() {
+        let cache = ServerCache::<TestFact>::default();
+        let panicked = during_refresh(
+            &cache,
+            |_| panic!("for the test"),
+            |finish| {
+                let late = cache.get_or_refresh(
+                    Trust::Listed,
+                    &name("a"),
+                    Instant::now() + Duration::from_millis(10),
+                    set_fresh,
+                );
+                assert!(matches!(late, Err(LookupTimeout)));
+                assert!(!cache.invalidate(Trust::Listed, &name("a"), in_a_minute()));
+                finish.send(()).unwrap();
+            },
+        );
+        assert!(panicked.is_err());
+        assert!(get(&cache, set_fresh).is_ok());
+    }
+
+    #[test]
+    fn facts_of_a_failed_refresh_are_stored_and_a_waiting_caller_tries_again() {
+        let cache = ServerCache::<TestFact>::default();
+        let fail = |fact: &mut TestFact| {
+            fact.learned += 1;
+            Err(LookupTimeout)
+        };
+        let (joined, has_joined) = channel();
+        thread::scope(|scope| {
+            let mut waiting = None;
+            let first = during_refresh(&cache, fail, |finish| {
+                waiting = Some(scope.spawn(|| {
+                    joined.send(()).unwrap();
+                    get(&cache, |fact| {
+                        fact.learned += 10;
+                        set_fresh(fact)
+                    })
+                }));
+                has_joined.recv().unwrap();
+                finish.send(()).unwrap();
+            });
+            assert!(first.unwrap().is_err());
+            let facts = waiting.unwrap().join().unwrap().unwrap();
+            assert_eq!(facts.learned, 11);
+        });
+    }
+
+    #[test]
+    fn unlisted_names_evict_each_other_but_no_listed_server() {
+        let cache = ServerCache::<TestFact>::default();
+        get(&cache, set_fresh).unwrap();
         for n in 0..3000 {
             cache
                 .get_or_refresh(
-                    CachePartition::Unlisted,
+                    Trust::Unlisted,
                     &name(&format!("{n}.example")),
-                    soon(),
-                    set_fact,
+                    in_a_minute(),
+                    set_fresh,
                 )
                 .unwrap();
         }
         assert_eq!(
-            (lock(&cache.listed).len(), lock(&cache.unlisted).len()),
+            (
+                lock(&cache.listed.entries).len(),
+                lock(&cache.unlisted.entries).len()
+            ),
             (1, MAX_SERVERS_PER_PARTITION)
         );
-        cache
-            .get_or_refresh(
-                CachePartition::Listed,
-                &name("own.example"),
-                soon(),
-                |_| -> Result<(), LookupTimeout> { panic!("was forgotten") },
-            )
-            .unwrap();
+        get(&cache, |_| panic!("was evicted")).unwrap();
     }
 
     #[test]
-    fn a_server_is_doubted_once_a_minute() {
+    fn a_server_is_invalidated_at_most_once_a_minute() {
         let cache = ServerCache::<TestFact>::default();
-        let refresh = || {
-            let mut asked = false;
-            let update = |known: &mut TestFact| {
-                asked = true;
-                set_fact(known)
+        let invalidate = |since| cache.invalidate(Trust::Listed, &name("a"), since);
+        let refreshed = || {
+            let mut refreshed = false;
+            let refresh = |fact: &mut TestFact| {
+                refreshed = true;
+                set_fresh(fact)
             };
-            cache
-                .get_or_refresh(CachePartition::Unlisted, &name("a"), soon(), update)
-                .unwrap();
-            asked
+            get(&cache, refresh).unwrap();
+            refreshed
         };
         let before = Instant::now();
-        assert!(refresh());
-        assert!(
-            !cache.invalidate(CachePartition::Unlisted, &name("a"), before),
-            "was learned just now"
-        );
-        assert!(cache.invalidate(CachePartition::Unlisted, &name("a"), soon()));
-        assert!(refresh());
-        assert!(
-            !cache.invalidate(CachePartition::Unlisted, &name("a"), soon()),
-            "twice a minute"
-        );
-        assert!(!refresh());
+        assert!(refreshed());
+        assert!(!invalidate(before), "refreshed after that time");
+        assert!(invalidate(in_a_minute()));
+        assert!(refreshed());
+        assert!(!invalidate(in_a_minute()), "second time within a minute");
+        assert!(!refreshed());
+    }
+
+    #[test]
+    fn a_value_outlives_failed_refreshes_until_its_ttl() {
+        let now = Instant::now();
+        let mut cached = CachedValue::default();
+        assert!(cached.is_stale(now));
+        cached.store("b.org", 100 * SECOND, 10 * SECOND, now);
+        assert!(!cached.is_stale(now + 89 * SECOND) && cached.is_stale(now + 90 * SECOND));
+        cached.store_failure(5 * SECOND, now + 90 * SECOND);
+        assert_eq!(cached.value(), Some(&"b.org"));
+        assert!(!cached.is_stale(now + 94 * SECOND) && cached.is_stale(now + 95 * SECOND));
+        cached.store_failure(60 * SECOND, now + 95 * SECOND);
+        assert!(cached.is_stale(now + 100 * SECOND), "at the end of the TTL");
+        cached.store_failure(60 * SECOND, now + 100 * SECOND);
+        assert_eq!(cached.value(), None);
+        assert!(cached.is_stale(now + 160 * SECOND));
     }
 }

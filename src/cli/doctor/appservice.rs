@@ -8,6 +8,7 @@ use crate::config::appservice::AppServiceConfig as Own;
 use crate::matrix::appservice::{Error, ForwardingCheck, HomeserverClient, PingResult};
 use crate::matrix::client_api::{ClientApiDiscovery, DelayedEventSupport};
 use crate::matrix::id::{DelayId, RoomId, UserId};
+use crate::matrix::server_directory::ServerDirectory;
 
 use super::DoctorReport;
 use crate::app::own_homeserver_fetcher;
@@ -41,11 +42,7 @@ pub(super) fn check_appservice(
     let relays = relays.map(|()| "asks other homeservers for us (MSC4512)");
     chart.record_result("homeserver fed_proxy", relays)?;
     let place = [(own.server_name.clone(), own.client_api_url.clone())];
-    let client_api = ClientApiDiscovery::new(
-        fetcher(),
-        place.into_iter().collect(),
-        [own.server_name.clone()].into_iter().collect(),
-    );
+    let client_api = ClientApiDiscovery::new(fetcher(), ServerDirectory::new(place.into(), []));
     check_delayed_events(own, &homeserver, &client_api, &us, chart)?;
     check_proxied_requests(&homeserver, chart)?;
     check_event_push(own, &homeserver, chart)

@@ -13,6 +13,7 @@ use crate::matrix::federation::FederationClient;
 use crate::matrix::id::ServerName;
 use crate::matrix::openid;
 use crate::matrix::openid::{OpenIdRefusal, OpenIdToken, OpenIdVerifier};
+use crate::matrix::server_directory::ServerDirectory;
 use crate::net::base_url::BaseUrl;
 use crate::net::http_client::{FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
 use crate::net::permits::{MAX_CALLS_PER_SUBNET, PermitCounts};
@@ -177,14 +178,13 @@ fn check_homeservers(config: &Config, chart: &mut DoctorReport<'_, impl Write>) 
     let fetcher = homeserver_fetcher_factory(config, 1);
     let federation = FederationClient::new(
         fetcher(),
-        config.federation_overrides.clone(),
-        listed.iter().cloned().collect(),
+        ServerDirectory::new(config.federation_overrides.clone(), listed.clone()),
         PermitCounts::split(1),
     );
     let verifier = OpenIdVerifier::new(federation, Duration::ZERO);
     let overrides = config.delegation.client_api_overrides.clone();
     let client_api =
-        ClientApiDiscovery::new(fetcher(), overrides, listed.iter().cloned().collect());
+        ClientApiDiscovery::new(fetcher(), ServerDirectory::new(overrides, listed.clone()));
     if listed.is_empty() {
         chart.warn(
             "homeservers",

@@ -19,7 +19,8 @@ use self::presence::PresenceSchedule;
 pub use self::time::UnixMillis;
 use crate::livekit::id::{ParticipantKey, ParticipantSid};
 use crate::livekit::room_service::ParticipantPresence;
-use crate::matrix::delayed_event::{DelayId, DelayedEventAction, DelayedEventOutcome};
+use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
+use crate::matrix::id::DelayId;
 use crate::matrix::id::{ServerName, UserId};
 
 /// Longest delay that is believed. A longer one is restarted as if it were this one, which is merely more often than needed.

@@ -11,7 +11,7 @@ use super::{
     UnixMillis,
 };
 use crate::livekit::id::{ParticipantKey, ParticipantSid};
-use crate::matrix::delayed_event::DelayId;
+use crate::matrix::id::DelayId;
 use crate::matrix::id::UserId;
 use crate::util::json;
 

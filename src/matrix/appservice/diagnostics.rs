@@ -5,14 +5,15 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::response;
 use super::{
     CALL_TIMEOUT, Error, FED_PROXY, HomeserverClient, LIMITS, RELAY_LIMITS, RELAY_TIMEOUT,
 };
-use super::{percent_encoded, response};
 use crate::matrix::id::UserId;
 use crate::matrix::registration::PROXY_PREFIX;
 use crate::net::http_client::FetchResponse;
 use crate::util::json;
+use crate::util::text::percent_encode;
 
 /// An SFU, and a place in it, that nobody has; and a room, which has to look like one to be read at all.
 const PROBE_NAME: &str = "livekit-token-service-doctor";
@@ -121,7 +122,7 @@ impl HomeserverClient {
     /// Has it ping us; `id` is that of its registration.
     pub(crate) fn ping(&self, id: &str) -> Result<PingResult, Error> {
         let deadline = Instant::now() + RELAY_TIMEOUT;
-        let path = format!("v1/appservice/{}/ping", percent_encoded(id));
+        let path = format!("v1/appservice/{}/ping", percent_encode(id));
         let body = json!({ "transaction_id": "doctor" }).to_string();
         let (token, body) = (Some(&self.as_token), Some(body.as_bytes()));
         let answer = self.fetch(&path, token, body, RELAY_LIMITS, deadline)?;

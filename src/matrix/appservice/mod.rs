@@ -18,13 +18,13 @@ use self::api::{DELAYED_EVENTS, FED_PROXY, IS_JOINED, VersionedEndpoint};
 pub(crate) use self::diagnostics::{ForwardingCheck, PingResult};
 pub(crate) use self::response::{RelayResponse, ScheduledDelayedEvent};
 use crate::matrix::id::{DelayId, RoomId, ServerName, UserId};
-use crate::matrix::percent_encoded;
 use crate::matrix::registration::AppServiceSecret;
 use crate::net::base_url::BaseUrl;
 use crate::net::http_client::{FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
 use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::metrics;
 use crate::util::single_flight::SingleFlight;
+use crate::util::text::percent_encode;
 use crate::util::ttl_cache::TtlCache;
 
 /// For a question that the homeserver answers out of its own database, in all.
@@ -230,8 +230,8 @@ impl HomeserverClient {
         let deadline = deadline.min(Instant::now() + CALL_TIMEOUT);
         let target = format!(
             "delayed_events/{}?user_id={}",
-            percent_encoded(id.as_str()),
-            percent_encoded(user.as_str())
+            percent_encode(id.as_str()),
+            percent_encode(user.as_str())
         );
         let answer = self.call(&DELAYED_EVENTS, &target, None, LIMITS, deadline)?;
         response::parse_delayed_event(&answer)
@@ -277,12 +277,12 @@ impl HomeserverClient {
     ) -> Result<bool, Error> {
         let (room, who) = membership;
         let query = match who {
-            MembershipSubject::User(user) => format!("mxid={}", percent_encoded(user.as_str())),
+            MembershipSubject::User(user) => format!("mxid={}", percent_encode(user.as_str())),
             MembershipSubject::Server(server) => {
-                format!("server_name={}", percent_encoded(server.as_str()))
+                format!("server_name={}", percent_encode(server.as_str()))
             }
         };
-        let target = format!("rooms/{}/is_joined?{query}", percent_encoded(room.as_str()));
+        let target = format!("rooms/{}/is_joined?{query}", percent_encode(room.as_str()));
         let answer = self.call(&IS_JOINED, &target, None, LIMITS, deadline)?;
         let joined = response::parse_is_joined(&answer)?;
         let now = Instant::now();

@@ -1,53 +1,60 @@
-//! Where a homeserver's client-server API is (Matrix spec v1.16, client-server API, "Server Discovery"), and whether it has delayed
-//! events (MSC4140).
+//! Discovery of homeservers' client-server APIs (Matrix spec v1.16, client-server API, "Server Discovery") and of their support for
+//! delayed events (MSC4140).
 
-mod document;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::server_cache;
-use super::server_cache::{CachePartition, LookupTimeout, ServerCache};
+use log::debug;
+use serde::Deserialize;
+
+use super::server_cache::{CachedFact, CachedValue, LookupTimeout, ServerCache};
+use super::well_known::{CachedWellKnown, FailureKind, WellKnownBackoff, WellKnownDocument};
 use crate::matrix::id::ServerName;
-use crate::matrix::well_known::{self, CachedWellKnown, WellKnownBackoff, WellKnownResult};
+use crate::matrix::server_directory::ServerDirectory;
 use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
-use crate::net::http_client;
-use crate::net::http_client::{FetchLimits, FetchRequest, Fetcher, HttpRoute};
+use crate::net::http_client::{self, FetchLimits, FetchRequest, Fetcher, HttpRoute};
 use crate::net::permits::MAX_CALLS_PER_SUBNET;
-
-use document::{parse_client_well_known, parse_versions};
+use crate::util::backoff::Backoff;
+use crate::util::json;
 
 const WELL_KNOWN_PATH: &str = "/.well-known/matrix/client";
 const VERSIONS_PATH: &str = "/_matrix/client/versions";
-/// For the well-known and the versions together: the client behind the request waits for a token, too.
-const LOOKUP_BUDGET: Duration = Duration::from_secs(10);
-/// Shorter than for discovery: leaves wait for it that nobody will ask for a second time.
-const WELL_KNOWN_BACKOFF: WellKnownBackoff = WellKnownBackoff {
-    absent: Duration::from_secs(60),
-    unreachable: Duration::from_secs(15),
-    max: Duration::from_secs(300),
+/// Shorter delays than for federation: delegated leaves wait for the result.
+const WELL_KNOWN: WellKnownDocument<BaseUrl> = WellKnownDocument {
+    path: WELL_KNOWN_PATH,
+    parse: parse_client_well_known,
+    retry: WellKnownBackoff {
+        absent: Backoff::doubling(Duration::from_secs(60), Duration::from_secs(300)),
+        unreachable: Backoff::doubling(Duration::from_secs(15), Duration::from_secs(300)),
+    },
 };
+/// Time for well-known and versions together, while the client of the request waits for a token.
+const LOOKUP_BUDGET: Duration = Duration::from_secs(10);
 const VERSIONS_LIMITS: FetchLimits = FetchLimits {
     kind: "versions",
     connect_timeout: Duration::from_secs(5),
     head_timeout: Duration::from_secs(5),
     body_timeout: Duration::from_secs(3),
-    // Synapse's have some 4 KiB
+    // Synapse responds with about 4 KiB
     max_body: 64 * 1024,
     max_subnet_calls: MAX_CALLS_PER_SUBNET,
 };
-/// How long it is believed that a server has delayed events, has none, or does not say.
+/// Lifetime of the versions response, by what it says about delayed events.
 const SUPPORTED_TTL: Duration = Duration::from_secs(3600);
 const UNSUPPORTED_TTL: Duration = Duration::from_secs(300);
 const UNKNOWN_SUPPORT_TTL: Duration = Duration::from_secs(60);
-/// What to tell a caller for whom there is no place.
+/// Support of a server whose versions response does not say.
+const DEFAULT_SUPPORT: DelayedEventSupport =
+    DelayedEventSupport::Supported(DelayedEventPath::Unstable);
+/// `Retry-After` of a look-up that a limit of this service refused.
 const BUSY_RETRY: Duration = Duration::from_secs(2);
 
-/// How a homeserver wants to be told about delayed events.
+/// The path of delayed events that a homeserver implements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DelayedEventPath {
     /// `/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{id}/{action}`
@@ -61,35 +68,39 @@ pub enum DelayedEventPath {
 /// Whether a homeserver has delayed events (MSC4140).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DelayedEventSupport {
-    /// It has, or does not say.
+    /// The homeserver has delayed events, or does not say.
     Supported(DelayedEventPath),
-    /// It says that it has not.
+    /// The homeserver says that it has none.
     Unsupported,
 }
 
-/// Why a client-server API was not found.
+/// Why there is no client-server API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Error {
-    /// The server says nowhere, or nothing usable, about where it is.
+    /// There is no usable well-known document, or the API has a denied address.
     Absent(String),
-    /// It could not be asked.
     Unreachable(String),
-    /// We have no place to ask it right now; when to try again.
+    /// A limit of this service; the value is the time to wait before a retry.
     Busy(Duration),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent(why) => write!(
+            Self::Absent(cause) => write!(
                 f,
-                "no client-server API by {WELL_KNOWN_PATH}: {why} (LIVEKIT_CS_API_URL_OVERRIDES would say where it is)"
+                "no client-server API by {WELL_KNOWN_PATH}: {cause} (LIVEKIT_CS_API_URL_OVERRIDES can set its URL)"
             ),
-            Self::Unreachable(why) => write!(
+            Self::Unreachable(cause) => write!(
                 f,
-                "no answer to {WELL_KNOWN_PATH}: {why} (LIVEKIT_CS_API_URL_OVERRIDES would say where the API is)"
+                "no answer to {WELL_KNOWN_PATH}: {cause} (LIVEKIT_CS_API_URL_OVERRIDES can set the URL of the API)"
             ),
-            Self::Busy(after) => write!(f, "too many look-ups under way, try again in {after:?}"),
+            Self::Busy(retry_after) => {
+                write!(
+                    f,
+                    "too many look-ups in progress, try again in {retry_after:?}"
+                )
+            }
         }
     }
 }
@@ -102,85 +113,54 @@ impl From<LookupTimeout> for Error {
     }
 }
 
-/// What is known of one server name.
 #[derive(Debug, Clone, Default)]
 struct ClientApiFacts {
     well_known: CachedWellKnown<BaseUrl>,
-    versions: Option<CachedVersions>,
-    /// The form that was found out by trying.
+    /// What the API at that base URL says.
+    versions: CachedValue<DelayedEventSupport>,
+    /// The path that the API at that base URL turned out to implement.
     observed_path: Option<DelayedEventPath>,
 }
 
-#[derive(Debug, Clone)]
-struct CachedVersions {
-    base_url: BaseUrl,
-    support: DelayedEventSupport,
-    fresh_until: Instant,
-}
-
-impl server_cache::CachedFact for ClientApiFacts {
+impl CachedFact for ClientApiFacts {
     fn is_stale(&self, now: Instant) -> bool {
-        self.well_known.is_stale(now)
-            || self
-                .well_known
-                .value()
-                .is_some_and(|base| self.needs_versions(base, now))
+        let base_url = &self.well_known.cached;
+        base_url.is_stale(now) || base_url.value().is_some() && self.versions.is_stale(now)
     }
 
     fn expire(&mut self) {
-        self.well_known.expire();
-        if let Some(versions) = &mut self.versions {
-            versions.fresh_until = Instant::now();
-        }
+        self.well_known.cached.expire();
+        self.versions.expire();
     }
 }
 
-impl ClientApiFacts {
-    fn needs_versions(&self, base: &BaseUrl, now: Instant) -> bool {
-        let fresh =
-            |versions: &CachedVersions| versions.base_url == *base && versions.fresh_until > now;
-        !self.versions.as_ref().is_some_and(fresh)
-    }
-}
-
-/// An API that was found.
+/// A client-server API.
 #[derive(Debug, Clone)]
 pub(super) struct ResolvedClientApi {
-    /// Where it is.
     pub(super) base_url: BaseUrl,
-    /// The way there.
     pub(super) route: HttpRoute,
-    /// What it said about delayed events.
     pub(super) support: DelayedEventSupport,
 }
 
-/// The client-server APIs of all homeservers.
+/// Discovers the client-server APIs of homeservers, with a cache.
 #[derive(Debug)]
 pub(crate) struct ClientApiDiscovery {
     fetcher: Fetcher,
-    overrides: BTreeMap<ServerName, BaseUrl>,
-    listed: BTreeSet<ServerName>,
+    directory: ServerDirectory,
     cache: ServerCache<ClientApiFacts>,
 }
 
 impl ClientApiDiscovery {
-    /// `overrides` say where APIs are instead of the well-known. Servers that the administrator has `listed` may be on private
-    /// addresses.
-    pub(crate) fn new(
-        fetcher: Fetcher,
-        overrides: BTreeMap<ServerName, BaseUrl>,
-        listed: BTreeSet<ServerName>,
-    ) -> Self {
+    pub(crate) fn new(fetcher: Fetcher, directory: ServerDirectory) -> Self {
         Self {
             fetcher,
-            overrides,
-            listed,
+            directory,
             cache: ServerCache::default(),
         }
     }
 
-    /// Finds the API and asks whether it has delayed events. Both are remembered; when they are not, this waits for the homeserver,
-    /// 10 s at most.
+    /// Discovers the API of `server` and whether it has delayed events. Waits for the homeserver, 10 s at most, unless the cache has
+    /// the answer.
     pub(crate) fn delayed_event_support(
         &self,
         server: &ServerName,
@@ -189,188 +169,201 @@ impl ClientApiDiscovery {
             .map(|api| api.support)
     }
 
-    /// Whether the administrator lists a server or says where it is.
-    pub(super) fn is_listed(&self, server: &ServerName) -> bool {
-        self.trust(server) != Trust::Unlisted
-    }
-
-    /// Finds the API by `deadline`.
+    /// Discovers the API of `server` by `deadline`.
     pub(super) fn resolve(
         &self,
         server: &ServerName,
         deadline: Instant,
     ) -> Result<ResolvedClientApi, Error> {
-        let trust = self.trust(server);
-        let shelf = CachePartition::for_trust(trust);
-        let known = self
+        let trust = self.directory.trust(server);
+        let facts = self
             .cache
-            .get_or_refresh(shelf, server, deadline, |known| {
-                let now = Instant::now();
-                if now >= deadline {
-                    return Err(LookupTimeout.into());
-                }
-                self.refresh(known, server, trust, deadline.min(now + LOOKUP_BUDGET))
+            .get_or_refresh(trust, server, deadline, |facts| {
+                let deadline = deadline.min(Instant::now() + LOOKUP_BUDGET);
+                self.refresh(facts, server, trust, deadline)
             })?;
-        let Some(base) = known.well_known.value() else {
-            return Err(match known.well_known.failure() {
-                Some((why, true)) => Error::Absent(why.to_owned()),
-                Some((why, false)) => Error::Unreachable(why.to_owned()),
-                None => LookupTimeout.into(),
+        let Some(base_url) = facts.well_known.cached.value() else {
+            return Err(match &facts.well_known.failure {
+                Some(failure) if failure.kind == FailureKind::Absent => {
+                    Error::Absent(failure.cause.to_string())
+                }
+                Some(failure) => Error::Unreachable(failure.cause.to_string()),
+                None => Error::Busy(BUSY_RETRY),
             });
         };
-        let said = known.versions.map_or(DEFAULT_SUPPORT, |v| v.support);
+        let support = facts.versions.value().copied().unwrap_or(DEFAULT_SUPPORT);
         Ok(ResolvedClientApi {
-            base_url: base.clone(),
-            route: route_to(base, trust),
-            support: match (said, known.observed_path) {
-                (DelayedEventSupport::Supported(_), Some(form)) => {
-                    DelayedEventSupport::Supported(form)
+            base_url: base_url.clone(),
+            route: route_to(base_url, trust),
+            support: match (support, facts.observed_path) {
+                (DelayedEventSupport::Supported(_), Some(path)) => {
+                    DelayedEventSupport::Supported(path)
                 }
-                _ => said,
+                _ => support,
             },
         })
     }
 
-    /// Remembers the form that a server has turned out to understand.
-    pub(super) fn record_path(&self, server: &ServerName, form: DelayedEventPath) {
-        let shelf = CachePartition::for_trust(self.trust(server));
+    /// Stores the path that `server` turned out to implement.
+    pub(super) fn record_path(&self, server: &ServerName, trust: Trust, path: DelayedEventPath) {
         self.cache
-            .update(shelf, server, |known| known.observed_path = Some(form));
+            .update(trust, server, |facts| facts.observed_path = Some(path));
     }
 
-    /// Has a server looked up afresh, because its API does not answer where it was found before `since`; at most once a minute.
-    pub(super) fn invalidate(&self, server: &ServerName, since: Instant) {
-        let shelf = CachePartition::for_trust(self.trust(server));
-        self.cache.invalidate(shelf, server, since);
-    }
-
-    fn trust(&self, server: &ServerName) -> Trust {
-        if self.overrides.contains_key(server) {
-            Trust::Administrator
-        } else if self.listed.contains(server) {
-            Trust::Listed
-        } else {
-            Trust::Unlisted
-        }
+    /// Makes the next [`Self::resolve`] refresh the facts about a server whose API did not respond where it was found before `since`;
+    /// at most once a minute.
+    pub(super) fn invalidate(&self, server: &ServerName, trust: Trust, since: Instant) {
+        self.cache.invalidate(trust, server, since);
     }
 
     fn refresh(
         &self,
-        known: &mut ClientApiFacts,
+        facts: &mut ClientApiFacts,
         server: &ServerName,
         trust: Trust,
         deadline: Instant,
     ) -> Result<(), Error> {
-        if known.well_known.is_stale(Instant::now()) {
-            let asked = match self.overrides.get(server) {
-                Some(url) => WellKnownResult::Found(url.clone(), well_known::MAX_TTL),
-                None => {
-                    let host = server.host();
-                    well_known::fetch_well_known(
-                        &self.fetcher,
-                        host,
-                        WELL_KNOWN_PATH,
-                        trust,
-                        deadline,
-                        parse_client_well_known,
-                    )
-                    .map_err(|_| Error::Busy(BUSY_RETRY))?
-                }
-            };
-            log_client_well_known(server, &asked);
-            let before = known.well_known.value().cloned();
-            known
+        let previous = facts.well_known.cached.value().cloned();
+        match self.directory.base_url(server) {
+            Some(url) => facts.well_known.set(url.clone(), Instant::now()),
+            None => facts
                 .well_known
-                .record(asked, WELL_KNOWN_BACKOFF, Instant::now());
-            if known.well_known.value() != before.as_ref() {
-                known.observed_path = None;
-            }
+                .refresh(&WELL_KNOWN, &self.fetcher, server, trust, deadline)
+                .map_err(|_| Error::Busy(BUSY_RETRY))?,
         }
-        if let Some(base) = known.well_known.value()
-            && known.needs_versions(base, Instant::now())
+        let base_url = facts.well_known.cached.value();
+        if base_url != previous.as_ref() {
+            facts.versions = CachedValue::default();
+            facts.observed_path = None;
+        }
+        if let Some(base_url) = base_url
+            && facts.versions.is_stale(Instant::now())
         {
-            let said = self.fetch_versions(server, base, trust, deadline)?;
-            // without an answer, what it said before is the best guess
-            let before = known
+            let support = self.fetch_versions(server, base_url, trust, deadline)?;
+            let ttl = match support {
+                Some(DelayedEventSupport::Supported(_)) => SUPPORTED_TTL,
+                Some(DelayedEventSupport::Unsupported) => UNSUPPORTED_TTL,
+                None => UNKNOWN_SUPPORT_TTL,
+            };
+            // without an answer, the previous one is the best guess
+            let previous = facts.versions.value().copied();
+            let support = support.or(previous).unwrap_or(DEFAULT_SUPPORT);
+            facts
                 .versions
-                .take()
-                .filter(|before| before.base_url == *base);
-            known.versions = Some(CachedVersions {
-                base_url: base.clone(),
-                support: said
-                    .or(before.map(|before| before.support))
-                    .unwrap_or(DEFAULT_SUPPORT),
-                fresh_until: Instant::now()
-                    + match said {
-                        Some(DelayedEventSupport::Supported(_)) => SUPPORTED_TTL,
-                        Some(DelayedEventSupport::Unsupported) => UNSUPPORTED_TTL,
-                        None => UNKNOWN_SUPPORT_TTL,
-                    },
-            });
+                .store(support, ttl, Duration::ZERO, Instant::now());
         }
         Ok(())
     }
 
+    /// Fetches what the API says about delayed events, if anything.
     fn fetch_versions(
         &self,
         server: &ServerName,
-        base: &BaseUrl,
+        base_url: &BaseUrl,
         trust: Trust,
         deadline: Instant,
     ) -> Result<Option<DelayedEventSupport>, Error> {
-        let target = format!("{}{VERSIONS_PATH}", base.path());
+        let target = format!("{}{VERSIONS_PATH}", base_url.path());
         let request = FetchRequest::get(&target);
-        let route = route_to(base, trust);
-        let answer = self
+        let route = route_to(base_url, trust);
+        match self
             .fetcher
-            .fetch(&route, request, VERSIONS_LIMITS, deadline);
-        match answer {
-            Ok(answer) if answer.status == 200 => Ok(parse_versions(&answer.body)),
-            Ok(answer) => {
-                log::debug!("versions server={server} status={}", answer.status);
+            .fetch(&route, request, VERSIONS_LIMITS, deadline)
+        {
+            Ok(response) if response.status == 200 => Ok(parse_versions(&response.body)),
+            Ok(response) => {
+                debug!(server:% = server, status = response.status; "versions refused");
                 Ok(None)
             }
             Err(error) if error.is_local_overload() => Err(Error::Busy(BUSY_RETRY)),
-            // nobody will ever be told there about a leave
+            // calls for delayed events would be denied, too
             Err(error @ http_client::Error::AddressDenied(..)) => {
                 Err(Error::Absent(error.to_string()))
             }
             Err(error) => {
-                log::debug!("versions server={server} cause=\"{error}\"");
+                debug!(server:% = server, cause:% = error; "versions unreachable");
                 Ok(None)
             }
         }
     }
 }
 
-/// What is taken for granted of a server that says nothing about it.
-const DEFAULT_SUPPORT: DelayedEventSupport =
-    DelayedEventSupport::Supported(DelayedEventPath::Unstable);
-
-fn route_to(base: &BaseUrl, trust: Trust) -> HttpRoute {
+fn route_to(base_url: &BaseUrl, trust: Trust) -> HttpRoute {
     HttpRoute {
         trust,
-        ..HttpRoute::administrator_url(base)
+        ..HttpRoute::administrator_url(base_url)
     }
 }
 
-fn log_client_well_known(server: &ServerName, asked: &WellKnownResult<BaseUrl>) {
-    match asked {
-        WellKnownResult::Found(base, ttl) => log::debug!(
-            "client_well_known server={server} base_url={base} ttl={}s",
-            ttl.as_secs()
-        ),
-        WellKnownResult::Absent(why) => {
-            log::debug!("client_well_known server={server} absent cause=\"{why}\"")
-        }
-        WellKnownResult::Unreachable(why) => {
-            log::debug!("client_well_known server={server} unreachable cause=\"{why}\"")
-        }
+#[derive(Deserialize)]
+struct ClientWellKnown<'a> {
+    #[serde(
+        rename = "m.homeserver",
+        borrow,
+        deserialize_with = "json::deserialize_object"
+    )]
+    homeserver: HomeserverInformation<'a>,
+}
+
+#[derive(Deserialize)]
+struct HomeserverInformation<'a> {
+    #[serde(borrow)]
+    base_url: Cow<'a, str>,
+}
+
+/// Parses `m.homeserver.base_url`. It has to be an https URL.
+fn parse_client_well_known(body: &[u8]) -> Result<BaseUrl, String> {
+    let document: ClientWellKnown<'_> =
+        json::parse_object(body).ok_or("no m.homeserver with a base_url")?;
+    let url = document.homeserver.base_url;
+    let base_url = BaseUrl::parse(&url).map_err(|expected| format!("base_url: {expected}"))?;
+    let is_https = url
+        .get(..8)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+    // a resolver may read a host that is no server name as an IP address
+    if !is_https || ServerName::parse(&base_url.authority()).is_err() {
+        return Err("base_url: expected https:// and a server name".into());
+    }
+    Ok(base_url)
+}
+
+#[derive(Deserialize)]
+struct Versions {
+    #[serde(deserialize_with = "json::deserialize_object")]
+    unstable_features: UnstableFeatures,
+}
+
+#[derive(Deserialize)]
+struct UnstableFeatures {
+    #[serde(rename = "org.matrix.msc4140")]
+    delayed_events: Option<bool>,
+    #[serde(rename = "org.matrix.msc4140.stable")]
+    stable_delayed_events: Option<bool>,
+}
+
+/// Parses what a versions response says about delayed events, if anything.
+fn parse_versions(body: &[u8]) -> Option<DelayedEventSupport> {
+    let features = json::parse_object::<Versions>(body)?.unstable_features;
+    match (features.stable_delayed_events, features.delayed_events) {
+        (Some(true), _) => Some(DelayedEventSupport::Supported(DelayedEventPath::Stable)),
+        (_, Some(true)) => Some(DelayedEventSupport::Supported(DelayedEventPath::Unstable)),
+        (_, Some(false)) => Some(DelayedEventSupport::Unsupported),
+        _ => None,
     }
 }
 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use super::document::fuzzing::{client_base, support};
+    use super::{BaseUrl, DelayedEventSupport};
+
+    /// The base URL of a well-known document.
+    pub fn client_base(body: &[u8]) -> Option<BaseUrl> {
+        super::parse_client_well_known(body).ok()
+    }
+
+    /// What a versions response says about delayed events.
+    pub fn support(body: &[u8]) -> Option<DelayedEventSupport> {
+        super::parse_versions(body)
+    }
 }

@@ -1,78 +1,81 @@
-//! Restarts or sends a delayed event (MSC4140), and says what the answer means.
+//! Client of homeservers' delayed events (MSC4140): restart and send.
 
-mod response;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, header};
+use log::debug;
+use serde::Deserialize;
 
 use crate::matrix::client_api::{
     self, ClientApiDiscovery, DelayedEventPath, DelayedEventSupport, ResolvedClientApi,
 };
-use crate::matrix::id::{ServerName, UserId};
-use crate::matrix::percent_encoded;
+use crate::matrix::id::{DelayId, ServerName, UserId};
 use crate::matrix::registration::AppServiceSecret;
+use crate::net::address::Trust;
 use crate::net::circuit_breaker::CircuitBreaker;
-use crate::net::http_client;
-use crate::net::http_client::{FetchLimits, FetchRequest, Fetcher};
+use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher};
 use crate::net::permits::{KeyedPermitPool, MAX_CALLS_PER_SUBNET};
+use crate::util::json;
+use crate::util::text::percent_encode;
 
-pub(crate) use crate::matrix::id::DelayId;
-
-use self::response::DelayedEventCallResult;
-
-/// For one call in all. It is tried again anyway.
+/// Time for one call, discovery included. The caller retries.
 const CALL_BUDGET: Duration = Duration::from_secs(10);
 const LIMITS: FetchLimits = FetchLimits {
     kind: "delayed_event",
     connect_timeout: Duration::from_secs(5),
     head_timeout: Duration::from_secs(8),
     body_timeout: Duration::from_secs(3),
-    // `{}`, or an error of some 100 bytes; a proxy's error page may be longer
+    // `{}`, or an error of about 100 bytes; error pages of proxies are longer
     max_body: 64 * 1024,
     max_subnet_calls: MAX_CALLS_PER_SUBNET,
 };
-/// Calls that may be under way to one server, whatever those who call think of it: half of the 24 that there are at most.
+/// Concurrent calls to one server: half of the 24 of the scheduler.
 const MAX_CALLS_PER_SERVER: usize = 12;
-/// How long a server that does not answer is left alone: short, for a leave with a short delay has to be restarted as soon as it is
-/// back.
+/// Shortest time that the circuit breaker is open. Short, as leaves with a short delay need a restart soon after the server is back.
 const BREAKER_OPEN: Duration = Duration::from_secs(2);
-/// The same for a stranger that has not answered for long.
+/// Longest time that the circuit breaker of an unlisted server is open.
 const MAX_BREAKER_OPEN: Duration = Duration::from_secs(30);
-/// When to try again where there was no place.
+/// Delay before a retry of a call that a limit of this service refused.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// Longest delay that a server can ask for by 429.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// What came of a call.
+/// Result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DelayedEventOutcome {
     /// 2xx.
     Done,
-    /// 404, 410: sent or cancelled already.
+    /// 404, 410: sent or cancelled earlier.
     NotFound,
-    /// 409: finalised the other way.
+    /// 409: finalised by the opposite action.
     Finalised,
-    /// Another 4xx, 401 and 403 above all: the server wants to know who asks. Final.
+    /// Another 4xx, such as 401 or 403 of a server that requires authentication. Final.
     Rejected(u16),
-    /// 429, with the time to wait, if it says; at most 5 minutes.
+    /// 429, with the delay that the server asks for, at most 5 minutes.
     RateLimited(Option<Duration>),
-    /// The server was not called at all, as it did not answer lately or has enough calls under way; when to try again.
+    /// The server was not called: its circuit breaker is open, or a limit of this service is reached. The value is the time to wait
+    /// before a retry.
     NotAttempted(Duration),
-    /// Anything that may be better next time: 5xx, 408, 425, no answer. Short, and fit for the log.
+    /// A failure that a retry may mend: 5xx, 408, 425, no response. A short text for the log.
     Failed(String),
 }
 
-/// What is done to a delayed event.
+/// Action on a delayed event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DelayedEventAction {
-    /// Its delay begins anew.
+    /// Restarts the delay.
     Restart,
-    /// It is sent now.
+    /// Sends the event now.
     Send,
 }
 
 impl DelayedEventAction {
-    /// As it is spelled in a path.
+    /// The action in a path or a body.
     fn as_str(self) -> &'static str {
         match self {
             Self::Restart => "restart",
@@ -81,50 +84,50 @@ impl DelayedEventAction {
     }
 }
 
-/// The delayed events of all homeservers.
+/// Credentials of this application service at its homeserver.
+#[derive(Debug)]
+pub(crate) struct AppServiceAccess {
+    pub(crate) server: ServerName,
+    pub(crate) as_token: AppServiceSecret,
+    /// Verifies certificates in any case, as the token gives access to more than one user.
+    pub(crate) fetcher: Fetcher,
+}
+
+/// Client of the delayed events of all homeservers.
 #[derive(Debug)]
 pub(crate) struct DelayedEventClient {
     fetcher: Fetcher,
     client_api: ClientApiDiscovery,
     breakers: CircuitBreaker<ServerName>,
     in_flight: Arc<KeyedPermitPool<ServerName>>,
-    /// The server whose application service we are, what it knows us by, and the way to it.
-    appservice: Option<(ServerName, AppServiceSecret, Fetcher)>,
+    appservice: Option<AppServiceAccess>,
 }
 
 impl DelayedEventClient {
-    /// Calls homeservers where `client_api` finds them.
-    pub(crate) fn new(fetcher: Fetcher, client_api: ClientApiDiscovery) -> Self {
+    /// Calls users' events at the homeserver of `appservice` in the user's name: it may require authentication, and limits rates by
+    /// user then.
+    pub(crate) fn new(
+        fetcher: Fetcher,
+        client_api: ClientApiDiscovery,
+        appservice: Option<AppServiceAccess>,
+    ) -> Self {
         Self {
             fetcher,
             client_api,
             breakers: CircuitBreaker::new(BREAKER_OPEN, MAX_BREAKER_OPEN),
             in_flight: KeyedPermitPool::new(),
-            appservice: None,
+            appservice,
         }
     }
 
-    /// Acts for the users of this homeserver with the as_token that it knows us by: it may want to know who asks, and if not, each
-    /// user has a rate of their own, or none. The token, which opens more than a user's, goes by this way only.
-    pub(crate) fn with_appservice(
-        self,
-        own: Option<(ServerName, AppServiceSecret, Fetcher)>,
-    ) -> Self {
-        Self {
-            appservice: own,
-            ..self
-        }
-    }
-
-    /// Where homeservers are found, and what they support.
     pub(crate) fn client_api(&self) -> &ClientApiDiscovery {
         &self.client_api
     }
 
-    /// Makes one call, which ends by `deadline`, and after 10 s at the latest.
+    /// Makes one call, which ends by `deadline` and within 10 s.
     pub(crate) fn perform(
         &self,
-        deed: DelayedEventAction,
+        action: DelayedEventAction,
         user: &UserId,
         id: &DelayId,
         deadline: Instant,
@@ -132,7 +135,7 @@ impl DelayedEventClient {
         let server = user.server();
         let now = Instant::now();
         let deadline = deadline.min(now + CALL_BUDGET);
-        let Some(_place) = self
+        let Some(_permit) = self
             .in_flight
             .try_acquire(server.clone(), MAX_CALLS_PER_SERVER)
         else {
@@ -147,7 +150,7 @@ impl DelayedEventClient {
             Err(client_api::Error::Busy(after)) => return DelayedEventOutcome::NotAttempted(after),
             Err(error) => return DelayedEventOutcome::Failed(error.to_string()),
         };
-        match self.call_with_fallback(deed, user, id, &api, deadline) {
+        match self.call(action, user, id, &api, deadline) {
             Ok(outcome) => {
                 attempt.record_success();
                 outcome
@@ -156,49 +159,50 @@ impl DelayedEventClient {
                 DelayedEventOutcome::NotAttempted(BUSY_RETRY)
             }
             Err(error) => {
-                // what had no time to answer has not failed to
+                // a call without enough time says nothing about the server
                 let had_time = deadline.saturating_duration_since(now) >= LIMITS.connect_timeout;
                 if error.is_server_failure() && had_time {
-                    attempt.record_failure(self.client_api.is_listed(server), Instant::now());
-                    self.client_api.invalidate(server, now);
+                    let trust = api.route.trust;
+                    attempt.record_failure(trust != Trust::Unlisted, Instant::now());
+                    self.client_api.invalidate(server, trust, now);
                 }
                 DelayedEventOutcome::Failed(format!("{}: {error}", api.base_url))
             }
         }
     }
 
-    /// Calls in the user's name where we can, and as anybody can where we may not.
-    fn call_with_fallback(
+    /// Calls in the user's name where this is possible, and without authentication if the server denies that.
+    fn call(
         &self,
-        deed: DelayedEventAction,
+        action: DelayedEventAction,
         user: &UserId,
         id: &DelayId,
         api: &ResolvedClientApi,
         deadline: Instant,
     ) -> Result<DelayedEventOutcome, http_client::Error> {
-        let own = self.appservice.as_ref();
-        if let Some((_, as_token, way)) = own.filter(|(own, ..)| own == user.server()) {
-            let acting = Some((user, as_token.authorization_header(), way));
-            let outcome = self.try_paths(deed, user.server(), id, api, acting, deadline)?;
+        let appservice = self.appservice.as_ref();
+        if let Some(access) = appservice.filter(|access| access.server == *user.server()) {
+            let outcome = self.try_paths(action, user, id, api, Some(access), deadline)?;
             if !matches!(outcome, DelayedEventOutcome::Rejected(401 | 403)) {
                 return Ok(outcome);
             }
         }
-        self.try_paths(deed, user.server(), id, api, None, deadline)
+        self.try_paths(action, user, id, api, None, deadline)
     }
 
-    /// Calls in the form that the server is known to understand, and in the others if it turns out not to.
+    /// Calls the path that the server is known to implement, then the others if it does not.
     fn try_paths(
         &self,
-        deed: DelayedEventAction,
-        server: &ServerName,
+        action: DelayedEventAction,
+        user: &UserId,
         id: &DelayId,
         api: &ResolvedClientApi,
-        acting: Option<(&UserId, String, &Fetcher)>,
+        access: Option<&AppServiceAccess>,
         deadline: Instant,
     ) -> Result<DelayedEventOutcome, http_client::Error> {
+        let server = user.server();
         let known = match api.support {
-            DelayedEventSupport::Supported(form) => form,
+            DelayedEventSupport::Supported(path) => path,
             DelayedEventSupport::Unsupported => DelayedEventPath::Unstable,
         };
         let others = [
@@ -206,44 +210,45 @@ impl DelayedEventClient {
             DelayedEventPath::UnstableActionInBody,
             DelayedEventPath::Stable,
         ];
-        let others = others.into_iter().filter(|form| *form != known);
-        for form in [known].into_iter().chain(others) {
-            let (mut target, body) = build_request(form, api.base_url.path(), deed, id);
-            if let Some((user, ..)) = &acting {
-                target += &format!("?user_id={}", percent_encoded(user.as_str()));
+        let others = others.into_iter().filter(|path| *path != known);
+        let authorization = access.map(|access| access.as_token.authorization_header());
+        let fetcher = access.map_or(&self.fetcher, |access| &access.fetcher);
+        for path in [known].into_iter().chain(others) {
+            let (mut target, body) = build_request(path, api.base_url.path(), action, id);
+            if access.is_some() {
+                target += &format!("?user_id={}", percent_encode(user.as_str()));
             }
             let request = FetchRequest {
                 target: &target,
-                authorization: acting.as_ref().map(|(_, bearer, _)| bearer.as_str()),
+                authorization: authorization.as_deref(),
                 post: Some(("application/json", body.as_bytes())),
             };
-            let way = acting.as_ref().map_or(&self.fetcher, |(.., way)| *way);
-            let answer = way.fetch(&api.route, request, LIMITS, deadline)?;
-            if let DelayedEventCallResult::Outcome(outcome) = response::parse_response(&answer) {
-                if form != known {
-                    log::debug!("delayed_events server={server} form={form:?}");
-                    self.client_api.record_path(server, form);
+            let response = fetcher.fetch(&api.route, request, LIMITS, deadline)?;
+            if let Some(outcome) = parse_response(&response) {
+                if path != known {
+                    debug!(server:% = server, path:? = path; "path of delayed events found");
+                    self.client_api.record_path(server, api.route.trust, path);
                 }
                 return Ok(outcome);
             }
         }
-        // no form of it is known there (any more), so the event is not either
+        // without the endpoint (any more) there are no events either
         Ok(DelayedEventOutcome::NotFound)
     }
 }
 
-/// The target and the body of a call.
+/// Target and body of a request.
 fn build_request(
-    form: DelayedEventPath,
+    path: DelayedEventPath,
     prefix: &str,
-    deed: DelayedEventAction,
+    action: DelayedEventAction,
     id: &DelayId,
 ) -> (String, String) {
     const UNSTABLE: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
     const STABLE: &str = "/_matrix/client/v1/delayed_events";
-    let id = percent_encoded(id.as_str());
-    let action = deed.as_str();
-    match form {
+    let id = percent_encode(id.as_str());
+    let action = action.as_str();
+    match path {
         DelayedEventPath::Unstable => (format!("{prefix}{UNSTABLE}/{id}/{action}"), "{}".into()),
         DelayedEventPath::Stable => (format!("{prefix}{STABLE}/{id}/{action}"), "{}".into()),
         DelayedEventPath::UnstableActionInBody => (
@@ -253,21 +258,77 @@ fn build_request(
     }
 }
 
+/// The outcome that a response stands for. None if the server does not implement the path.
+fn parse_response(response: &FetchResponse) -> Option<DelayedEventOutcome> {
+    Some(match response.status {
+        200..=299 => DelayedEventOutcome::Done,
+        404 | 405 if is_unrecognized(&response.body) => return None,
+        404 | 410 => DelayedEventOutcome::NotFound,
+        409 => DelayedEventOutcome::Finalised,
+        429 => DelayedEventOutcome::RateLimited(retry_delay(
+            &response.headers,
+            &response.body,
+            SystemTime::now(),
+        )),
+        status @ (408 | 425) => DelayedEventOutcome::Failed(format!("status {status}")),
+        status @ 400..=499 => DelayedEventOutcome::Rejected(status),
+        status => DelayedEventOutcome::Failed(format!("status {status}")),
+    })
+}
+
+fn is_unrecognized(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct ErrcodeBody<'a> {
+        #[serde(borrow)]
+        errcode: Cow<'a, str>,
+    }
+    json::parse_object::<ErrcodeBody<'_>>(body)
+        .is_some_and(|error| error.errcode == "M_UNRECOGNIZED")
+}
+
+/// The delay that a 429 asks for: the longer one of header and body, at most 5 minutes.
+fn retry_delay(headers: &HeaderMap, body: &[u8], now: SystemTime) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct RateLimitBody {
+        retry_after_ms: f64,
+    }
+    let header = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, now));
+    let body = json::parse_object::<RateLimitBody>(body)
+        .filter(|limit| limit.retry_after_ms >= 0.0)
+        .map(|limit| {
+            let seconds = limit.retry_after_ms / 1000.0;
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        });
+    header.max(body).map(|delay| delay.min(MAX_RETRY_AFTER))
+}
+
+/// Parses `Retry-After` (RFC 9110, 10.2.3): seconds or a date. A date in the past is no delay; numbers beyond `u64` are long ones.
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use crate::matrix::delayed_event::response::fuzzing::retry_after;
+    use super::*;
 
-    use super::{Deed, DelayId, PathForm, request};
-
-    /// The target of a restart in the form that most servers speak.
+    /// The target of a restart at the unstable path.
     pub fn restart_target(id: &DelayId) -> String {
-        build_request(
-            DelayedEventPath::Unstable,
-            "",
-            DelayedEventAction::Restart,
-            id,
-        )
-        .0
+        let action = DelayedEventAction::Restart;
+        build_request(DelayedEventPath::Unstable, "", action, id).0
+    }
+
+    /// The delay that a 429 with this header and body asks for.
+    pub fn retry_after(header: &str, body: &[u8], now: SystemTime) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, header.parse().ok()?);
+        retry_delay(&headers, body, now)
     }
 }

@@ -1,140 +1,130 @@
-//! From a server name to the places where its homeserver answers (Matrix spec v1.16, server-server API, "Resolving server names").
+//! Resolution of server names to addresses of the federation API (Matrix spec v1.16, server-server API, "Resolving server names").
 //!
-//! Endpoints are remembered, addresses never: those are looked up and vetted anew for every connection.
+//! The cache holds host names and ports. IP addresses are looked up and checked for every connection.
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::debug;
 use serde::Deserialize;
 
-use super::server_cache;
-use super::server_cache::{CachePartition, LookupTimeout, ServerCache};
+use super::https_route;
+use super::server_cache::{CachedFact, CachedValue, LookupTimeout, ServerCache};
+use super::well_known::{CachedWellKnown, WellKnownBackoff, WellKnownDocument};
 use crate::matrix::id::ServerName;
-use crate::matrix::well_known::{self, WellKnownBackoff, WellKnownResult};
 use crate::net::address::{Host, Trust};
 use crate::net::dns::{self, SrvTarget};
-use crate::net::http_client;
-use crate::net::http_client::{Fetcher, HttpRoute};
+use crate::net::http_client::{self, Fetcher, HttpRoute};
+use crate::net::permits::LimitReached;
+use crate::util::backoff::Backoff;
 use crate::util::json;
 
-const WELL_KNOWN_PATH: &str = "/.well-known/matrix/server";
-/// After a clear no: 10 minutes, after no answer: a minute, either doubling to an hour.
-const WELL_KNOWN_BACKOFF: WellKnownBackoff = WellKnownBackoff {
-    absent: Duration::from_secs(600),
-    unreachable: Duration::from_secs(60),
-    max: Duration::from_secs(3600),
+const WELL_KNOWN: WellKnownDocument<ServerName> = WellKnownDocument {
+    path: "/.well-known/matrix/server",
+    parse: parse_server_well_known,
+    retry: WellKnownBackoff {
+        absent: Backoff::doubling(Duration::from_secs(600), Duration::from_secs(3600)),
+        unreachable: Backoff::doubling(Duration::from_secs(60), Duration::from_secs(3600)),
+    },
 };
-/// Where homeservers listen if nobody says otherwise.
+/// Port of the federation API without delegation.
 const DEFAULT_PORT: u16 = 8448;
 /// SRV targets of one server that are tried.
 const MAX_SRV_TARGETS: usize = 4;
-/// For all SRV questions of one look-up together.
+/// Time for the SRV look-ups of one resolution.
 const SRV_BUDGET: Duration = Duration::from_secs(3);
-/// How long an SRV answer is believed, whatever its TTL says.
-const SRV_TTL_BOUNDS: (Duration, Duration) =
-    (Duration::from_secs(60), Duration::from_secs(24 * 3600));
-/// How long it is remembered that there is no SRV record.
+/// Bounds of the TTL of SRV records.
+const MIN_SRV_TTL: Duration = Duration::from_secs(60);
+const MAX_SRV_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Lifetime of the answer that there are no SRV records.
 const NO_SRV_TTL: Duration = Duration::from_secs(300);
-/// How long it is remembered that the DNS did not answer.
-const SRV_ERROR_TTL: Duration = Duration::from_secs(60);
+/// Delay before the next look-up after a DNS error.
+const SRV_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Why nothing was found out.
-#[derive(Debug)]
-pub(crate) enum Error {
-    /// Somebody else's look-up of the same name took longer than the caller could wait.
-    LookupTimeout,
-    /// We have no place for it ourselves, which says nothing about the server.
-    NoCapacity(http_client::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LookupTimeout => f.write_str("discovery of the server is still under way"),
-            Self::NoCapacity(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<LookupTimeout> for Error {
-    fn from(_: LookupTimeout) -> Self {
-        Self::LookupTimeout
-    }
-}
-
-/// Where a homeserver answers.
+/// Where the federation API of a homeserver is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ResolvedServer {
-    /// In the order in which to try them; empty if DNS says that there is decidedly no such service.
-    pub routes: Vec<HttpRoute>,
+    /// Routes in order of preference. Empty if DNS says that the service does not exist (an SRV record with the target `.`).
+    pub(crate) routes: Vec<HttpRoute>,
     /// The step of the specification that found them.
-    pub step: &'static str,
+    pub(crate) step: &'static str,
 }
 
-/// Discovers homeservers and remembers where they are.
-#[derive(Debug, Default)]
+/// Resolves server names, with a cache.
+#[derive(Debug)]
 pub(crate) struct FederationDiscovery {
+    fetcher: Arc<Fetcher>,
     cache: ServerCache<FederationFacts>,
 }
 
-/// What is known of one server name.
 #[derive(Debug, Clone, Default)]
 struct FederationFacts {
-    well_known: well_known::CachedWellKnown<ServerName>,
-    srv: Option<CachedSrv>,
+    /// The delegated name.
+    well_known: CachedWellKnown<ServerName>,
+    /// SRV records of the delegated name, or of the server name if there is none.
+    srv: CachedValue<SrvRecords>,
 }
 
-/// The SRV records of a name, once asked.
-#[derive(Debug, Clone)]
-struct CachedSrv {
-    name: Box<str>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SrvRecords {
     service: SrvService,
-    /// At most [`MAX_TARGETS`], all of them names with a port.
-    targets: Vec<SrvTarget>,
-    /// When to ask again.
-    fresh_until: Instant,
-    /// Until when they hold, should asking again fail.
-    valid_until: Instant,
+    /// At most [`MAX_SRV_TARGETS`] names with ports.
+    targets: Vec<(Host, u16)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SrvService {
     MatrixFed,
     DeprecatedMatrix,
-    Absent,
 }
 
-impl server_cache::CachedFact for FederationFacts {
+impl CachedFact for FederationFacts {
     fn is_stale(&self, now: Instant) -> bool {
-        let needs_srv = !self.well_known.value().is_some_and(has_explicit_endpoint);
-        self.well_known.is_stale(now)
-            || needs_srv && self.srv.as_ref().is_none_or(|srv| srv.fresh_until <= now)
+        self.well_known.cached.is_stale(now) || self.needs_srv() && self.srv.is_stale(now)
     }
 
     fn expire(&mut self) {
-        self.well_known.expire();
-        if let Some(srv) = &mut self.srv {
-            srv.fresh_until = Instant::now();
-        }
+        self.well_known.cached.expire();
+        self.srv.expire();
+    }
+}
+
+impl FederationFacts {
+    fn needs_srv(&self) -> bool {
+        let delegated = self.well_known.cached.value();
+        !delegated.is_some_and(has_explicit_endpoint)
+    }
+}
+
+impl From<LookupTimeout> for LimitReached {
+    fn from(_: LookupTimeout) -> Self {
+        Self::Service
     }
 }
 
 impl FederationDiscovery {
-    /// Finds the homeserver of `name`, asking no more than what is not known already.
+    pub(crate) fn new(fetcher: Arc<Fetcher>) -> Self {
+        Self {
+            fetcher,
+            cache: ServerCache::default(),
+        }
+    }
+
+    /// Resolves `name`. Facts that are not in the cache are fetched, or awaited if another caller is fetching them, until `deadline`.
     ///
-    /// Whoever asks for a name that somebody is asking for already waits for that answer, until `deadline` at the longest.
+    /// # Errors
+    ///
+    /// A limit of this service, which says nothing about the server.
     pub(crate) fn resolve(
         &self,
-        fetcher: &Fetcher,
         name: &ServerName,
         trust: Trust,
         deadline: Instant,
-    ) -> Result<ResolvedServer, Error> {
+    ) -> Result<ResolvedServer, LimitReached> {
         if has_explicit_endpoint(name) {
             let step = if name.ip().is_some() {
                 "1 (IP literal)"
@@ -143,57 +133,49 @@ impl FederationDiscovery {
             };
             return Ok(resolve_explicit(name, trust, step));
         }
-        let known = self.cache.get_or_refresh(
-            CachePartition::for_trust(trust),
-            name,
-            deadline,
-            |known| {
-                let now = Instant::now();
-                if now >= deadline {
-                    return Err(Error::LookupTimeout);
-                }
-                if known.well_known.is_stale(now) {
-                    let asked = well_known::fetch_well_known(
-                        fetcher,
-                        name.host(),
-                        WELL_KNOWN_PATH,
-                        trust,
-                        deadline,
-                        parse_server_well_known,
-                    )
-                    .map_err(Error::NoCapacity)?;
-                    log_server_well_known(name, &asked);
-                    known
-                        .well_known
-                        .record(asked, WELL_KNOWN_BACKOFF, Instant::now());
-                }
-                let delegated = known.well_known.value();
-                if delegated.is_some_and(has_explicit_endpoint) {
-                    return Ok(());
-                }
-                let of = delegated.unwrap_or(name).host();
-                if known
-                    .srv
-                    .as_ref()
-                    .is_none_or(|srv| *srv.name != *of || srv.fresh_until <= now)
-                {
-                    let old = known.srv.take().filter(|srv| *srv.name == *of);
-                    known.srv = Some(lookup_services(of, old, deadline));
-                }
-                Ok(())
-            },
-        )?;
-        Ok(resolve_from_facts(name, &known, trust))
+        let facts = self.cache.get_or_refresh(trust, name, deadline, |facts| {
+            self.refresh(facts, name, trust, deadline)
+                .map_err(|error| limit_reached(&error))
+        })?;
+        Ok(resolve_from_facts(name, &facts, trust))
     }
 
-    /// Has a server discovered afresh, because it does not answer where it was found before `since`; at most once a minute.
-    ///
-    /// A delegation that is still valid is kept if its well-known does not answer either.
+    /// Makes the next [`Self::resolve`] refresh the facts about a server that did not respond at the routes found before `since`; at
+    /// most once a minute. A delegation that is still valid remains if the refresh fails.
     pub(crate) fn invalidate(&self, name: &ServerName, trust: Trust, since: Instant) {
         if !has_explicit_endpoint(name) {
-            self.cache
-                .invalidate(CachePartition::for_trust(trust), name, since);
+            self.cache.invalidate(trust, name, since);
         }
+    }
+
+    fn refresh(
+        &self,
+        facts: &mut FederationFacts,
+        name: &ServerName,
+        trust: Trust,
+        deadline: Instant,
+    ) -> Result<(), http_client::Error> {
+        let previous = facts.well_known.cached.value().cloned();
+        facts
+            .well_known
+            .refresh(&WELL_KNOWN, &self.fetcher, name, trust, deadline)?;
+        let delegated = facts.well_known.cached.value();
+        if delegated != previous.as_ref() {
+            facts.srv = CachedValue::default();
+        }
+        if facts.needs_srv() && facts.srv.is_stale(Instant::now()) {
+            let host = delegated.unwrap_or(name).host();
+            lookup_services(&mut facts.srv, host, deadline);
+        }
+        Ok(())
+    }
+}
+
+/// The limit of this service that an error stands for.
+pub(super) fn limit_reached(error: &http_client::Error) -> LimitReached {
+    match error {
+        http_client::Error::SubnetLimit(_) => LimitReached::Subnet,
+        _ => LimitReached::DnsLookups,
     }
 }
 
@@ -203,52 +185,27 @@ struct ServerWellKnown {
     server: String,
 }
 
-/// Where a well-known document says that the server is.
 fn parse_server_well_known(body: &[u8]) -> Result<ServerName, String> {
     let document = json::parse_object::<ServerWellKnown>(body).ok_or("not JSON with m.server")?;
     ServerName::parse(&document.server).map_err(|expected| format!("m.server: expected {expected}"))
 }
 
-/// Whether a name says by itself where to connect.
+/// Whether a name needs neither well-known nor SRV.
 fn has_explicit_endpoint(name: &ServerName) -> bool {
     name.ip().is_some() || name.port().is_some()
 }
 
-fn log_server_well_known(name: &ServerName, asked: &WellKnownResult<ServerName>) {
-    match asked {
-        WellKnownResult::Found(to, ttl) => log::debug!(
-            "well_known server={name} delegated_to={to} ttl={}s",
-            ttl.as_secs()
-        ),
-        WellKnownResult::Absent(why) => {
-            log::debug!("well_known server={name} absent cause=\"{why}\"")
-        }
-        WellKnownResult::Unreachable(why) => {
-            log::debug!("well_known server={name} unreachable cause=\"{why}\"")
-        }
-    }
-}
-
-/// A name that says by itself where to connect: IP and port, or name and port.
 fn resolve_explicit(name: &ServerName, trust: Trust, step: &'static str) -> ResolvedServer {
-    let host = Host::parse(name.host());
     let port = name.port().unwrap_or(DEFAULT_PORT);
-    let route = HttpRoute {
-        tls: Some(host.clone()),
-        host,
-        port,
-        authority: name.as_str().into(),
-        trust,
-    };
     ResolvedServer {
-        routes: vec![route],
+        routes: vec![https_route(name.network_host(), port, name.as_str(), trust)],
         step,
     }
 }
 
 /// Steps 3.1 to 6.
-fn resolve_from_facts(name: &ServerName, known: &FederationFacts, trust: Trust) -> ResolvedServer {
-    let delegated = known.well_known.value();
+fn resolve_from_facts(name: &ServerName, facts: &FederationFacts, trust: Trust) -> ResolvedServer {
+    let delegated = facts.well_known.cached.value();
     match delegated {
         Some(to) if to.ip().is_some() => {
             return resolve_explicit(to, trust, "3.1 (well-known: IP literal)");
@@ -258,100 +215,80 @@ fn resolve_from_facts(name: &ServerName, known: &FederationFacts, trust: Trust) 
         }
         _ => {}
     }
-    let subject = delegated.unwrap_or(name);
-    let service = known
-        .srv
-        .as_ref()
-        .map_or(SrvService::Absent, |srv| srv.service);
-    let step = match (delegated.is_some(), service) {
-        (true, SrvService::MatrixFed) => "3.3 (well-known: SRV)",
-        (true, SrvService::DeprecatedMatrix) => "3.4 (well-known: old SRV)",
-        (true, SrvService::Absent) => "3.5 (well-known: port 8448)",
-        (false, SrvService::MatrixFed) => "4 (SRV)",
-        (false, SrvService::DeprecatedMatrix) => "5 (old SRV)",
-        (false, SrvService::Absent) => "6 (port 8448)",
+    let records = facts.srv.value();
+    let step = match (delegated.is_some(), records.map(|records| records.service)) {
+        (true, Some(SrvService::MatrixFed)) => "3.3 (well-known: SRV)",
+        (true, Some(SrvService::DeprecatedMatrix)) => "3.4 (well-known: old SRV)",
+        (true, None) => "3.5 (well-known: port 8448)",
+        (false, Some(SrvService::MatrixFed)) => "4 (SRV)",
+        (false, Some(SrvService::DeprecatedMatrix)) => "5 (old SRV)",
+        (false, None) => "6 (port 8448)",
     };
-    let tls = Host::parse(subject.host());
+    let subject = delegated.unwrap_or(name);
     let route = |host: Host, port| HttpRoute {
         host,
-        port,
-        // the name that was asked for, never the SRV target: DNS is not to be believed
-        tls: Some(tls.clone()),
-        authority: subject.as_str().into(),
-        trust,
+        // never the SRV target, as DNS is not authenticated
+        ..https_route(subject.network_host(), port, subject.as_str(), trust)
     };
-    let routes = match (service, &known.srv) {
-        (SrvService::MatrixFed | SrvService::DeprecatedMatrix, Some(srv)) => {
-            let targets = srv.targets.iter();
-            targets
-                .map(|target| route(Host::parse(&target.host), target.port))
-                .collect()
-        }
-        _ => vec![route(tls.clone(), DEFAULT_PORT)],
+    let routes = match records {
+        Some(records) => records
+            .targets
+            .iter()
+            .map(|(host, port)| route(host.clone(), *port))
+            .collect(),
+        None => vec![route(subject.network_host(), DEFAULT_PORT)],
     };
     ResolvedServer { routes, step }
 }
 
-/// Asks for both services in turn. After a DNS error an `old` answer that still holds is kept; without one port 8448 is tried,
-/// as no answer is no reason to refuse a server.
-fn lookup_services(of: &str, old: Option<CachedSrv>, deadline: Instant) -> CachedSrv {
-    let until = deadline.min(Instant::now() + SRV_BUDGET);
-    let found = |service, targets, lasting| {
-        let until = Instant::now() + lasting;
-        CachedSrv {
-            name: of.into(),
-            service,
-            targets,
-            fresh_until: until,
-            valid_until: until,
-        }
-    };
+/// Looks up the SRV records of `host`, `_matrix-fed._tcp` first. After a DNS error, valid records remain; without any, port 8448 is
+/// used.
+fn lookup_services(srv: &mut CachedValue<SrvRecords>, host: &str, deadline: Instant) {
+    let deadline = deadline.min(Instant::now() + SRV_BUDGET);
     for (service, prefix) in [
         (SrvService::MatrixFed, "_matrix-fed._tcp"),
         (SrvService::DeprecatedMatrix, "_matrix._tcp"),
     ] {
-        match dns::lookup_srv(&format!("{prefix}.{of}"), until) {
+        let name = format!("{prefix}.{host}");
+        match dns::lookup_srv(&name, deadline) {
             Ok(answer) if answer.targets.is_empty() => {}
             Ok(answer) => {
-                let lasting = answer.ttl.clamp(SRV_TTL_BOUNDS.0, SRV_TTL_BOUNDS.1);
+                let ttl = answer.ttl.clamp(MIN_SRV_TTL, MAX_SRV_TTL);
                 let count = answer.targets.len();
-                log::debug!(
-                    "srv name={prefix}.{of} targets={count} ttl={}s",
-                    lasting.as_secs()
-                );
-                return found(service, usable_targets(answer.targets), lasting);
+                debug!(name, targets = count, ttl_s = ttl.as_secs(); "SRV records found");
+                let records = SrvRecords {
+                    service,
+                    targets: usable_targets(answer.targets),
+                };
+                return srv.store(records, ttl, Duration::ZERO, Instant::now());
             }
             Err(error) => {
-                log::debug!("srv name={prefix}.{of} cause=\"{error}\"");
-                let now = Instant::now();
-                return match old.filter(|srv| srv.valid_until > now) {
-                    Some(old) => CachedSrv {
-                        fresh_until: old.valid_until.min(now + SRV_ERROR_TTL),
-                        ..old
-                    },
-                    None => found(SrvService::Absent, Vec::new(), SRV_ERROR_TTL),
-                };
+                debug!(name, cause:% = error; "SRV look-up failed");
+                return srv.store_failure(SRV_RETRY_DELAY, Instant::now());
             }
         }
     }
-    found(SrvService::Absent, Vec::new(), NO_SRV_TTL)
+    srv.store_none(NO_SRV_TTL, Instant::now());
 }
 
-/// The targets that can be dialled. A name that a resolver might read as an address is none.
-fn usable_targets(targets: Vec<SrvTarget>) -> Vec<SrvTarget> {
+/// The first targets with a port and a DNS name that no resolver may read as an IP address.
+fn usable_targets(targets: Vec<SrvTarget>) -> Vec<(Host, u16)> {
     let is_name =
         |host: &str| ServerName::parse(host).is_ok_and(|name| !has_explicit_endpoint(&name));
-    let usable = targets
+    targets
         .into_iter()
-        .filter(|target| target.port != 0 && is_name(&target.host));
-    usable.take(MAX_SRV_TARGETS).collect()
+        .filter(|target| target.port != 0 && is_name(&target.host))
+        .map(|target| (Host::Dns(target.host.into()), target.port))
+        .take(MAX_SRV_TARGETS)
+        .collect()
 }
 
 impl fmt::Display for ResolvedServer {
+    /// The hosts and ports to connect to.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "step {}", self.step)?;
-        for route in &self.routes {
-            write!(f, " {}:{}", route.host, route.port)?;
+        for (index, route) in self.routes.iter().enumerate() {
+            let separator = if index == 0 { "" } else { " " };
+            write!(f, "{separator}{}:{}", route.host, route.port)?;
         }
         Ok(())
     }
@@ -360,9 +297,9 @@ impl fmt::Display for ResolvedServer {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    /// Where a well-known document says that the server is.
+    /// The server name of a well-known document.
     pub fn delegation(body: &[u8]) -> Option<super::ServerName> {
-        super::read(body).ok()
+        super::parse_server_well_known(body).ok()
     }
 
     pub use crate::matrix::well_known::fuzzing::redirect;

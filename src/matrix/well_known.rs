@@ -1,0 +1,424 @@
+//! `/.well-known/matrix/…` documents: fetching, redirects, lifetime.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Uri, header};
+use log::debug;
+
+use super::https_route;
+use super::server_cache::CachedValue;
+use crate::matrix::id::ServerName;
+use crate::net::address::Trust;
+use crate::net::http_client::{self, FetchLimits, FetchRequest, Fetcher};
+use crate::net::permits::MAX_CALLS_PER_SUBNET;
+use crate::util::backoff::Backoff;
+use crate::util::random;
+
+/// Redirects that are followed.
+const MAX_REDIRECTS: usize = 5;
+/// Longest `Location` that is followed, in bytes.
+const MAX_LOCATION: usize = 2048;
+const LIMITS: FetchLimits = FetchLimits {
+    kind: "well_known",
+    connect_timeout: Duration::from_secs(5),
+    head_timeout: Duration::from_secs(5),
+    body_timeout: Duration::from_secs(3),
+    max_body: 50 * 1024,
+    max_subnet_calls: MAX_CALLS_PER_SUBNET,
+};
+/// Time for a document, redirects included. Less than the callers' budgets, which also pay for the homeserver itself.
+const FETCH_BUDGET: Duration = Duration::from_secs(8);
+/// Lifetime of a document without `Cache-Control` (Matrix spec: 24 h), and the bounds of any lifetime.
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
+const MIN_TTL: Duration = Duration::from_secs(300);
+const MAX_TTL: Duration = Duration::from_secs(48 * 3600);
+
+/// A kind of well-known document.
+#[derive(Debug)]
+pub(super) struct WellKnownDocument<T> {
+    pub(super) path: &'static str,
+    /// Returns the value of a document, or why it has none.
+    pub(super) parse: fn(&[u8]) -> Result<T, String>,
+    pub(super) retry: WellKnownBackoff,
+}
+
+/// Delays before the next fetch after failures of the same kind in a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WellKnownBackoff {
+    pub(super) absent: Backoff,
+    pub(super) unreachable: Backoff,
+}
+
+/// Result of a fetch.
+#[derive(Debug)]
+pub(super) enum WellKnownResult<T> {
+    /// The value and its lifetime.
+    Found(T, Duration),
+    Failed(FailureKind, String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// The server responded, without a usable document.
+    Absent,
+    /// The server did not respond, or asked to try again later.
+    Unreachable,
+}
+
+/// Why the last fetch failed.
+#[derive(Debug, Clone)]
+pub(super) struct WellKnownFailure {
+    pub(super) kind: FailureKind,
+    pub(super) cause: Box<str>,
+    /// Failures of this kind in a row.
+    count: u32,
+}
+
+/// The value of a server's document. A server that becomes unreachable keeps its value for the rest of its lifetime.
+#[derive(Debug, Clone)]
+pub(super) struct CachedWellKnown<T> {
+    pub(super) cached: CachedValue<T>,
+    pub(super) failure: Option<WellKnownFailure>,
+}
+
+impl<T> Default for CachedWellKnown<T> {
+    fn default() -> Self {
+        Self {
+            cached: CachedValue::default(),
+            failure: None,
+        }
+    }
+}
+
+impl<T: fmt::Display> CachedWellKnown<T> {
+    /// Fetches the document of `server` if a fetch is due.
+    ///
+    /// # Errors
+    ///
+    /// A limit of this service, which says nothing about the server; nothing is recorded then.
+    pub(super) fn refresh(
+        &mut self,
+        document: &WellKnownDocument<T>,
+        fetcher: &Fetcher,
+        server: &ServerName,
+        trust: Trust,
+        deadline: Instant,
+    ) -> Result<(), http_client::Error> {
+        if self.cached.is_stale(Instant::now()) {
+            let result = fetch(document, fetcher, server, trust, deadline)?;
+            let path = document.path;
+            match &result {
+                WellKnownResult::Found(value, ttl) => {
+                    debug!(server:% = server, path, value:% = value, ttl_s = ttl.as_secs(); "well-known found")
+                }
+                WellKnownResult::Failed(FailureKind::Absent, cause) => {
+                    debug!(server:% = server, path, cause:% = cause; "well-known absent")
+                }
+                WellKnownResult::Failed(FailureKind::Unreachable, cause) => {
+                    debug!(server:% = server, path, cause:% = cause; "well-known unreachable")
+                }
+            }
+            self.record(result, document.retry, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+impl<T> CachedWellKnown<T> {
+    /// Stores a value from another source for the longest lifetime.
+    pub(super) fn set(&mut self, value: T, now: Instant) {
+        self.failure = None;
+        self.cached.store(value, MAX_TTL, Duration::ZERO, now);
+    }
+
+    pub(super) fn record(
+        &mut self,
+        result: WellKnownResult<T>,
+        retry: WellKnownBackoff,
+        now: Instant,
+    ) {
+        match result {
+            WellKnownResult::Found(value, ttl) => {
+                // 5 to 15 % early: a failure then finds the value still valid
+                let early = ttl.mul_f64(f64::from(random::up_to(10)) / 100.0 + 0.05);
+                self.failure = None;
+                self.cached.store(value, ttl, early, now);
+            }
+            WellKnownResult::Failed(kind, cause) => {
+                let previous = self.failure.take().filter(|last| last.kind == kind);
+                let count = previous.map_or(1, |last| last.count.saturating_add(1));
+                match kind {
+                    FailureKind::Absent => self.cached.store_none(retry.absent.delay(count), now),
+                    FailureKind::Unreachable => self
+                        .cached
+                        .store_failure(retry.unreachable.delay(count), now),
+                }
+                self.failure = Some(WellKnownFailure {
+                    kind,
+                    cause: cause.into(),
+                    count,
+                });
+            }
+        }
+    }
+}
+
+fn fetch<T>(
+    document: &WellKnownDocument<T>,
+    fetcher: &Fetcher,
+    server: &ServerName,
+    trust: Trust,
+    deadline: Instant,
+) -> Result<WellKnownResult<T>, http_client::Error> {
+    use FailureKind::{Absent, Unreachable};
+    use WellKnownResult::{Failed, Found};
+    let deadline = deadline.min(Instant::now() + FETCH_BUDGET);
+    // the server name's own port is not the one of its website
+    let mut route = https_route(server.network_host(), 443, server.host(), trust);
+    let mut target = document.path.to_owned();
+    for _ in 0..=MAX_REDIRECTS {
+        let response = match fetcher.fetch(&route, FetchRequest::get(&target), LIMITS, deadline) {
+            Ok(response) => response,
+            Err(error) if error.is_local_overload() => return Err(error),
+            Err(error) => return Ok(Failed(Unreachable, error.to_string())),
+        };
+        match response.status {
+            200 => {
+                return Ok(match (document.parse)(&response.body) {
+                    Ok(value) => Found(value, cache_lifetime(&response.headers)),
+                    Err(cause) => Failed(Absent, cause),
+                });
+            }
+            301 | 302 | 303 | 307 | 308 => {
+                let location = response.headers.get(header::LOCATION);
+                let next = location
+                    .and_then(|location| location.to_str().ok())
+                    .and_then(|location| resolve_location(&route.authority, &target, location));
+                let Some((authority, next_target)) = next else {
+                    let cause = "redirect to something other than https";
+                    return Ok(Failed(Absent, cause.into()));
+                };
+                if *authority != *route.authority {
+                    let Ok(name) = ServerName::parse(&authority) else {
+                        return Ok(Failed(Absent, "redirect to an invalid host".into()));
+                    };
+                    let (host, port) = (name.network_host(), name.port().unwrap_or(443));
+                    // the administrator listed the server, not the targets of its redirects
+                    let trust = if authority == server.host() {
+                        trust
+                    } else {
+                        Trust::Unlisted
+                    };
+                    route = https_route(host, port, &authority, trust);
+                }
+                target = next_target;
+            }
+            status @ (408 | 425 | 429 | 500..) => {
+                return Ok(Failed(Unreachable, format!("status {status}")));
+            }
+            status => return Ok(Failed(Absent, format!("status {status}"))),
+        }
+    }
+    let cause = format!("more than {MAX_REDIRECTS} redirects");
+    Ok(Failed(Absent, cause))
+}
+
+/// Lifetime of a response by `Cache-Control` (RFC 9111). `Expires` is ignored, as it depends on correct clocks.
+fn cache_lifetime(headers: &HeaderMap) -> Duration {
+    let directives = headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut max_age = None;
+    for directive in directives.flat_map(|value| value.split(',')) {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "no-store" | "no-cache" => return MIN_TTL,
+            "max-age" => {
+                let seconds = value.trim().trim_matches('"').parse().ok();
+                max_age = max_age.or(seconds.map(Duration::from_secs));
+            }
+            _ => {}
+        }
+    }
+    max_age.unwrap_or(DEFAULT_TTL).clamp(MIN_TTL, MAX_TTL)
+}
+
+/// Resolves `location` against the URL `https://{authority}{target}` (RFC 3986, 5.2) to authority and target. None unless the
+/// result is an https URL.
+fn resolve_location(authority: &str, target: &str, location: &str) -> Option<(String, String)> {
+    let location = location.split('#').next()?;
+    if location.is_empty()
+        || location.len() > MAX_LOCATION
+        || !location.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return None;
+    }
+    let is_network_path = location.starts_with("//");
+    if location.starts_with('/') && !is_network_path {
+        return Some((authority.to_owned(), location.to_owned()));
+    }
+    let path_start = location.find(['/', '?']).unwrap_or(location.len());
+    if is_network_path || location[..path_start].contains(':') {
+        let scheme = if is_network_path { "https:" } else { "" };
+        let uri: Uri = format!("{scheme}{location}").parse().ok()?;
+        if uri.scheme_str() != Some("https") {
+            return None;
+        }
+        let target = uri.path_and_query().map_or("", |p| p.as_str());
+        // the path of `https://host?query` is empty
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        // an authority with a user name is no server name, which the caller requires
+        let authority = uri.authority()?.as_str().to_owned();
+        return Some((authority, format!("{slash}{target}")));
+    }
+    let path = target.split('?').next()?;
+    let target = if location.starts_with('?') {
+        format!("{path}{location}")
+    } else {
+        format!("{}/{location}", path.rsplit_once('/')?.0)
+    };
+    Some((authority.to_owned(), target))
+}
+
+/// See [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub(super) mod fuzzing {
+    /// Authority and target of a redirect to `location`.
+    pub fn redirect(authority: &str, target: &str, location: &str) -> Option<(String, String)> {
+        super::resolve_location(authority, target, location)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_DELAY: Duration = Duration::from_secs(3600);
+    const BACKOFF: WellKnownBackoff = WellKnownBackoff {
+        absent: Backoff::doubling(Duration::from_secs(600), MAX_DELAY),
+        unreachable: Backoff::doubling(Duration::from_secs(60), MAX_DELAY),
+    };
+
+    fn failed<T>(kind: FailureKind) -> WellKnownResult<T> {
+        WellKnownResult::Failed(kind, "for the test".into())
+    }
+
+    #[test]
+    fn retry_delays_double_up_to_the_maximum() {
+        let now = Instant::now();
+        for (kind, first) in [
+            (FailureKind::Absent, BACKOFF.absent.delay(1)),
+            (FailureKind::Unreachable, BACKOFF.unreachable.delay(1)),
+        ] {
+            let mut well_known = CachedWellKnown::<()>::default();
+            let is_stale_after =
+                |well_known: &CachedWellKnown<()>, delay| well_known.cached.is_stale(now + delay);
+            well_known.record(failed(kind), BACKOFF, now);
+            assert!(!is_stale_after(&well_known, Duration::ZERO));
+            assert!(is_stale_after(&well_known, first));
+            well_known.record(failed(kind), BACKOFF, now);
+            assert!(!is_stale_after(&well_known, first));
+            assert!(is_stale_after(&well_known, 2 * first));
+            for _ in 0..100 {
+                well_known.record(failed(kind), BACKOFF, now);
+            }
+            assert!(is_stale_after(&well_known, MAX_DELAY));
+        }
+    }
+
+    #[test]
+    fn a_failure_of_another_kind_restarts_the_backoff() {
+        let now = Instant::now();
+        let mut well_known = CachedWellKnown::<()>::default();
+        for _ in 0..5 {
+            well_known.record(failed(FailureKind::Unreachable), BACKOFF, now);
+        }
+        assert_eq!(well_known.failure.as_ref().unwrap().count, 5);
+        well_known.record(failed(FailureKind::Absent), BACKOFF, now);
+        let failure = well_known.failure.as_ref().unwrap();
+        assert_eq!((failure.kind, failure.count), (FailureKind::Absent, 1));
+        assert!(well_known.cached.is_stale(now + BACKOFF.absent.delay(1)));
+    }
+
+    #[test]
+    fn a_value_outlives_an_unreachable_server_until_its_ttl_but_not_an_absent_document() {
+        let now = Instant::now();
+        let ttl = Duration::from_secs(1000);
+        let found = || WellKnownResult::Found("b.org", ttl);
+        let mut well_known = CachedWellKnown::default();
+        well_known.record(found(), BACKOFF, now);
+        assert!(!well_known.cached.is_stale(now + ttl * 8 / 10));
+        assert!(well_known.cached.is_stale(now + ttl * 95 / 100));
+        well_known.record(
+            failed(FailureKind::Unreachable),
+            BACKOFF,
+            now + ttl * 95 / 100,
+        );
+        assert!(well_known.cached.value().is_some());
+        assert!(well_known.cached.is_stale(now + ttl));
+        well_known.record(failed(FailureKind::Unreachable), BACKOFF, now + ttl);
+        assert!(well_known.cached.value().is_none());
+        well_known.record(found(), BACKOFF, now);
+        well_known.record(failed(FailureKind::Absent), BACKOFF, now);
+        assert!(well_known.cached.value().is_none());
+    }
+
+    fn headers(cache_control: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CACHE_CONTROL, cache_control.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn cache_control_sets_the_lifetime_within_bounds() {
+        for (value, seconds) in [
+            ("max-age=7200", 7200),
+            ("public, Max-Age=\"7200\"", 7200),
+            ("max-age=1", 300),
+            ("max-age=99999999999", 48 * 3600),
+            ("no-store", 300),
+            ("max-age=7200, no-cache", 300),
+            ("max-age=soon", 24 * 3600),
+            ("private", 24 * 3600),
+        ] {
+            assert_eq!(
+                cache_lifetime(&headers(value)).as_secs(),
+                seconds,
+                "{value}"
+            );
+        }
+        assert_eq!(cache_lifetime(&HeaderMap::new()), DEFAULT_TTL);
+    }
+
+    #[test]
+    fn locations_are_resolved_against_the_current_url() {
+        let resolve = |location| resolve_location("a.org", "/.well-known/matrix/server", location);
+        let url = |authority: &str, target: &str| Some((authority.to_owned(), target.to_owned()));
+        assert_eq!(resolve("https://b.org/x?y#z"), url("b.org", "/x?y"));
+        assert_eq!(resolve("https://b.org:8443"), url("b.org:8443", "/"));
+        assert_eq!(resolve("https://b.org?q"), url("b.org", "/?q"));
+        assert_eq!(resolve("HTTPS://b.org/"), url("b.org", "/"));
+        assert_eq!(resolve("//b.org/x"), url("b.org", "/x"));
+        assert_eq!(resolve("/x"), url("a.org", "/x"));
+        assert_eq!(resolve("other"), url("a.org", "/.well-known/matrix/other"));
+        assert_eq!(resolve("?q"), url("a.org", "/.well-known/matrix/server?q"));
+        assert_eq!(resolve("https://u@b.org/"), url("u@b.org", "/"));
+        for refused in [
+            "",
+            "#",
+            "http://b.org/",
+            "ftp://b.org",
+            "javascript:x",
+            "b.org:80",
+            "/a b",
+            "/a\r\nb",
+            "/ü",
+            "https://",
+        ] {
+            assert_eq!(resolve(refused), None, "{refused:?}");
+        }
+        assert_eq!(resolve(&format!("/{}", "a".repeat(MAX_LOCATION))), None);
+    }
+}
