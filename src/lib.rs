@@ -81,7 +81,7 @@ pub mod fuzzing {
     pub use crate::matrix::delayed_event::fuzzing::{restart_target, retry_after};
     pub use crate::matrix::discovery::fuzzing::{delegation, redirect};
     pub use crate::net::dns::fuzzing::srv_answer;
-    pub use crate::net::http_client::fuzzing::connect_answer;
+    pub use crate::net::http_client::proxy::fuzzing::connect_answer;
 
     use crate::matrix::id::{ServerName, UserId};
 

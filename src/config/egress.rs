@@ -1,7 +1,7 @@
 //! How requests leave for the public Internet: `LIVEKIT_HTTPS_PROXY`.
 
 use super::reader::{SettingsReader, describe_length};
-use crate::net::proxy::{InvalidProxy, Proxy};
+use crate::net::http_client::proxy::{InvalidProxy, Proxy};
 
 const PROXY: &str = "LIVEKIT_HTTPS_PROXY";
 
@@ -9,7 +9,7 @@ const PROXY: &str = "LIVEKIT_HTTPS_PROXY";
 #[derive(Debug, Clone, Default)]
 pub struct EgressConfig {
     /// The proxy for TLS to public addresses, the SFU and Redis apart; without one they are dialled.
-    pub proxy: Option<Proxy>,
+    pub(crate) proxy: Option<Proxy>,
 }
 
 pub(super) fn read(reader: &mut SettingsReader<'_>) -> Option<EgressConfig> {

@@ -85,6 +85,11 @@ impl BaseUrl {
         &self.host
     }
 
+    /// The port, if the URL has one.
+    pub(crate) fn explicit_port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// The port, by default the scheme's.
     pub fn port(&self) -> u16 {
         self.port.unwrap_or(if self.tls { 443 } else { 80 })

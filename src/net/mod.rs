@@ -8,5 +8,4 @@ pub(crate) mod dns;
 pub(crate) mod fake_server;
 pub(crate) mod http_client;
 pub(crate) mod permits;
-pub(crate) mod proxy;
 pub(crate) mod tls;

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::net::address::Host;
 use crate::util::file::read_bounded;
 
 /// Largest certificate file that is read, in bytes; a system's whole bundle has some 250 KB.
@@ -131,6 +132,19 @@ pub(crate) fn client_config(
     };
     config.resumption = Resumption::disabled();
     Arc::new(config)
+}
+
+/// The host as the name that a certificate has to match.
+///
+/// # Errors
+///
+/// If the host is no valid DNS name.
+pub(crate) fn server_name(host: &Host) -> Result<ServerName<'static>, rustls::Error> {
+    match host {
+        Host::Ip(ip) => Ok(ServerName::from(*ip)),
+        Host::Dns(name) => ServerName::try_from(name.to_string())
+            .map_err(|error| rustls::Error::General(format!("{name}: {error}"))),
+    }
 }
 
 /// Believes every certificate, but still wants the peer to hold its key.

@@ -120,16 +120,16 @@ fn a_proxy_that_is_no_help_is_named_in_the_log_and_to_nobody_else() {
         (Treatment::Says("HTTP/1.0 503 Oh\r\n\r\n"), "status 503"),
         (
             Treatment::Says("SSH-2.0-OpenSSH_9.9\r\n"),
-            "no valid answer",
+            "no valid response",
         ),
         (Treatment::Says(""), "closed the connection"),
         (Treatment::Drips("HTTP/1.1 200 OK\r\n\r\n"), "in time"),
         (Treatment::Silent, "in time"),
         (flood, "more than 8192 bytes"),
-        (fields, "no valid answer"),
+        (fields, "no valid response"),
         (
             Treatment::Says("HTTP/1.1 200 OK\r\n\r\nmore"),
-            "says more than that",
+            "more than a head",
         ),
         (page, "status 403"),
     ];

@@ -139,7 +139,12 @@ fn the_log_says_which_share_was_used_up() {
         (reply.status == 429).then_some((user, reply))
     });
     let (user, reply) = too_often.unwrap();
-    assert_limited(&stage.service, &user, &reply, "asked for too often");
+    assert_limited(
+        &stage.service,
+        &user,
+        &reply,
+        "too many calls to this server in a short time",
+    );
 
     let service = Service::start(&Settings::complete().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK));
     let traps: Vec<Trap> = (0..3).map(|_| Trap::on("127.0.33.1")).collect();
@@ -153,8 +158,8 @@ fn the_log_says_which_share_was_used_up() {
             trap.wait_for(PLACES_PER_NAME);
         }
         for (trap, cause) in [
-            (&traps[0], "server name is taken"),
-            (&traps[2], "network is taken"),
+            (&traps[0], "too many calls to this server in progress"),
+            (&traps[2], "subnet of this server in progress"),
         ] {
             let user = caught(trap);
             let reply = service.post("/get_token", &user.get_token());

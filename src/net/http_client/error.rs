@@ -1,4 +1,4 @@
-//! What became of an exchange, for callers and for those who count.
+//! Errors of an exchange, and the labels by which outcomes are counted.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -6,37 +6,52 @@ use std::net::IpAddr;
 
 use super::FetchResponse;
 use super::connection::{ConnectionClosed, InputLimitExceeded};
-use super::tunnel::{ProxyTunnelError, TunnelError};
+use super::proxy::{ProxyTunnelError, TunnelError};
 use crate::net::address::{Host, Network};
 use crate::net::base_url::BaseUrl;
 use crate::net::dns;
 
-/// What took too long.
-pub(super) const PHASE_CONNECT: &str = "connecting";
-const PHASE_SEND: &str = "sending the request";
-pub(super) const PHASE_RESPONSE: &str = "waiting for the answer";
-pub(super) const PHASE_TOTAL: &str = "the whole call";
+/// Part of an exchange that has a time limit of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// TCP, the proxy and TLS.
+    Connect,
+    SendRequest,
+    ResponseHead,
+    ResponseBody,
+    WholeCall,
+}
 
-/// Why there was no answer.
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connecting",
+            Self::SendRequest => "sending the request",
+            Self::ResponseHead => "waiting for the response",
+            Self::ResponseBody => "reading the response",
+            Self::WholeCall => "the whole call",
+        })
+    }
+}
+
+/// Why an exchange has no response.
 #[derive(Debug)]
-pub enum Error {
-    /// The host resolves to addresses that may not be dialled; one of them.
+pub(crate) enum Error {
+    /// The address policy denies every address of the host; one of them.
     AddressDenied(Host, IpAddr),
-    /// The host was not found.
     Dns(Host, dns::Error),
-    /// Too many calls to the same /24 or /64 are under way.
+    /// Too many calls to the /24 or /64 are in progress.
     SubnetLimit(Network),
-    /// The proxy at this URL is no way to the server.
+    /// The proxy at this URL gives no connection to the server.
     Proxy(BaseUrl, TunnelError),
-    /// No connection, or it broke.
+    /// No TCP connection, or it broke.
     Connection(std::io::Error),
     /// The TLS handshake failed.
     Tls(rustls::Error),
-    /// A part of the exchange took too long.
-    Timeout(&'static str),
-    /// The answer's body is larger than this many bytes.
+    Timeout(Phase),
+    /// The response's body is larger than this many bytes.
     TooLarge(usize),
-    /// Not an HTTP answer, or one whose head is too large.
+    /// The response is not HTTP, or its head is too large.
     InvalidHttp(String),
 }
 
@@ -49,15 +64,15 @@ impl fmt::Display for Error {
                  or its server name in LIVEKIT_FULL_ACCESS_HOMESERVERS if the address is private)"
             ),
             Self::Dns(host, error) => write!(f, "looking up {host}: {error}"),
-            Self::SubnetLimit(network) => write!(f, "too many calls to {network} under way"),
-            Self::Proxy(proxy, trouble) => {
-                write!(f, "the proxy {proxy} (LIVEKIT_HTTPS_PROXY) {trouble}")
+            Self::SubnetLimit(network) => write!(f, "too many calls to {network} in progress"),
+            Self::Proxy(proxy, error) => {
+                write!(f, "the proxy {proxy} (LIVEKIT_HTTPS_PROXY) {error}")
             }
             Self::Connection(error) => write!(f, "connection: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::Timeout(part) => write!(f, "{part} took too long"),
-            Self::TooLarge(most) => write!(f, "the answer is larger than {most} bytes"),
-            Self::InvalidHttp(error) => write!(f, "no valid HTTP answer: {error}"),
+            Self::Timeout(phase) => write!(f, "{phase} took too long"),
+            Self::TooLarge(max) => write!(f, "the response is larger than {max} bytes"),
+            Self::InvalidHttp(error) => write!(f, "no valid HTTP response: {error}"),
         }
     }
 }
@@ -65,8 +80,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    /// Whether it is for want of a place of ours, and says nothing about the server.
-    pub fn is_local_overload(&self) -> bool {
+    /// Whether a limit of this service is the cause, which says nothing about the server.
+    pub(crate) fn is_local_overload(&self) -> bool {
         matches!(
             self,
             Self::SubnetLimit(_)
@@ -75,43 +90,43 @@ impl Error {
         )
     }
 
-    /// Whether the server was there, and only its answer came too late or was too much.
-    pub fn is_response_failure(&self) -> bool {
+    /// Whether the server has received the request, and its response is late or too large.
+    pub(crate) fn is_response_failure(&self) -> bool {
         match self {
             Self::TooLarge(_) => true,
-            Self::Timeout(part) => ![PHASE_CONNECT, PHASE_SEND].contains(part),
+            Self::Timeout(phase) => !matches!(phase, Phase::Connect | Phase::SendRequest),
             _ => false,
         }
     }
 
-    /// Whether the server itself failed to answer; an address that may not be dialled says nothing about it, nor does a proxy that
-    /// fails by itself.
-    pub fn is_server_failure(&self) -> bool {
-        let by_itself = |trouble: &TunnelError| match trouble {
-            TunnelError::Dns(_) | TunnelError::Unreachable(_) | TunnelError::InvalidHttp(_) => true,
-            TunnelError::Refused(_, status) => matches!(status, 401 | 407),
-            TunnelError::NoResponse(_) => false,
-        };
+    /// Whether the server itself has failed. A denied address says nothing about it, nor does a failure of the proxy.
+    pub(crate) fn is_server_failure(&self) -> bool {
         match self {
             Self::AddressDenied(..) => false,
-            Self::Proxy(_, trouble) => !by_itself(trouble) && !self.is_local_overload(),
+            Self::Proxy(_, error) => match error {
+                TunnelError::Dns(_)
+                | TunnelError::Unreachable(_)
+                | TunnelError::InvalidHttp(_)
+                | TunnelError::Refused(_, 401 | 407) => false,
+                TunnelError::Refused(..) | TunnelError::NoResponse(_) => true,
+            },
             _ => !self.is_local_overload(),
         }
     }
 }
 
-/// The words that an operator counts by.
+/// Label of an outcome in the metric `upstream_requests_total`.
 pub(super) fn outcome_label(result: &Result<FetchResponse, Error>) -> &'static str {
     match result {
-        Ok(answer) => match answer.status {
+        Ok(response) => match response.status {
             401 | 403 => "denied",
             400..500 => "http_4xx",
             500.. => "http_5xx",
             _ => "ok",
         },
-        Err(Error::AddressDenied(..)) => "denied_address",
+        Err(Error::AddressDenied(..)) => "address_denied",
         Err(Error::Dns(..)) => "dns",
-        Err(Error::SubnetLimit(_)) => "crowded",
+        Err(Error::SubnetLimit(_)) => "subnet_limit",
         Err(Error::Proxy(..)) => "proxy",
         Err(Error::Connection(_)) => "connect",
         Err(Error::Tls(_)) => "tls",
@@ -120,39 +135,44 @@ pub(super) fn outcome_label(result: &Result<FetchResponse, Error>) -> &'static s
     }
 }
 
-/// Sorts ureq's errors by whose fault they are, and drops what might hold the request's target.
+/// Classifies an error of ureq. Texts that may hold the request's target, and with it a token, are dropped.
 pub(super) fn classify_ureq_error(error: ureq::Error) -> Error {
+    let unexpected = || Error::InvalidHttp("unexpected error".into());
     match error {
-        ureq::Error::Other(other) if other.is::<ConnectionClosed>() => {
-            Error::Connection(ErrorKind::NotConnected.into())
+        ureq::Error::Other(other) => classify_connector_error(other).unwrap_or_else(unexpected),
+        ureq::Error::Io(error) => {
+            let tls = error
+                .get_ref()
+                .and_then(|e| e.downcast_ref::<rustls::Error>());
+            match tls.cloned() {
+                Some(tls) => Error::Tls(tls),
+                None => Error::Connection(error),
+            }
         }
-        ureq::Error::Other(other) if other.is::<InputLimitExceeded>() => {
-            Error::InvalidHttp(other.to_string())
-        }
-        ureq::Error::Other(other) => match other.downcast::<ProxyTunnelError>() {
-            Ok(failed) => Error::Proxy(failed.0, failed.1),
-            Err(other) => match other.downcast::<rustls::Error>() {
-                Ok(tls) => Error::Tls(*tls),
-                Err(_) => Error::InvalidHttp("unexpected error".into()),
-            },
-        },
-        ureq::Error::Io(error) => match error
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>())
-        {
-            Some(tls) => Error::Tls(tls.clone()),
-            None => Error::Connection(error),
-        },
-        ureq::Error::Timeout(part) => Error::Timeout(match part {
-            ureq::Timeout::Connect => PHASE_CONNECT,
-            ureq::Timeout::RecvResponse => PHASE_RESPONSE,
-            ureq::Timeout::RecvBody => "reading the answer",
-            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => PHASE_SEND,
-            _ => PHASE_TOTAL,
+        ureq::Error::Timeout(timeout) => Error::Timeout(match timeout {
+            ureq::Timeout::Connect => Phase::Connect,
+            ureq::Timeout::SendRequest | ureq::Timeout::SendBody => Phase::SendRequest,
+            ureq::Timeout::RecvResponse => Phase::ResponseHead,
+            ureq::Timeout::RecvBody => Phase::ResponseBody,
+            _ => Phase::WholeCall,
         }),
         ureq::Error::Protocol(error) => Error::InvalidHttp(error.to_string()),
         ureq::Error::LargeResponseHeader(..) => Error::InvalidHttp("its head is too large".into()),
         ureq::Error::ConnectionFailed => Error::Connection(ErrorKind::NotConnected.into()),
-        _ => Error::InvalidHttp("unexpected error".into()),
+        _ => unexpected(),
+    }
+}
+
+/// Classifies an error of the connectors of this module, which ureq passes on.
+fn classify_connector_error(error: Box<dyn std::error::Error + Send + Sync>) -> Option<Error> {
+    if error.is::<ConnectionClosed>() {
+        return Some(Error::Connection(ErrorKind::NotConnected.into()));
+    }
+    if error.is::<InputLimitExceeded>() {
+        return Some(Error::InvalidHttp(error.to_string()));
+    }
+    match error.downcast::<ProxyTunnelError>() {
+        Ok(error) => Some(Error::Proxy(error.0, error.1)),
+        Err(error) => Some(Error::Tls(*error.downcast().ok()?)),
     }
 }

@@ -1,9 +1,9 @@
-//! One HTTP exchange with another server: vetted addresses, a chosen certificate name, bounds on everything that comes back.
+//! HTTP client for single exchanges with other servers: allowed addresses only, a certificate name of the caller's choice, and bounds on
+//! everything that is received.
 
 mod connection;
 mod error;
-mod pool;
-mod tunnel;
+pub(crate) mod proxy;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -12,43 +12,38 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use rustls::ClientConfig;
-use ureq::Agent;
+use ureq::RequestBuilder;
 
-use super::permits::KeyedPermitPool;
-use crate::net::address::{AddressPolicy, Host, Network, Trust};
+use self::connection::{Connection, ConnectionPool};
+pub(crate) use self::error::{Error, Phase};
+use self::error::{classify_ureq_error, outcome_label};
+use self::proxy::{DialPlan, Proxy};
+use super::permits::{KeyedPermitPool, MAX_CALLS_PER_SUBNET};
+use crate::net::address::{AddressPolicy, Host, Network, Trust, is_public};
 use crate::net::base_url::BaseUrl;
 use crate::net::dns;
-use crate::net::proxy::Proxy;
+use crate::util::clock::time_left;
 use crate::util::metrics;
 
-pub(crate) use self::error::Error;
-use self::error::{PHASE_CONNECT, PHASE_RESPONSE, PHASE_TOTAL, classify_ureq_error, outcome_label};
-use pool::{ConnectionPool, PooledConnection};
-use tunnel::ProxyRoute;
-#[cfg(fuzzing)]
-pub use tunnel::fuzzing;
-
-/// Addresses of one host that are tried, in the resolver's order; of the proxy too.
+/// Addresses of one host, or of the proxy, that are tried, in the resolver's order.
 const MAX_ADDRESSES: usize = 4;
 
-/// Where to connect, and as whom to know the peer.
+/// Where to connect, and how to identify the server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct HttpRoute {
-    /// What is looked up and dialled.
-    pub host: Host,
-    /// The port that is dialled.
-    pub port: u16,
-    /// What the certificate must be for; without it the exchange is plain HTTP.
-    pub tls: Option<Host>,
-    /// The `Host` header, as it is.
-    pub authority: Box<str>,
-    /// Whose wish it is.
-    pub trust: Trust,
+pub(crate) struct HttpRoute {
+    /// Host whose addresses are dialled.
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    /// Name that the certificate has to match; `None` for plain HTTP.
+    pub(crate) tls: Option<Host>,
+    /// Value of the `Host` header field.
+    pub(crate) authority: Box<str>,
+    pub(crate) trust: Trust,
 }
 
 impl HttpRoute {
-    /// The way to a server that the administrator named.
-    pub fn administrator_url(url: &BaseUrl) -> Self {
+    /// The route to a server that the administrator named.
+    pub(crate) fn administrator_url(url: &BaseUrl) -> Self {
         Self {
             host: url.host().clone(),
             port: url.port(),
@@ -59,37 +54,49 @@ impl HttpRoute {
     }
 }
 
-/// How long each part of an exchange may take in all, and how large the answer may be.
+/// Limits on the time of each part of an exchange, and on the size of the response.
 #[derive(Debug, Clone, Copy)]
-pub struct FetchLimits {
-    /// What it is counted as in [`metrics::upstream`].
-    pub kind: &'static str,
-    /// TCP and TLS.
-    pub connect_timeout: Duration,
-    /// From the request to the end of the answer's head.
-    pub head_timeout: Duration,
-    /// The answer's body.
-    pub body_timeout: Duration,
-    /// Bytes of the answer's body.
-    pub max_body: usize,
-    /// Calls to strangers in the same /24 or /64 that may be under way, this one included.
-    pub max_subnet_calls: usize,
+pub(crate) struct FetchLimits {
+    /// Label of the exchange in the metric `upstream_requests_total`.
+    pub(crate) kind: &'static str,
+    /// TCP, the proxy and TLS.
+    pub(crate) connect_timeout: Duration,
+    /// From the start of the request to the end of the response's head.
+    pub(crate) head_timeout: Duration,
+    pub(crate) body_timeout: Duration,
+    /// Bytes of the response's body.
+    pub(crate) max_body: usize,
+    /// Concurrent calls to unlisted servers in the same /24 or /64, this one included.
+    pub(crate) max_subnet_calls: usize,
 }
 
-/// What to ask.
+impl FetchLimits {
+    /// Limits for a small JSON document, which leave room for the error page of a proxy.
+    pub(crate) const fn new(kind: &'static str) -> Self {
+        Self {
+            kind,
+            connect_timeout: Duration::from_secs(5),
+            head_timeout: Duration::from_secs(8),
+            body_timeout: Duration::from_secs(3),
+            max_body: 64 * 1024,
+            max_subnet_calls: MAX_CALLS_PER_SUBNET,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
-pub struct FetchRequest<'a> {
+pub(crate) struct FetchRequest<'a> {
     /// Path and query. May hold a token: never logged.
-    pub target: &'a str,
-    /// The value of `Authorization`.
-    pub authorization: Option<&'a str>,
-    /// Content type and body of a POST; without them it is a GET.
-    pub post: Option<(&'a str, &'a [u8])>,
+    pub(crate) target: &'a str,
+    /// Value of `Authorization`.
+    pub(crate) authorization: Option<&'a str>,
+    /// Content type and body of a POST; `None` for a GET.
+    pub(crate) post: Option<(&'a str, &'a [u8])>,
 }
 
 impl<'a> FetchRequest<'a> {
     /// A GET without credentials.
-    pub fn get(target: &'a str) -> Self {
+    pub(crate) fn get(target: &'a str) -> Self {
         Self {
             target,
             authorization: None,
@@ -98,19 +105,16 @@ impl<'a> FetchRequest<'a> {
     }
 }
 
-/// What came back.
-pub struct FetchResponse {
-    /// The status code.
-    pub status: u16,
-    /// The head's fields.
-    pub headers: HeaderMap,
-    /// The body; empty for a redirect, whose body nobody needs.
-    pub body: Vec<u8>,
+pub(crate) struct FetchResponse {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    /// Empty for a redirect, whose body is not read.
+    pub(crate) body: Vec<u8>,
 }
 
-/// Carries out exchanges, and keeps connections for the next ones.
+/// The HTTP client, with a pool of idle connections.
 #[derive(Debug)]
-pub struct Fetcher {
+pub(crate) struct Fetcher {
     tls: Arc<ClientConfig>,
     policy: AddressPolicy,
     subnet_permits: Arc<KeyedPermitPool<Network>>,
@@ -119,34 +123,31 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher with a pool of its own, of at most `most_idle` connections.
-    pub fn new(tls: Arc<ClientConfig>, policy: AddressPolicy, most_idle: usize) -> Self {
+    /// A client with a pool of at most `max_idle` connections.
+    pub(crate) fn new(tls: Arc<ClientConfig>, policy: AddressPolicy, max_idle: usize) -> Self {
         Self {
             tls,
             policy,
             subnet_permits: KeyedPermitPool::new(),
-            pool: ConnectionPool::new(most_idle),
+            pool: ConnectionPool::new(max_idle),
             proxy: None,
         }
     }
 
-    /// Has `proxy` asked for every TLS connection to an address of the public Internet; the others are dialled from here, as a
-    /// proxy for the outside has no business in here.
-    ///
-    /// Names are looked up and vetted here all the same, and CONNECT names the address: a name would be looked up once more by the
-    /// proxy, and whoever owns it could have it lead into the proxy's network then.
-    pub fn with_proxy(self, proxy: Option<Proxy>) -> Self {
+    /// Uses `proxy` for TLS connections to public addresses. Other addresses are dialled directly: a proxy for the Internet may not
+    /// reach the local network, and should not.
+    pub(crate) fn with_proxy(self, proxy: Option<Proxy>) -> Self {
         Self {
             proxy: proxy.map(Arc::new),
             ..self
         }
     }
 
-    /// Asks `request` of the server at `route`, over a kept connection if there is one. Redirects are answers.
+    /// Sends `request` over an idle connection, if there is one, or a new one. Redirects are not followed.
     ///
-    /// A kept connection that turns out to be closed is replaced, and an address that does not answer is followed by the
-    /// next one, so every request has to bear being sent twice.
-    pub fn fetch(
+    /// A request may be sent twice: if the idle connection is closed, it is sent again over a new one, and if an address does not
+    /// answer, to the next one.
+    pub(crate) fn fetch(
         &self,
         route: &HttpRoute,
         request: FetchRequest<'_>,
@@ -165,96 +166,95 @@ impl Fetcher {
         limits: FetchLimits,
         deadline: Instant,
     ) -> Result<FetchResponse, Error> {
-        while let Some(kept) = self.pool.take(route) {
-            match self.send_on_connection(kept, request, limits, deadline) {
+        while let Some(connection) = self.pool.take(route) {
+            match self.send(connection, request, limits, deadline) {
                 Err(Error::Connection(error)) if is_closed(error.kind()) => {}
-                // a peer that went without a word may still be there for a new connection
-                Err(Error::Connection(_) | Error::Timeout(PHASE_RESPONSE)) => {
+                // a peer that vanished may still accept a new connection
+                Err(Error::Connection(_) | Error::Timeout(Phase::ResponseHead)) => {
                     self.pool.close_all(route)
                 }
                 outcome => return outcome,
             }
         }
-        let mut last = None;
-        let mut connect_left = limits.connect_timeout;
         let addresses = self.allowed_addresses(route, deadline)?;
+        let mut started = Instant::now();
+        let mut connect_left = limits.connect_timeout;
+        let mut last_error = None;
+        let proxy = self.proxy.as_ref().filter(|_| route.tls.is_some());
+        let proxy_addresses = match proxy {
+            Some(proxy) if addresses.iter().any(|address| is_public(address.ip())) => proxy
+                .lookup(deadline.min(started + connect_left))
+                .unwrap_or_else(|error| {
+                    last_error = Some(error);
+                    Vec::new()
+                }),
+            _ => Vec::new(),
+        };
         for (index, address) in addresses.iter().enumerate() {
-            let started = Instant::now();
-            // the last one may take all that is left
-            let share = if index + 1 < addresses.len() {
-                connect_left / 2
-            } else {
-                connect_left
+            let plan = match proxy.filter(|_| is_public(address.ip())) {
+                Some(_) if proxy_addresses.is_empty() => continue,
+                Some(proxy) => DialPlan {
+                    addresses: proxy_addresses.clone(),
+                    tunnel: Some((Arc::clone(proxy), *address)),
+                },
+                None => DialPlan {
+                    addresses: vec![*address],
+                    tunnel: None,
+                },
             };
-            let way = ProxyRoute::resolve(
-                self.proxy.as_ref(),
-                route,
-                *address,
-                deadline.min(started + share),
-            );
-            let way = match way {
-                Ok(way) => way,
-                Err(error) => {
-                    // what an address has said before tells more
-                    last = last.or(Some(error));
-                    continue;
-                }
-            };
-            let kept = PooledConnection {
-                route: route.clone(),
-                agent: connection::single_connection_agent(route, way, &self.tls),
-                subnet: Network::subnet_of(address.ip()),
-                idle_since: started,
-            };
+            connect_left = connect_left.saturating_sub(started.elapsed());
+            started = Instant::now();
+            // the last address may take all the time that is left
+            let share = if index + 1 < addresses.len() { 2 } else { 1 };
             let limits = FetchLimits {
-                connect_timeout: share.saturating_sub(started.elapsed()),
+                connect_timeout: connect_left / share,
                 ..limits
             };
-            match self.send_on_connection(kept, request, limits, deadline) {
+            let connection =
+                Connection::new(route, *address, plan, &self.tls).map_err(Error::Tls)?;
+            match self.send(connection, request, limits, deadline) {
                 Err(
                     error @ (Error::Connection(_)
                     | Error::Proxy(..)
-                    | Error::Timeout(PHASE_CONNECT)
+                    | Error::Timeout(Phase::Connect)
                     | Error::SubnetLimit(_)),
-                ) => {
-                    connect_left = connect_left.saturating_sub(started.elapsed());
-                    last = Some(error);
-                }
+                ) => last_error = Some(error),
                 outcome => return outcome,
             }
         }
-        Err(last.unwrap_or(Error::Dns(
+        Err(last_error.unwrap_or(Error::Dns(
             route.host.clone(),
             dns::Error::NotFound("no address".into()),
         )))
     }
 
-    /// Asks over one connection, and keeps it if it can be used again. Holds a place in the network that it is to, so that
-    /// strangers with many names for one network take no more than their share of it.
-    fn send_on_connection(
+    /// Sends the request over one connection, and returns that to the pool if it can be used again. Takes a permit of the subnet, so
+    /// that unlisted servers with many names in one subnet take no more than its share.
+    fn send(
         &self,
-        kept: PooledConnection,
+        connection: Connection,
         request: FetchRequest<'_>,
         limits: FetchLimits,
         deadline: Instant,
     ) -> Result<FetchResponse, Error> {
-        let _place = match kept.route.trust {
+        let _permit = match connection.route.trust {
             Trust::Unlisted => {
-                let place = self
+                let subnet = connection.subnet;
+                let permit = self
                     .subnet_permits
-                    .try_acquire(kept.subnet, limits.max_subnet_calls);
-                Some(place.ok_or(Error::SubnetLimit(kept.subnet))?)
+                    .try_acquire(subnet, limits.max_subnet_calls);
+                Some(permit.ok_or(Error::SubnetLimit(subnet))?)
             }
             Trust::Listed | Trust::Administrator => None,
         };
-        let (answer, reusable) = send_request(&kept.agent, &kept.route, request, limits, deadline)?;
-        if reusable {
-            self.pool.put(kept);
+        let (response, is_reusable) = send_request(&connection, request, limits, deadline)?;
+        if is_reusable {
+            self.pool.put(connection);
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// The addresses of a route that may be dialled.
+    /// The addresses of a route's host that the policy allows.
     fn allowed_addresses(
         &self,
         route: &HttpRoute,
@@ -272,89 +272,75 @@ impl Fetcher {
     }
 }
 
-/// The answer, and whether its connection may be used again.
+/// The response, and whether the connection can be used again.
 fn send_request(
-    agent: &Agent,
-    route: &HttpRoute,
+    connection: &Connection,
     request: FetchRequest<'_>,
     limits: FetchLimits,
     deadline: Instant,
 ) -> Result<(FetchResponse, bool), Error> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Error::Timeout(PHASE_TOTAL));
-    }
+    let left = time_left(deadline).ok_or(Error::Timeout(Phase::WholeCall))?;
+    let Connection { route, agent, .. } = connection;
     let uri = match &route.tls {
         Some(name) => format!("https://{name}:{}{}", route.port, request.target),
         None => format!("http://{}:{}{}", route.host, route.port, request.target),
     };
-    macro_rules! configured {
-        ($builder:expr) => {{
-            let builder = $builder
-                .header("host", &*route.authority)
-                .header("accept", "application/json");
-            let builder = match request.authorization {
-                Some(value) => builder.header("authorization", value),
-                None => builder,
-            };
-            builder
-                .config()
-                .timeout_global(Some(left))
-                .timeout_connect(Some(limits.connect_timeout))
-                .timeout_send_request(Some(limits.head_timeout))
-                .timeout_send_body(Some(limits.head_timeout))
-                .timeout_recv_response(Some(limits.head_timeout))
-                .timeout_recv_body(Some(limits.body_timeout))
-                .build()
-        }};
-    }
+    connection.limit_input(limits.max_body);
     let sent = match request.post {
-        Some((kind, body)) => configured!(agent.post(&uri)).content_type(kind).send(body),
-        None => configured!(agent.get(&uri)).call(),
+        Some((content_type, body)) => configure(agent.post(&uri), route, request, limits, left)
+            .content_type(content_type)
+            .send(body),
+        None => configure(agent.get(&uri), route, request, limits, left).call(),
     };
     let mut response = sent.map_err(classify_ureq_error)?;
-    let too_large = || Error::TooLarge(limits.max_body);
     let status = response.status();
     let headers = std::mem::take(response.headers_mut());
-    if status.is_redirection() {
-        return Ok((
-            FetchResponse {
-                status: status.as_u16(),
-                headers,
-                body: Vec::new(),
-            },
-            false,
-        ));
+    let is_reusable = !status.is_redirection();
+    let mut body = Vec::new();
+    if is_reusable {
+        let too_large = || Error::TooLarge(limits.max_body);
+        let max_body = limits.max_body as u64;
+        let length = response.body().content_length();
+        if length.is_some_and(|length| length > max_body) {
+            return Err(too_large());
+        }
+        // ureq refuses a body of exactly its limit
+        let reader = response.body_mut().with_config().limit(max_body + 1);
+        body = reader.read_to_vec().map_err(|error| match error {
+            ureq::Error::BodyExceedsLimit(_) => too_large(),
+            error => classify_ureq_error(error),
+        })?;
     }
-    let most = limits.max_body as u64;
-    if response
-        .body()
-        .content_length()
-        .is_some_and(|length| length > most)
-    {
-        return Err(too_large());
+    let response = FetchResponse {
+        status: status.as_u16(),
+        headers,
+        body,
+    };
+    Ok((response, is_reusable))
+}
+
+fn configure<B>(
+    builder: RequestBuilder<B>,
+    route: &HttpRoute,
+    request: FetchRequest<'_>,
+    limits: FetchLimits,
+    left: Duration,
+) -> RequestBuilder<B> {
+    let mut builder = builder
+        .header("host", &*route.authority)
+        .header("accept", "application/json");
+    if let Some(value) = request.authorization {
+        builder = builder.header("authorization", value);
     }
-    // ureq refuses a body of exactly the limit
-    let body = response
-        .body_mut()
-        .with_config()
-        .limit(most + 1)
-        .read_to_vec();
-    let body = body.map_err(|error| match error {
-        ureq::Error::BodyExceedsLimit(_) => too_large(),
-        error => classify_ureq_error(error),
-    })?;
-    if body.len() > limits.max_body {
-        return Err(too_large());
-    }
-    Ok((
-        FetchResponse {
-            status: status.as_u16(),
-            headers,
-            body,
-        },
-        true,
-    ))
+    builder
+        .config()
+        .timeout_global(Some(left))
+        .timeout_connect(Some(limits.connect_timeout))
+        .timeout_send_request(Some(limits.head_timeout))
+        .timeout_send_body(Some(limits.head_timeout))
+        .timeout_recv_response(Some(limits.head_timeout))
+        .timeout_recv_body(Some(limits.body_timeout))
+        .build()
 }
 
 /// Whether the peer has closed the connection.

@@ -129,7 +129,7 @@ impl RemoteJwks {
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn start(url: JwksUrl, fetcher: Fetcher) -> std::io::Result<Self> {
+    pub(crate) fn start(url: JwksUrl, fetcher: Fetcher) -> std::io::Result<Self> {
         let (ask, asked) = sync_channel(1);
         let shared = Arc::new(JwksRefresher {
             url,
