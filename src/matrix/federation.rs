@@ -166,7 +166,7 @@ impl FederationClient {
             Err(Error::Unreachable(routes))
                 if routes.iter().any(|(_, error)| error.is_server_failure()) =>
             {
-                attempt.record_failure(trust != Trust::Unlisted, now);
+                attempt.record_failure(trust, now);
                 self.responsive_servers.remove(server);
             }
             Err(_) => {}

@@ -1,20 +1,22 @@
-//! Leaves a server alone that did not answer, for a while that grows.
+//! Circuit breaker for each server: a server that does not answer is not called for a time that grows.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::net::address::Trust;
+use crate::util::bounded_map::BoundedMap;
+use crate::util::sync::lock;
 
 /// Failures in a row that open a breaker.
 const FAILURE_THRESHOLD: u32 = 2;
-/// How long it is open at first.
+/// First time for which a breaker is open.
 const MIN_OPEN: Duration = Duration::from_secs(15);
-/// How long it is open at most for a stranger: each further failure doubles the time.
+/// Longest time for which a breaker is open.
 const MAX_OPEN: Duration = Duration::from_secs(300);
-/// Servers that are remembered; only those that fail are.
+/// Servers that have failed, of which the one whose breaker closes first is forgotten first.
 const MAX_SERVERS: usize = 1024;
-
-/// How long a probe is waited for: the longest that any call takes.
+/// Time after which the outcome of a probe is no longer awaited: the longest call.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[derive(Debug)]
@@ -24,47 +26,40 @@ struct BreakerState {
     open_until: Instant,
 }
 
-/// A breaker for each server.
+/// Breakers of servers.
 #[derive(Debug)]
 pub(crate) struct CircuitBreaker<K: Hash + Eq> {
     min_open: Duration,
     max_open: Duration,
-    servers: Mutex<HashMap<K, BreakerState>>,
+    servers: Mutex<BoundedMap<K, BreakerState>>,
 }
 
-impl<K: Hash + Eq> Default for CircuitBreaker<K> {
+impl<K: Hash + Eq + Clone> Default for CircuitBreaker<K> {
+    /// Breakers that are open for 15 s at first and for 5 min at most.
     fn default() -> Self {
         Self::new(MIN_OPEN, MAX_OPEN)
     }
 }
 
-impl<K: Hash + Eq> CircuitBreaker<K> {
-    /// Breakers that are open for `first`, and for `longest` at most, instead of 15 s and 5 min.
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+impl<K: Hash + Eq + Clone> CircuitBreaker<K> {
+    pub(crate) fn new(min_open: Duration, max_open: Duration) -> Self {
         Self {
-            min_open: first,
-            max_open: longest,
-            servers: Mutex::default(),
+            min_open,
+            max_open,
+            servers: Mutex::new(BoundedMap::new(MAX_SERVERS)),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, BreakerState>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<K: Hash + Eq + Clone> CircuitBreaker<K> {
-    /// Lets a call to the server pass, or says for how long not. When the time is over one call is let through as a probe; the
-    /// others wait for what comes of it.
+    /// Allows a call to the server, or returns how long its breaker is still open. After that time one call is allowed as a
+    /// probe; other calls are refused until its outcome is known.
     pub(crate) fn attempt(
         &self,
         server: &K,
         now: Instant,
     ) -> Result<BreakerAttempt<'_, K>, Duration> {
-        let mut servers = self.lock();
-        let open = servers
-            .get_mut(server)
-            .filter(|s| s.failures >= FAILURE_THRESHOLD);
+        let mut servers = lock(&self.servers);
+        let state = servers.get_mut(server);
+        let open = state.filter(|state| state.failures >= FAILURE_THRESHOLD);
         let is_probe = open.is_some();
         if let Some(state) = open {
             if now < state.open_until {
@@ -80,51 +75,49 @@ impl<K: Hash + Eq + Clone> CircuitBreaker<K> {
     }
 }
 
-/// A call that was let pass. Dropped without a word, it says nothing about the server, and the next call may try.
+/// An allowed call. Dropped without an outcome, it says nothing about the server, and the next call is allowed.
 #[derive(Debug)]
-pub(crate) struct BreakerAttempt<'a, K: Hash + Eq> {
+pub(crate) struct BreakerAttempt<'a, K: Hash + Eq + Clone> {
     breaker: &'a CircuitBreaker<K>,
     server: K,
     is_probe: bool,
 }
 
 impl<K: Hash + Eq + Clone> BreakerAttempt<'_, K> {
-    /// The server answered, whatever it said.
+    /// The server answered, with whatever status.
     pub(crate) fn record_success(mut self) {
         self.is_probe = false;
-        self.breaker.lock().remove(&self.server);
+        lock(&self.breaker.servers).remove(&self.server);
     }
 
-    /// The server did not answer. `patient` servers are tried after the same time again, however long they are gone.
-    pub(crate) fn record_failure(mut self, patient: bool, now: Instant) {
+    /// The server did not answer. The breaker of an unlisted server is open for twice the time after each failed probe.
+    pub(crate) fn record_failure(mut self, trust: Trust, now: Instant) {
         let was_probe = std::mem::take(&mut self.is_probe);
-        let mut servers = self.breaker.lock();
-        if servers.len() >= MAX_SERVERS && !servers.contains_key(&self.server) {
-            let first = servers.iter().min_by_key(|(_, s)| s.open_until);
-            let first = first.map(|(key, _)| key.clone());
-            first.and_then(|key| servers.remove(&key));
-        }
-        let state = servers.entry(self.server.clone()).or_insert(BreakerState {
-            failures: 0,
-            open_for: self.breaker.min_open,
-            open_until: now,
-        });
-        if state.failures >= FAILURE_THRESHOLD && !was_probe {
+        let mut servers = lock(&self.breaker.servers);
+        let (failures, mut open_for) = match servers.get(&self.server) {
+            Some(state) => (state.failures, state.open_for),
+            None => (0, self.breaker.min_open),
+        };
+        if failures >= FAILURE_THRESHOLD && !was_probe {
             // a call from before the breaker opened
             return;
         }
-        if was_probe && !patient {
-            state.open_for = (state.open_for * 2).min(self.breaker.max_open);
+        if was_probe && trust == Trust::Unlisted {
+            open_for = (open_for * 2).min(self.breaker.max_open);
         }
-        state.failures = (state.failures + 1).min(FAILURE_THRESHOLD);
-        state.open_until = now + state.open_for;
+        let state = BreakerState {
+            failures: (failures + 1).min(FAILURE_THRESHOLD),
+            open_for,
+            open_until: now + open_for,
+        };
+        servers.insert(self.server.clone(), state, now + open_for);
     }
 }
 
-impl<K: Hash + Eq> Drop for BreakerAttempt<'_, K> {
+impl<K: Hash + Eq + Clone> Drop for BreakerAttempt<'_, K> {
     fn drop(&mut self) {
         if self.is_probe
-            && let Some(state) = self.breaker.lock().get_mut(&self.server)
+            && let Some(state) = lock(&self.breaker.servers).get_mut(&self.server)
         {
             state.open_until = Instant::now();
         }
@@ -137,71 +130,68 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn fail(breakers: &CircuitBreaker<u32>, server: u32, now: Instant) {
-        breakers
+    fn fail(breaker: &CircuitBreaker<u32>, server: u32, now: Instant) {
+        breaker
             .attempt(&server, now)
             .unwrap()
-            .record_failure(false, now);
+            .record_failure(Trust::Unlisted, now);
     }
 
     #[test]
-    fn two_failures_open_it_and_one_probe_at_a_time_may_pass() {
-        let breakers = CircuitBreaker::default();
+    fn two_failures_open_a_breaker_and_then_one_probe_at_a_time_is_allowed() {
+        let breaker = CircuitBreaker::default();
         let now = Instant::now();
-        let early: Vec<_> = (0..5).map(|_| breakers.attempt(&1, now).unwrap()).collect();
-        fail(&breakers, 1, now);
-        fail(&breakers, 1, now);
-        // calls from before it opened do not keep it open for longer
+        let early: Vec<_> = (0..5).map(|_| breaker.attempt(&1, now).unwrap()).collect();
+        fail(&breaker, 1, now);
+        fail(&breaker, 1, now);
+        // calls from before the breaker opened do not keep it open for longer
         early
             .into_iter()
-            .for_each(|attempt| attempt.record_failure(false, now + SECOND));
-        assert_eq!(breakers.attempt(&1, now).unwrap_err(), MIN_OPEN);
-        assert!(breakers.attempt(&2, now).is_ok());
+            .for_each(|attempt| attempt.record_failure(Trust::Unlisted, now + SECOND));
+        assert_eq!(breaker.attempt(&1, now).unwrap_err(), MIN_OPEN);
+        assert!(breaker.attempt(&2, now).is_ok());
         let later = now + MIN_OPEN;
-        let probe = breakers.attempt(&1, later).unwrap();
+        let probe = breaker.attempt(&1, later).unwrap();
         assert_eq!(
-            breakers.attempt(&1, later + SECOND).unwrap_err(),
+            breaker.attempt(&1, later + SECOND).unwrap_err(),
             PROBE_TIMEOUT - SECOND
         );
         probe.record_success();
-        assert!(breakers.attempt(&1, later).is_ok());
+        assert!(breaker.attempt(&1, later).is_ok());
     }
 
     #[test]
-    fn failed_probes_double_the_time_up_to_five_minutes() {
-        for (patient, longest) in [(false, MAX_OPEN), (true, MIN_OPEN)] {
-            let breakers = CircuitBreaker::default();
+    fn failed_probes_double_the_time_for_unlisted_servers() {
+        for (trust, open_for) in [(Trust::Unlisted, MAX_OPEN), (Trust::Listed, MIN_OPEN)] {
+            let breaker = CircuitBreaker::default();
             let mut now = Instant::now();
-            fail(&breakers, 1, now);
-            fail(&breakers, 1, now);
+            fail(&breaker, 1, now);
+            fail(&breaker, 1, now);
             for _ in 0..10 {
-                now += breakers.attempt(&1, now).unwrap_err();
-                breakers
-                    .attempt(&1, now)
-                    .unwrap()
-                    .record_failure(patient, now);
+                now += breaker.attempt(&1, now).unwrap_err();
+                breaker.attempt(&1, now).unwrap().record_failure(trust, now);
             }
-            assert_eq!(breakers.attempt(&1, now).unwrap_err(), longest);
+            assert_eq!(breaker.attempt(&1, now).unwrap_err(), open_for);
         }
     }
 
     #[test]
-    fn a_probe_that_never_reached_the_server_is_made_good() {
-        let breakers = CircuitBreaker::default();
+    fn a_probe_without_an_outcome_is_followed_by_another() {
+        let breaker = CircuitBreaker::default();
         let then = Instant::now() - MIN_OPEN;
-        fail(&breakers, 1, then);
-        fail(&breakers, 1, then);
-        drop(breakers.attempt(&1, Instant::now()).unwrap());
-        assert!(breakers.attempt(&1, Instant::now()).is_ok());
+        fail(&breaker, 1, then);
+        fail(&breaker, 1, then);
+        drop(breaker.attempt(&1, Instant::now()).unwrap());
+        assert!(breaker.attempt(&1, Instant::now()).is_ok());
     }
 
     #[test]
-    fn memory_is_bounded_however_many_servers_fail() {
-        let breakers = CircuitBreaker::default();
+    fn the_number_of_servers_is_bounded() {
+        let breaker = CircuitBreaker::default();
         let now = Instant::now();
         for server in 0..10_000 {
-            fail(&breakers, server, now);
+            fail(&breaker, server, now);
         }
-        assert_eq!(breakers.lock().len(), MAX_SERVERS);
+        assert_eq!(lock(&breaker.servers).len(), MAX_SERVERS);
     }
 }

@@ -163,7 +163,7 @@ impl DelayedEventClient {
                 let had_time = deadline.saturating_duration_since(now) >= LIMITS.connect_timeout;
                 if error.is_server_failure() && had_time {
                     let trust = api.route.trust;
-                    attempt.record_failure(trust != Trust::Unlisted, Instant::now());
+                    attempt.record_failure(trust, Instant::now());
                     self.client_api.invalidate(server, trust, now);
                 }
                 DelayedEventOutcome::Failed(format!("{}: {error}", api.base_url))
