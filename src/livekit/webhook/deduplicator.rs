@@ -1,16 +1,16 @@
 //! Ids of the SFU's recent events, so that a repeated webhook is handled once.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use crate::util::bounded_map::BoundedMap;
 use crate::util::sync::lock;
 
 /// How long an id is remembered. The SFU stops repeating an event after a few minutes.
 const RETENTION: Duration = Duration::from_secs(15 * 60);
-/// Most ids: about 5 MB, and 70 events a second during [`RETENTION`]. Beyond that the oldest id is evicted. The ids are authentic: a
+/// Most ids: about 10 MB, and 70 events a second during [`RETENTION`]. Beyond that the oldest id is evicted. The ids are authentic: a
 /// client cannot flood the deduplicator.
 const MAX_EVENT_IDS: usize = 65_536;
 /// After this time the thread that handles an event is taken for dead, and a repeat is handled.
@@ -27,14 +27,14 @@ pub(super) enum EventIdState {
     Processed,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct WebhookDeduplicator(Mutex<EventIds>);
+/// Start of processing, or `None` for a processed event, by the hash of its id; ranked by the time of arrival.
+#[derive(Debug)]
+pub(super) struct WebhookDeduplicator(Mutex<BoundedMap<EventIdHash, Option<Instant>>>);
 
-#[derive(Debug, Default)]
-struct EventIds {
-    insertion_order: VecDeque<(Instant, EventIdHash)>,
-    /// Start of processing; `None` for a processed event.
-    in_progress_since: HashMap<EventIdHash, Option<Instant>>,
+impl Default for WebhookDeduplicator {
+    fn default() -> Self {
+        Self(Mutex::new(BoundedMap::new(MAX_EVENT_IDS)))
+    }
 }
 
 impl WebhookDeduplicator {
@@ -44,9 +44,12 @@ impl WebhookDeduplicator {
             return EventIdState::New;
         }
         let mut ids = lock(&self.0);
-        ids.evict(now);
+        let expired = |arrival: Instant| now.saturating_duration_since(arrival) >= RETENTION;
+        while ids.lowest_rank().is_some_and(expired) {
+            ids.pop_lowest();
+        }
         let hash = hash_event_id(id);
-        match ids.in_progress_since.get_mut(&hash) {
+        match ids.get_mut(&hash) {
             Some(None) => EventIdState::Processed,
             Some(Some(since)) if now.saturating_duration_since(*since) < PROCESSING_TIMEOUT => {
                 EventIdState::InProgress
@@ -56,44 +59,21 @@ impl WebhookDeduplicator {
                 EventIdState::New
             }
             None => {
-                ids.in_progress_since.insert(hash, Some(now));
-                ids.insertion_order.push_back((now, hash));
+                ids.insert(hash, Some(now), now);
                 EventIdState::New
             }
         }
     }
 
     pub(super) fn mark_processed(&self, id: &str) {
-        if let Some(since) = lock(&self.0).in_progress_since.get_mut(&hash_event_id(id)) {
+        if let Some(since) = lock(&self.0).get_mut(&hash_event_id(id)) {
             *since = None;
         }
     }
 
     /// Removes an id, which is new again.
     pub(super) fn mark_failed(&self, id: &str) {
-        let hash = hash_event_id(id);
-        let mut ids = lock(&self.0);
-        if ids.in_progress_since.remove(&hash).is_some() {
-            // searched from the end, as the id is recent
-            let index = ids
-                .insertion_order
-                .iter()
-                .rposition(|(_, other)| *other == hash);
-            index.and_then(|index| ids.insertion_order.remove(index));
-        }
-    }
-}
-
-impl EventIds {
-    /// Makes room for one id, and removes expired ids.
-    fn evict(&mut self, now: Instant) {
-        while let Some((at, hash)) = self.insertion_order.front()
-            && (self.insertion_order.len() >= MAX_EVENT_IDS
-                || now.saturating_duration_since(*at) >= RETENTION)
-        {
-            self.in_progress_since.remove(hash);
-            self.insertion_order.pop_front();
-        }
+        lock(&self.0).remove(&hash_event_id(id));
     }
 }
 
@@ -144,7 +124,7 @@ mod tests {
         let later = now + PROCESSING_TIMEOUT;
         assert_eq!(deduplicator.begin("EV_a", later), EventIdState::New);
         assert_eq!(deduplicator.begin("EV_a", later), EventIdState::InProgress);
-        assert_eq!(lock(&deduplicator.0).insertion_order.len(), 1);
+        assert_eq!(lock(&deduplicator.0).len(), 1);
     }
 
     #[test]
@@ -157,8 +137,7 @@ mod tests {
         }
         deduplicator.mark_failed("EV_never");
         deduplicator.mark_processed("EV_never");
-        let ids = lock(&deduplicator.0);
-        assert!(ids.insertion_order.is_empty() && ids.in_progress_since.is_empty());
+        assert_eq!(lock(&deduplicator.0).len(), 0);
     }
 
     #[test]
@@ -169,12 +148,7 @@ mod tests {
             assert_eq!(deduplicator.begin(&n.to_string(), now), EventIdState::New);
             deduplicator.mark_processed(&n.to_string());
         }
-        let ids = lock(&deduplicator.0);
-        assert_eq!(
-            (ids.insertion_order.len(), ids.in_progress_since.len()),
-            (MAX_EVENT_IDS, MAX_EVENT_IDS)
-        );
-        drop(ids);
+        assert_eq!(lock(&deduplicator.0).len(), MAX_EVENT_IDS);
         let newest = MAX_EVENT_IDS.to_string();
         assert_eq!(deduplicator.begin(&newest, now), EventIdState::Processed);
         assert_eq!(deduplicator.begin("0", now), EventIdState::New);
