@@ -8,8 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::request_body::Error;
-use crate::matrix::id::{RoomId, UserId};
-use crate::membership::TrackedParticipant;
+use crate::matrix::id::{RoomId, RoomMember, UserId};
 
 /// Departures used of one transaction; Synapse sends 100 events in one. The periodic membership check finds the others.
 const MAX_DEPARTURES: usize = 1000;
@@ -20,7 +19,7 @@ const MAX_DEPARTURES: usize = 1000;
 ///
 /// # Errors
 /// The body is not a JSON object with a list of `events`.
-pub fn parse_departures(body: &[u8]) -> Result<Vec<TrackedParticipant>, Error> {
+pub fn parse_departures(body: &[u8]) -> Result<Vec<RoomMember>, Error> {
     let parsed: Result<Transaction, _> = serde_json::from_slice(body);
     parsed
         .map(|transaction| transaction.events.0)
@@ -32,7 +31,7 @@ struct Transaction {
     events: Departures,
 }
 
-struct Departures(Vec<TrackedParticipant>);
+struct Departures(Vec<RoomMember>);
 
 #[derive(Deserialize)]
 struct PushedEvent<'a> {
@@ -80,12 +79,12 @@ impl<'de> Visitor<'de> for DeparturesVisitor {
     }
 }
 
-fn parse_departure(event: &str) -> Option<TrackedParticipant> {
+fn parse_departure(event: &str) -> Option<RoomMember> {
     let event: PushedEvent<'_> = serde_json::from_str(event).ok()?;
     if event.kind != "m.room.member" || event.content.membership == "join" {
         return None;
     }
-    Some(TrackedParticipant {
+    Some(RoomMember {
         room_id: RoomId::parse(&event.room_id).ok()?,
         user_id: UserId::parse(&event.state_key).ok()?,
     })

@@ -275,6 +275,15 @@ fn has_dot_segment(text: &str) -> bool {
         .any(|segment| matches!(segment, "." | ".."))
 }
 
+/// A user in a room: who is, was or may be a member of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomMember {
+    /// The room.
+    pub room_id: RoomId,
+    /// The user.
+    pub user_id: UserId,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,284 +1,263 @@
-//! Those whom application-service mode has let in, for as long as they may be in a call: whoever is no longer in the Matrix room is
-//! put out of the LiveKit room (MSC4195).
+//! Participants of application-service mode: a participant who leaves the Matrix room is removed from the LiveKit room (MSC4195).
 //!
-//! A token says that its holder *was* in the Matrix room. So they are looked at as soon as they are in the call, and again and again,
-//! until the SFU says that they are gone and their token can't bring them back. All of it is in memory, and of no loss: their tokens
-//! carry who they are, which the SFU shows to whoever of us asks, or hears that they come.
+//! An access token proves that its user *was* in the Matrix room when it was issued. So the membership is checked when the participant
+//! joins, and regularly until the SFU reports that the participant has left and the token has expired. The state is in memory only;
+//! after a restart the sealed attribute of each connected participant, which the SFU returns, restores it.
 
 mod attribute_sealer;
 mod reconcile;
 mod report;
 mod table;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
-use std::{fmt, io, panic, process, thread};
-
-use log::error;
+use std::{fmt, io, thread};
 
 pub(crate) use self::attribute_sealer::AttributeSealer;
 use self::report::MembershipReporter;
+pub(crate) use self::table::ParticipantQuotaExceeded;
 use self::table::{CheckResult, CheckTask, NextCheck, ParticipantTable};
-pub(crate) use self::table::{ParticipantQuotaExceeded, TrackedParticipant};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{ParticipantPresence, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::livekit::webhook::{ConnectionChange, WebhookEvent};
 use crate::matrix::appservice::HomeserverClient;
-use crate::util::metrics;
-use crate::util::sync::Swappable;
+use crate::matrix::id::RoomMember;
+use crate::util::sync::{self, Swappable, lock};
 
-/// Those who look; each asks one question at a time. A homeserver that takes 0.5 s for an answer has 8 of them to work at, which is
-/// what a browser asks of it.
+/// Threads that check participants, each with one call at a time. With responses in 0.5 s they put 8 concurrent calls on the
+/// homeserver, as one web browser does.
 const CHECK_THREADS: usize = 8;
-/// Between two looks of one thread, so that all guests of a busy service are no more than 100 questions a second. Synapse finds an
-/// answer in its database, or in its cache, in some milliseconds of its one core: it has that much left.
+/// Pause of a thread between two checks: bounds the homeserver's load to 100 checks a second. Synapse answers one in milliseconds
+/// from its cache or database.
 const CHECK_PAUSE: Duration = Duration::from_millis(80);
 
-/// All of them, and those who look after them.
+/// Tracked participants and the threads that check them.
 #[derive(Clone)]
 pub(crate) struct Membership(Arc<MembershipInner>);
 
-/// The ways to others, which settings can change.
+/// Clients and keys, which a reload can replace.
 #[derive(Debug, Clone)]
 pub(crate) struct MembershipClients {
-    /// To whoever knows who is in a Matrix room.
     pub homeserver: Arc<HomeserverClient>,
-    /// To the SFU.
     pub room_service: Arc<RoomServiceClient>,
-    /// What shows whom the SFU speaks of.
     pub sealer: Arc<AttributeSealer>,
 }
 
 struct MembershipInner {
     clients: Swappable<MembershipClients>,
     table: Mutex<ParticipantTable>,
+    /// Notified when a check is scheduled earlier than those before.
     work_available: Condvar,
     reporter: MembershipReporter,
 }
 
 impl Membership {
-    /// Starts to look: at each of them every `every`. Tokens can be used for `lifetime`.
+    /// Starts the threads. Connected participants are checked every `check_interval`; access tokens are valid for `token_lifetime`.
     pub(crate) fn start(
-        wires: MembershipClients,
-        every: Duration,
-        lifetime: Duration,
+        clients: MembershipClients,
+        check_interval: Duration,
+        token_lifetime: Duration,
     ) -> io::Result<Self> {
-        let shared = Arc::new(MembershipInner {
-            clients: Swappable::new(wires),
-            table: Mutex::new(ParticipantTable::new(every, lifetime)),
+        let server = clients.homeserver.name().clone();
+        let inner = Arc::new(MembershipInner {
+            table: Mutex::new(ParticipantTable::new(
+                server,
+                check_interval,
+                token_lifetime,
+            )),
+            clients: Swappable::new(clients),
             work_available: Condvar::new(),
-            reporter: MembershipReporter::new(every),
+            reporter: MembershipReporter::new(check_interval),
         });
         for _ in 0..CHECK_THREADS {
-            shared.spawn_worker("guests", MembershipInner::run_checks)?;
+            let inner = Arc::clone(&inner);
+            sync::spawn("member-check", move || inner.run_checks())?;
         }
-        shared.spawn_worker("walker", reconcile::run_reconciler)?;
-        Ok(Self(shared))
+        let reconciled = Arc::clone(&inner);
+        sync::spawn("reconciler", move || reconcile::run(&reconciled))?;
+        Ok(Self(inner))
     }
 
-    /// Calls others in these ways from now on.
-    pub(crate) fn replace_clients(&self, wires: MembershipClients) {
-        self.0.clients.replace(wires);
+    pub(crate) fn replace_clients(&self, clients: MembershipClients) {
+        let server = clients.homeserver.name().clone();
+        lock(&self.0.table).set_local_server(server);
+        self.0.clients.replace(clients);
     }
 
-    /// Remembers somebody who gets a token. Without a place for them they may not get one.
+    /// Tracks a participant before an access token is handed out.
+    ///
+    /// # Errors
+    /// A quota is used up by connected participants: the token must not be handed out.
     pub(crate) fn record_issued_token(
         &self,
         key: ParticipantKey,
-        guest: TrackedParticipant,
+        member: RoomMember,
     ) -> Result<(), ParticipantQuotaExceeded> {
-        let local = *guest.user_id.server() == *self.0.clients.get().homeserver.name();
-        let mut table = self.0.lock_table();
-        table.record_issued_token(key, guest, local, Instant::now())?;
+        lock(&self.0.table).record_issued_token(key, member, Instant::now())?;
         self.0.work_available.notify_one();
         Ok(())
     }
 
-    /// What the token of somebody who is let in is to carry.
+    /// The attribute for the participant's access token.
     pub(crate) fn seal_attribute(
         &self,
         key: &ParticipantKey,
-        guest: &TrackedParticipant,
+        member: &RoomMember,
     ) -> SealedAttribute {
-        self.0.clients.get().sealer.seal(key, guest)
+        self.0.clients.get().sealer.seal(key, member)
     }
 
-    /// Takes in what the SFU tells: whoever comes is looked at.
-    pub(crate) fn handle_webhook(&self, webhook: &WebhookEvent) {
+    /// Handles an event of the SFU: a participant who joins is checked at once.
+    pub(crate) fn handle_webhook(&self, event: &WebhookEvent) {
         let WebhookEvent::Participant {
             change,
             key,
             sealed_attribute,
             ..
-        } = webhook
+        } = event
         else {
             return;
         };
         match change {
             ConnectionChange::Joined => self.0.handle_joined(key, sealed_attribute.as_ref()),
-            ConnectionChange::Left => self.0.lock_table().mark_left(key, Instant::now()),
+            ConnectionChange::Left => lock(&self.0.table).mark_left(key, Instant::now()),
             ConnectionChange::Aborted => {}
         }
     }
 
-    /// Has somebody looked at who may have left the Matrix room. Gives how many places of theirs in its calls there are to look at.
-    pub(crate) fn recheck(&self, guest: &TrackedParticipant) -> usize {
-        let count = self.0.lock_table().recheck(guest, Instant::now());
+    /// Checks a user who may have left the Matrix room, at once. Returns the number of the user's participants in the room's calls.
+    pub(crate) fn recheck(&self, member: &RoomMember) -> usize {
+        let count = lock(&self.0.table).recheck(member, Instant::now());
         if count > 0 {
             self.0.work_available.notify_all();
         }
         count
     }
 
-    /// How many there are.
     pub(crate) fn tracked_count(&self) -> u64 {
-        self.0.lock_table().len() as u64
+        lock(&self.0.table).len() as u64
     }
 
-    /// How much too late it is for those who are in calls, or come.
+    /// How long the most urgent check of a connected participant is overdue.
     pub(crate) fn lag(&self) -> Duration {
-        self.0.lock_table().lag(Instant::now())
+        lock(&self.0.table).lag(Instant::now())
     }
 }
 
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Guests({})", self.0.lock_table().len())
+        write!(f, "Membership({} participants)", self.tracked_count())
     }
 }
 
 impl MembershipInner {
-    fn lock_table(&self) -> MutexGuard<'_, ParticipantTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn spawn_worker(self: &Arc<Self>, name: &str, work: fn(&Self)) -> io::Result<()> {
-        let shared = self.clone();
-        let named = thread::Builder::new().name(name.into());
-        let work = move || {
-            let worked = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&shared)));
-            if worked.is_err() {
-                // nobody would be put out any more; whoever starts us anew finds the guests with the SFU
-                error!("a thread that looks at the guests has failed");
-                process::exit(1);
-            }
-        };
-        named.spawn(work).map(drop)
-    }
-
-    /// Has somebody looked at who has come, if they are known or what they carry says who they are.
-    fn handle_joined(&self, key: &ParticipantKey, sealed: Option<&SealedAttribute>) {
-        let came = || self.lock_table().mark_joined(key, Instant::now());
-        let is_found = |sealed| {
-            self.record_discovered(&self.clients.get(), key, sealed);
-            came()
-        };
-        if came() || sealed.is_some_and(is_found) {
+    /// Schedules the check of a participant who has joined, if the participant is tracked or the sealed attribute is authentic.
+    fn handle_joined(&self, key: &ParticipantKey, sealed_attribute: Option<&SealedAttribute>) {
+        let mark_joined = || lock(&self.table).mark_joined(key, Instant::now());
+        let mut tracked = mark_joined();
+        if !tracked && let Some(attribute) = sealed_attribute {
+            self.record_discovered(&self.clients.get(), key, attribute);
+            tracked = mark_joined();
+        }
+        if tracked {
             self.work_available.notify_one();
         }
     }
 
-    /// Takes in somebody who is in a call, if what they carry says who they are. Gives whether nobody here knew.
+    /// Tracks a connected participant whose sealed attribute is authentic. Returns whether the participant was not tracked before.
     fn record_discovered(
         &self,
-        wires: &MembershipClients,
+        clients: &MembershipClients,
         key: &ParticipantKey,
-        sealed: &SealedAttribute,
+        attribute: &SealedAttribute,
     ) -> bool {
-        let Some(guest) = wires.sealer.open(key, sealed) else {
+        let Some(member) = clients.sealer.open(key, attribute) else {
             return false;
         };
-        let local = guest.user_id.server() == wires.homeserver.name();
-        let mut table = self.lock_table();
-        let is_new = !table.contains(key);
-        let found = table.record_discovered(key.clone(), guest, local, Instant::now());
-        drop(table);
-        if let Err(error) = found {
-            self.reporter.log_untracked(key, &error);
-            return false;
+        let recorded = lock(&self.table).record_discovered(key.clone(), member, Instant::now());
+        match recorded {
+            Ok(is_new) => {
+                self.work_available.notify_one();
+                if is_new {
+                    self.reporter.count_discovered();
+                }
+                is_new
+            }
+            Err(error) => {
+                self.reporter.log_not_tracked(key, &error);
+                false
+            }
         }
-        self.work_available.notify_one();
-        if is_new {
-            metrics::count_participant_event("found");
-        }
-        is_new
     }
 
     fn run_checks(&self) {
         loop {
             let task = self.next_check();
-            let verdict = self.check(&task);
-            self.lock_table()
-                .complete_check(task, verdict, Instant::now());
+            let result = self.check(&task);
+            lock(&self.table).complete_check(task, result, Instant::now());
             thread::sleep(CHECK_PAUSE);
         }
     }
 
-    /// Waits until it is time to look at somebody.
+    /// Waits until a check is due.
     fn next_check(&self) -> CheckTask {
-        let mut table = self.lock_table();
+        let mut table = lock(&self.table);
         loop {
             let now = Instant::now();
-            let (lag, guests) = (table.lag(now), table.len());
-            let wait = match table.next_check(now) {
+            let (lag, participants) = (table.lag(now), table.len());
+            match table.next_check(now) {
                 NextCheck::Due(task) => {
                     drop(table);
-                    // whoever was to wait for the next one is busy now
+                    // this thread was the one that waits for the next check: another one takes over
                     self.work_available.notify_one();
-                    self.reporter.record_lag(lag, guests);
+                    self.reporter.record_lag(lag, participants);
                     return task;
                 }
-                NextCheck::Wait(wait) => wait,
-            };
-            let woken = self.work_available.wait_timeout(table, wait);
-            table = woken.unwrap_or_else(PoisonError::into_inner).0;
+                NextCheck::Wait(wait) => {
+                    table = sync::wait_timeout(&self.work_available, table, wait);
+                }
+            }
         }
     }
 
     fn check(&self, task: &CheckTask) -> CheckResult {
-        let wires = self.clients.get();
+        let clients = self.clients.get();
         let presence = task.ask_sfu.then(|| {
-            let rooms = &wires.room_service;
-            let presence = rooms.get_participant(&task.key);
-            let trouble = presence.as_ref().err().map(ToString::to_string);
-            self.reporter.record_presence_check(trouble);
+            let presence = clients.room_service.get_participant(&task.key);
+            self.reporter.presence_checks.record(&presence);
             presence
         });
-        let (shown, unsure) = match presence {
+        let (connected, presence_unknown) = match presence {
             None => (false, false),
             Some(Ok(ParticipantPresence::Present(_))) => (true, false),
             Some(Ok(ParticipantPresence::Absent)) => return CheckResult::Absent,
-            Some(Err(_)) if task.present => (false, true),
-            // as long as nobody is known to be there, nobody need leave
+            Some(Err(_)) if task.connected => (false, true),
+            // a participant who was never seen in the call need not be removed
             Some(Err(_)) => return CheckResult::Unknown,
         };
-        let TrackedParticipant {
-            room_id: room,
-            user_id: user,
-        } = &task.participant;
-        let joined = wires.homeserver.is_joined_uncached(room, user);
-        let trouble = joined.as_ref().err().map(ToString::to_string);
-        self.reporter.record_membership_check(trouble);
+        let RoomMember { room_id, user_id } = &task.member;
+        let joined = clients.homeserver.is_joined_uncached(room_id, user_id);
+        self.reporter.membership_checks.record(&joined);
         match joined {
-            Ok(true) if unsure => CheckResult::Unknown,
-            Ok(true) => CheckResult::Allowed { shown },
-            Ok(false) => self.remove(&wires.room_service, task, shown),
-            // whoever was put out for good reason is so again
-            Err(_) if task.removed => self.remove(&wires.room_service, task, shown),
-            // and nobody for what is not known
+            Ok(true) if presence_unknown => CheckResult::Unknown,
+            Ok(true) => CheckResult::Allowed { connected },
+            Ok(false) => self.remove(&clients.room_service, task, connected),
+            // a user who has left the Matrix room is removed again if reconnected, ...
+            Err(_) if task.removed => self.remove(&clients.room_service, task, connected),
+            // ... and no other user is removed without the homeserver's word
             Err(_) => CheckResult::Unknown,
         }
     }
 
-    fn remove(&self, rooms: &RoomServiceClient, task: &CheckTask, shown: bool) -> CheckResult {
-        match rooms.remove_participant(&task.key) {
+    fn remove(&self, sfu: &RoomServiceClient, task: &CheckTask, connected: bool) -> CheckResult {
+        match sfu.remove_participant(&task.key) {
             Ok(()) => {
                 self.reporter.log_removed(task);
-                CheckResult::Removed { shown }
+                CheckResult::Removed { connected }
             }
             Err(error) => {
-                self.reporter.log_removal_failed(task, &error.to_string());
+                self.reporter.log_removal_failed(task, &error);
                 CheckResult::RemovalFailed
             }
         }

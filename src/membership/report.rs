@@ -1,198 +1,156 @@
-//! What an operator hears of the guests. There may be thousands of them: no line for each where all of them have the same trouble.
+//! Metrics and log lines of checks and removals. With thousands of participants a line for each check would be a flood: lines are
+//! throttled.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{info, warn};
 
 use super::table::{CheckTask, ParticipantQuotaExceeded};
 use crate::livekit::id::ParticipantKey;
-use crate::util::log_throttle::LogThrottle;
+use crate::util::log_throttle::{LogThrottle, ProblemLog};
 use crate::util::metrics;
 
-/// Between two lines that say the same of somebody else's trouble.
+/// Shortest time between two lines about the same problem.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// A delay that nobody need hear of, however short the interval is.
+/// Shortest lag that is logged, however short the check interval is.
 const MIN_REPORTED_LAG: Duration = Duration::from_secs(5);
 
-/// Counts what happens, and writes what there is to say of it.
+/// Counts and logs what happens to participants.
 #[derive(Debug)]
 pub(super) struct MembershipReporter {
     check_interval: Duration,
-    homeserver_problem: ProblemTracker,
-    sfu_problem: ProblemTracker,
-    lag_problem: ProblemTracker,
+    /// Calls to the homeserver.
+    pub(super) membership_checks: CallReporter,
+    /// Calls to the SFU.
+    pub(super) presence_checks: CallReporter,
+    lag_problem: ProblemLog,
     removed_throttle: LogThrottle,
     removal_failed_throttle: LogThrottle,
-    untracked_throttle: LogThrottle,
+    not_tracked_throttle: LogThrottle,
 }
 
 impl MembershipReporter {
-    /// Guests are to be looked at every `every`.
-    pub(super) fn new(every: Duration) -> Self {
+    pub(super) fn new(check_interval: Duration) -> Self {
         Self {
-            check_interval: every,
-            homeserver_problem: ProblemTracker::default(),
-            sfu_problem: ProblemTracker::default(),
-            lag_problem: ProblemTracker::default(),
+            check_interval,
+            membership_checks: CallReporter::new(
+                "membership check failed",
+                "membership checks succeed again",
+            ),
+            presence_checks: CallReporter::new(
+                "participant presence check failed",
+                "participant presence checks succeed again",
+            ),
+            lag_problem: ProblemLog::with_interval(LOG_INTERVAL),
             removed_throttle: LogThrottle::default(),
             removal_failed_throttle: LogThrottle::default(),
-            untracked_throttle: LogThrottle::with_interval(LOG_INTERVAL),
+            not_tracked_throttle: LogThrottle::with_interval(LOG_INTERVAL),
         }
     }
 
-    /// The homeserver has been asked about a membership.
-    pub(super) fn record_membership_check(&self, trouble: Option<String>) {
-        match (trouble, Instant::now()) {
-            (Some(cause), now) => {
-                metrics::count_participant_event("look_failed");
-                if let Some(count) = self.homeserver_problem.record_failure(now) {
-                    warn!("memberships cannot be checked count={count} cause={cause:?}");
-                }
-            }
-            (None, now) => {
-                if self.homeserver_problem.record_recovery(now) {
-                    info!("memberships can be checked again");
-                }
-            }
-        }
-    }
-
-    /// The SFU has been asked whether somebody is there.
-    pub(super) fn record_presence_check(&self, trouble: Option<String>) {
-        match (trouble, Instant::now()) {
-            (Some(cause), now) => {
-                metrics::count_participant_event("look_failed");
-                if let Some(count) = self.sfu_problem.record_failure(now) {
-                    warn!("the SFU does not say who is in its calls count={count} cause={cause:?}");
-                }
-            }
-            (None, now) => {
-                if self.sfu_problem.record_recovery(now) {
-                    info!("the SFU says again who is in its calls");
-                }
-            }
-        }
-    }
-
-    /// How much too late it is for the next one.
-    pub(super) fn record_lag(&self, lag: Duration, guests: usize) {
-        let (most, now) = (self.check_interval.max(MIN_REPORTED_LAG), Instant::now());
-        if lag > most {
-            if self.lag_problem.record_failure(now).is_some() {
-                let (lag, every) = (lag.as_secs(), self.check_interval.as_secs());
+    /// Logs if the checks of `participants` lag behind by more than an interval.
+    pub(super) fn record_lag(&self, lag: Duration, participants: usize) {
+        let (limit, now) = (self.check_interval.max(MIN_REPORTED_LAG), Instant::now());
+        if lag > limit {
+            self.lag_problem.failed(now, |_| {
                 warn!(
-                    "guests are looked at {lag} s late, rather than every {every} s guests={guests}: the homeserver or the SFU is \
-                     too slow for so many (LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS)"
+                    participants,
+                    lag_seconds = lag.as_secs(),
+                    interval_seconds = self.check_interval.as_secs(),
+                    cause = "the homeserver or the SFU is too slow for so many participants (LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS)";
+                    "membership checks late"
                 );
-            }
-        } else if lag < most / 2 && self.lag_problem.record_recovery(now) {
-            info!("guests are looked at in time again guests={guests}");
+            });
+        } else if lag < limit / 2 {
+            self.lag_problem.recovered(now, || {
+                info!(participants; "membership checks on time again");
+            });
         }
     }
 
-    /// Somebody was put out.
     pub(super) fn log_removed(&self, task: &CheckTask) {
         metrics::count_participant_event("removed");
-        let told = self.removed_throttle.count(Instant::now());
-        let (user, matrix_room) = (
-            task.participant.user_id.as_str(),
-            task.participant.room_id.as_str(),
+        let (member, key) = (&task.member, &task.key);
+        // debug level has a line for each participant, info level one a second with the number
+        let count = self.removed_throttle.count(Instant::now());
+        let level = count.map_or(log::Level::Debug, |_| log::Level::Info);
+        log::log!(
+            level,
+            user:% = member.user_id,
+            matrix_room = member.room_id.as_str(),
+            room:% = key.room,
+            identity:% = key.identity,
+            count,
+            cause = "user is not in the Matrix room";
+            "participant removed"
         );
-        let (room, identity) = (&task.key.room, task.key.identity.as_str());
-        match told {
-            Some(count) => info!(
-                "removed user={user:?} matrix_room={matrix_room:?} room={room} identity={identity:?} count={count}: not in the Matrix room any more"
-            ),
-            None => debug!("removed user={user:?} matrix_room={matrix_room:?} room={room}"),
-        }
     }
 
-    /// Somebody is in a call for whom there is no place here.
-    pub(super) fn log_untracked(&self, key: &ParticipantKey, error: &ParticipantQuotaExceeded) {
-        metrics::count_participant_event("not_kept");
-        if let Some(count) = self.untracked_throttle.count(Instant::now()) {
-            let (room, cause) = (&key.room, error.to_string());
-            warn!("in a call and not looked at room={room} count={count} cause={cause:?}");
-        }
-    }
-
-    /// Somebody could not be put out.
-    pub(super) fn log_removal_failed(&self, task: &CheckTask, cause: &str) {
-        metrics::count_participant_event("not_removed");
-        let (user, matrix_room) = (
-            task.participant.user_id.as_str(),
-            task.participant.room_id.as_str(),
-        );
-        let room = &task.key.room;
-        if let Some(count) = self.removal_failed_throttle.count(Instant::now()) {
+    pub(super) fn log_removal_failed(&self, task: &CheckTask, error: &impl Display) {
+        metrics::count_participant_event("removal_failed");
+        let (member, key) = (&task.member, &task.key);
+        self.removal_failed_throttle.log(|count| {
             warn!(
-                "not removed user={user:?} matrix_room={matrix_room:?} room={room} count={count} cause={cause:?}"
+                user:% = member.user_id,
+                matrix_room = member.room_id.as_str(),
+                room:% = key.room,
+                identity:% = key.identity,
+                count,
+                cause:% = error;
+                "participant removal failed"
             );
-        }
+        });
+    }
+
+    /// Logs a connected participant who is not checked because a quota is used up.
+    pub(super) fn log_not_tracked(&self, key: &ParticipantKey, error: &ParticipantQuotaExceeded) {
+        metrics::count_participant_event("not_tracked");
+        self.not_tracked_throttle.log(|count| {
+            warn!(
+                room:% = key.room,
+                identity:% = key.identity,
+                count,
+                cause:% = error;
+                "participant not tracked"
+            );
+        });
+    }
+
+    pub(super) fn count_discovered(&self) {
+        metrics::count_participant_event("discovered");
     }
 }
 
-/// Something that lasts, or comes and goes.
+/// Counts and logs failures of one kind of call.
 #[derive(Debug)]
-struct ProblemTracker {
-    active: AtomicBool,
-    failure_throttle: LogThrottle,
-    recovery_throttle: LogThrottle,
+pub(super) struct CallReporter {
+    problem: ProblemLog,
+    failure_event: &'static str,
+    recovery_event: &'static str,
 }
 
-impl Default for ProblemTracker {
-    fn default() -> Self {
+impl CallReporter {
+    fn new(failure_event: &'static str, recovery_event: &'static str) -> Self {
         Self {
-            active: AtomicBool::new(false),
-            failure_throttle: LogThrottle::with_interval(LOG_INTERVAL),
-            recovery_throttle: LogThrottle::with_interval(LOG_INTERVAL),
+            problem: ProblemLog::with_interval(LOG_INTERVAL),
+            failure_event,
+            recovery_event,
         }
     }
-}
 
-impl ProblemTracker {
-    /// It is there. How often it was since the last line, if it is time for another.
-    fn record_failure(&self, now: Instant) -> Option<u64> {
-        self.active.store(true, Ordering::Relaxed);
-        self.failure_throttle.count(now)
-    }
-
-    /// It is not there. Whether that is worth a line.
-    fn record_recovery(&self, now: Instant) -> bool {
-        self.active.swap(false, Ordering::Relaxed) && self.recovery_throttle.count(now).is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trouble_that_comes_and_goes_is_no_flood() {
-        let (trouble, now) = (ProblemTracker::default(), Instant::now());
-        assert!(!trouble.record_recovery(now), "there was none");
-        let lines = |now: Instant| {
-            let lines = (0..100).map(|_| {
-                usize::from(trouble.record_failure(now).is_some())
-                    + usize::from(trouble.record_recovery(now))
-            });
-            lines.sum::<usize>()
-        };
-        assert_eq!(lines(now), 2);
-        assert_eq!(lines(now + LOG_INTERVAL / 2), 0);
-        assert_eq!(lines(now + LOG_INTERVAL), 2);
-    }
-
-    #[test]
-    fn trouble_that_lasts_is_told_again_with_its_number() {
-        let (trouble, now) = (ProblemTracker::default(), Instant::now());
-        assert_eq!(trouble.record_failure(now), Some(1));
-        assert_eq!(trouble.record_failure(now), None);
-        assert_eq!(trouble.record_failure(now + LOG_INTERVAL), Some(2));
-        assert!(
-            trouble.record_recovery(now + LOG_INTERVAL)
-                && !trouble.record_recovery(now + LOG_INTERVAL)
-        );
+    pub(super) fn record<T, E: Display>(&self, result: &Result<T, E>) {
+        let now = Instant::now();
+        match result {
+            Ok(_) => self
+                .problem
+                .recovered(now, || info!("{}", self.recovery_event)),
+            Err(error) => {
+                metrics::count_participant_event("check_failed");
+                self.problem.failed(now, |count| {
+                    warn!(count, cause:% = error; "{}", self.failure_event);
+                });
+            }
+        }
     }
 }

@@ -49,7 +49,9 @@ fn whoever_is_banned_is_removed_by_looking_now_and_then() {
         assert_eq!(beside.sfu.wait_for_removals(times).last(), Some(&alice));
         beside.sfu.connect(&alice[0], &alice[1], Some("PA_1"));
     }
-    beside.service.wait_for_words(&["removed", ALICE, ROOM]);
+    beside
+        .service
+        .wait_for_words(&["participant removed", ALICE, ROOM]);
 }
 
 #[test]

@@ -51,7 +51,9 @@ fn whoever_is_banned_while_nobody_looks_is_found_after_the_restart() {
     are_in_the_room(&beside, false);
     beside.service = Service::start(&beside.settings);
     assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
-    beside.service.wait_for_words(&["removed", ALICE, ROOM]);
+    beside
+        .service
+        .wait_for_words(&["participant removed", ALICE, ROOM]);
 }
 
 #[test]
@@ -91,8 +93,10 @@ fn another_service_looks_at_whom_it_has_not_let_in() {
     // both may find that out, and the second one finds nobody there
     tell_joined(&beside.service, "EV_1", &claims);
     assert_eq!(beside.sfu.wait_for_removals(2)[1], alice);
-    beside.service.wait_for_words(&["removed", ALICE]);
-    assert!(!beside.service.log().contains("not removed"));
+    beside
+        .service
+        .wait_for_words(&["participant removed", ALICE]);
+    assert!(!beside.service.log().contains("participant removal failed"));
 }
 
 #[test]
@@ -150,10 +154,16 @@ fn an_sfu_that_is_not_there_yet_is_asked_again() {
     beside.sfu.keep_lists(true);
     are_in_the_room(&beside, false);
     beside.service = Service::start(&beside.settings);
-    beside.service.wait_for_log("cannot be looked for");
+    beside
+        .service
+        .wait_for_log("reconciliation with the SFU failed");
     beside.sfu.wait_for_lists(3);
     let log = beside.service.log();
-    assert_eq!(log.matches("cannot be looked for").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("reconciliation with the SFU failed").count(),
+        1,
+        "{log}"
+    );
     beside.sfu.keep_lists(false);
     assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
 }

@@ -24,9 +24,9 @@ use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service;
 use crate::matrix::appservice::{self, HomeserverClient, JoinedUser};
-use crate::matrix::id::{DelayId, MemberId, RoomId, ServerName, SlotId, UserId};
+use crate::matrix::id::{DelayId, MemberId, RoomId, RoomMember, ServerName, SlotId, UserId};
 use crate::matrix::livekit_names;
-use crate::membership::{Membership, ParticipantQuotaExceeded, TrackedParticipant};
+use crate::membership::{Membership, ParticipantQuotaExceeded};
 use crate::net::base_url::BaseUrl;
 use crate::net::permits::FairQueue;
 use crate::net::permits::{KeyedPermit, KeyedPermitPool};
@@ -352,7 +352,7 @@ impl AppServiceExchange {
             .check_joined(&membership.room, user, deadline)?;
         joined.ok_or_else(|| {
             // the user may have left during a call
-            self.membership.recheck(&TrackedParticipant {
+            self.membership.recheck(&RoomMember {
                 room_id: membership.room.clone(),
                 user_id: user.clone(),
             });
@@ -380,7 +380,7 @@ impl AppServiceExchange {
     ) -> Result<AppServiceToken, Error> {
         self.limits.check_rate(user.id(), local)?;
         let key = participant_key(user, membership);
-        let participant = TrackedParticipant {
+        let participant = RoomMember {
             room_id: membership.room.clone(),
             user_id: user.id().clone(),
         };

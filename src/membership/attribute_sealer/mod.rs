@@ -1,5 +1,5 @@
-//! What a token says of a guest to ourselves, so that they are known after a restart, and to others of us: the Matrix room and the
-//! user, sealed, for the names in LiveKit are hashes on purpose.
+//! Encryption of the participant attribute with the Matrix room and user of a participant, from which participants are recognised
+//! after a restart and by other replicas. It is encrypted because the names in LiveKit are hashes on purpose.
 
 #[cfg(test)]
 mod tests;
@@ -9,76 +9,81 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::error::Unspecified;
 
-use super::table::TrackedParticipant;
 use crate::livekit::access_token::ApiKey;
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::sealed_attribute::SealedAttribute;
-use crate::matrix::id::{RoomId, UserId};
+use crate::matrix::id::{RoomId, RoomMember, UserId};
 use crate::matrix::registration::AppServiceSecret;
 use crate::util::random;
 
-/// What the keys are derived for. No token begins like this, so that no signature of one is such a key.
+/// Label of the key derivation; it does not begin like a token. A change makes the attributes of connected participants unreadable.
 const KEY_DERIVATION_LABEL: &str = "livekit-token-service sealed guest 1";
-/// What is sealed is a multiple of this many bytes: how long somebody's name is tells who they are.
+/// The plaintext is padded to a multiple of this many bytes, so that its length does not identify the user.
 const PADDING_BLOCK: usize = 128;
 
-/// Seals, and opens what is sealed here or by others of us.
+/// Encrypts and decrypts sealed attributes with AES-256-GCM.
 ///
-/// The keys come from the API secret and the `as_token` together: the SFU knows the first, our homeserver the second, and neither
-/// can read what it carries. With a new `as_token` older seals are sealed for good.
+/// The keys are derived from the API secret and the `as_token`: the SFU knows the former and the homeserver the latter, and neither can
+/// decrypt. A new `as_token` makes older attributes unreadable.
 pub(crate) struct AttributeSealer {
     sealing_key: LessSafeKey,
     opening_keys: Vec<LessSafeKey>,
 }
 
 impl AttributeSealer {
-    /// Seals with what comes from `signs`, and opens with what comes from any of `keys`.
-    pub(crate) fn new(signs: &ApiKey, keys: &[ApiKey], as_token: &AppServiceSecret) -> Self {
+    /// Seals with a key derived from `signing_key`, and opens with those derived from any of `all_keys`.
+    pub(crate) fn new(
+        signing_key: &ApiKey,
+        all_keys: &[ApiKey],
+        as_token: &AppServiceSecret,
+    ) -> Self {
+        // the Authorization header, not the bare token, is part of the label in use
         let label = format!(
             "{KEY_DERIVATION_LABEL}\n{}",
             as_token.authorization_header()
         );
-        let derived = |key: &ApiKey| {
-            // the algorithm takes keys of 32 bytes, and these are
+        let derive = |key: &ApiKey| {
+            // AES-256 takes the 32 bytes of the derived key
             let key = UnboundKey::new(&AES_256_GCM, &key.derive_key(&label));
             LessSafeKey::new(key.unwrap_or_else(|_| unreachable!()))
         };
         Self {
-            sealing_key: derived(signs),
-            opening_keys: keys.iter().map(derived).collect(),
+            sealing_key: derive(signing_key),
+            opening_keys: all_keys.iter().map(derive).collect(),
         }
     }
 
-    /// Seals who `guest` is, for those who are `key` in LiveKit and for nobody else.
-    pub(crate) fn seal(&self, key: &ParticipantKey, guest: &TrackedParticipant) -> SealedAttribute {
-        // random nonces do for some 2^32 seals of one key (NIST SP 800-38D, 8.3)
+    /// Seals the Matrix room and user of a participant. The result can be opened for the same `key` only.
+    pub(crate) fn seal(&self, key: &ParticipantKey, member: &RoomMember) -> SealedAttribute {
+        // random nonces suffice for 2^32 messages of one key (NIST SP 800-38D, 8.3)
         let nonce: [u8; NONCE_LEN] = random::bytes();
-        let mut text = encode_plaintext(guest);
-        let once = Nonce::assume_unique_for_key(nonce);
-        let sealed =
-            self.sealing_key
-                .seal_in_place_append_tag(once, associated_data(key), &mut text);
-        // only gigabytes are too long, and base64url of 540 bytes at most is what fits
-        sealed.unwrap_or_else(|_| unreachable!());
+        let mut text = encode_plaintext(member);
+        self.sealing_key
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                associated_data(key),
+                &mut text,
+            )
+            // fails for gigabytes only
+            .unwrap_or_else(|_| unreachable!());
         let text = URL_SAFE_NO_PAD.encode([&nonce[..], &text].concat());
+        // at most 540 bytes, which fit in base64url
         SealedAttribute::parse(&text).unwrap_or_else(|| unreachable!())
     }
 
-    /// Who they are that are `key` in LiveKit, if it is one of us who says so.
+    /// The Matrix room and user, if the attribute was sealed for `key` with any of the keys.
     pub(crate) fn open(
         &self,
         key: &ParticipantKey,
-        sealed: &SealedAttribute,
-    ) -> Option<TrackedParticipant> {
-        let bytes = URL_SAFE_NO_PAD.decode(sealed.as_str()).ok()?;
-        let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>()?;
-        self.opening_keys.iter().find_map(|opening| {
-            let mut text = text.to_vec();
+        attribute: &SealedAttribute,
+    ) -> Option<RoomMember> {
+        let bytes = URL_SAFE_NO_PAD.decode(attribute.as_str()).ok()?;
+        let (nonce, ciphertext) = bytes.split_first_chunk::<NONCE_LEN>()?;
+        self.opening_keys.iter().find_map(|opening_key| {
+            let mut text = ciphertext.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
-            let opened: Result<&mut [u8], Unspecified> =
-                opening.open_in_place(nonce, associated_data(key), &mut text);
+            let opened = opening_key.open_in_place(nonce, associated_data(key), &mut text);
             decode_plaintext(opened.ok()?)
         })
     }
@@ -86,30 +91,34 @@ impl AttributeSealer {
 
 impl fmt::Debug for AttributeSealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Seals({} keys hidden)", self.opening_keys.len())
+        write!(
+            f,
+            "AttributeSealer({} keys hidden)",
+            self.opening_keys.len()
+        )
     }
 }
 
-/// What a seal cannot be taken away from.
+/// Binds a sealed attribute to its participant.
 fn associated_data(key: &ParticipantKey) -> Aad<String> {
     Aad::from(key.to_json())
 }
 
-/// The lengths of both ids in a byte each, the ids, and zeros.
-fn encode_plaintext(guest: &TrackedParticipant) -> Vec<u8> {
-    let ids = [guest.room_id.as_str(), guest.user_id.as_str()];
-    // ids have 255 bytes at most
+/// The lengths of room id and user id in one byte each, both ids, and zeros.
+fn encode_plaintext(member: &RoomMember) -> Vec<u8> {
+    let ids = [member.room_id.as_str(), member.user_id.as_str()];
+    // an id has at most 255 bytes
     let lengths = ids.map(|id| u8::try_from(id.len()).unwrap_or_else(|_| unreachable!()));
     let mut text = [&lengths, ids[0].as_bytes(), ids[1].as_bytes()].concat();
     text.resize(text.len().next_multiple_of(PADDING_BLOCK), 0);
     text
 }
 
-fn decode_plaintext(text: &[u8]) -> Option<TrackedParticipant> {
+fn decode_plaintext(text: &[u8]) -> Option<RoomMember> {
     let ([room, user], ids) = text.split_first_chunk()?;
     let (room, rest) = ids.split_at_checked(usize::from(*room))?;
-    let (user, _) = rest.split_at_checked(usize::from(*user))?;
-    Some(TrackedParticipant {
+    let (user, _padding) = rest.split_at_checked(usize::from(*user))?;
+    Some(RoomMember {
         room_id: RoomId::parse_for_path(std::str::from_utf8(room).ok()?).ok()?,
         user_id: UserId::parse(std::str::from_utf8(user).ok()?).ok()?,
     })

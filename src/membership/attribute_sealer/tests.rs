@@ -10,8 +10,8 @@ fn as_token(text: &str) -> AppServiceSecret {
     AppServiceSecret::parse(text).unwrap()
 }
 
-fn seals(secret: &str) -> AttributeSealer {
-    let key = api_key(secret);
+fn sealer(api_secret: &str) -> AttributeSealer {
+    let key = api_key(api_secret);
     AttributeSealer::new(&key, std::slice::from_ref(&key), &as_token("an-as-token"))
 }
 
@@ -22,84 +22,87 @@ fn key(room: &str, identity: &str) -> ParticipantKey {
     }
 }
 
-fn guest(room: &str, user: &str) -> TrackedParticipant {
-    TrackedParticipant {
+fn member(room: &str, user: &str) -> RoomMember {
+    RoomMember {
         room_id: RoomId::parse(room).unwrap(),
         user_id: UserId::parse(user).unwrap(),
     }
 }
 
-fn alice() -> TrackedParticipant {
-    guest("!room:example.com", "@alice:example.com")
+fn alice() -> RoomMember {
+    member("!room:example.com", "@alice:example.com")
 }
 
 #[test]
-fn what_is_sealed_is_opened_by_others_with_the_same_keys() {
+fn another_replica_with_the_same_secrets_opens_a_sealed_attribute() {
     let key = key("r", "me");
-    let sealed = seals("secret").seal(&key, &alice());
-    assert_eq!(seals("secret").open(&key, &sealed), Some(alice()));
-    let again = SealedAttribute::parse(sealed.as_str()).unwrap();
-    assert_eq!(seals("secret").open(&key, &again), Some(alice()));
+    let sealed = sealer("secret").seal(&key, &alice());
+    assert_eq!(sealer("secret").open(&key, &sealed), Some(alice()));
+    let received = SealedAttribute::parse(sealed.as_str()).unwrap();
+    assert_eq!(sealer("secret").open(&key, &received), Some(alice()));
     assert_ne!(
-        seals("secret").seal(&key, &alice()),
+        sealer("secret").seal(&key, &alice()),
         sealed,
-        "nobody can tell that it is the same one"
+        "equal plaintexts must not be recognisable"
     );
 }
 
+/// The plaintext's format, the label and the use of the `as_token`: a release must open what the one before it has sealed.
 #[test]
-fn a_seal_is_for_one_participant_of_one_room() {
-    let seals = seals("secret");
-    let sealed = seals.seal(&key("r", "me"), &alice());
+fn attributes_of_earlier_releases_are_opened() {
+    let sealed = "AAECAwQFBgcICQoLIofi-5vgzmozWApMTThkFm0ywR_f1e_tDSYizec5L8jojk00wshDDj95P6x034r4zF4DPxFZ6b7Wn9IY2cJuQqadcIgORTQYLcjNcgMSdMive6J7h1_nft-6n-Qm5DBWpuqXkPySmUEFysMiRwarX9L9s6WE4BAer9fRinrGXcmLX9ZyCXp1t2AIKlwwHO6B";
+    let sealed = SealedAttribute::parse(sealed).unwrap();
+    let opened = sealer("secret").open(&key("r", "me"), &sealed);
+    assert_eq!(opened, Some(alice()));
+}
+
+#[test]
+fn a_sealed_attribute_is_bound_to_its_participant() {
+    let sealer = sealer("secret");
+    let sealed = sealer.seal(&key("r", "me"), &alice());
     for other in [
         key("s", "me"),
         key("r", "you"),
         key("rm", "e"),
         key("me", "r"),
     ] {
-        assert_eq!(seals.open(&other, &sealed), None, "{other:?}");
+        assert_eq!(sealer.open(&other, &sealed), None, "{other:?}");
     }
 }
 
 #[test]
-fn a_seal_opens_with_any_key_that_there_is_and_with_no_other() {
+fn any_configured_key_opens_and_no_other() {
     let (old, new) = (api_key("old"), api_key("new"));
     let key = key("r", "me");
-    let sealed = seals("old").seal(&key, &alice());
+    let sealed = sealer("old").seal(&key, &alice());
     let token = as_token("an-as-token");
     let rotated = AttributeSealer::new(&new, &[new.clone(), old.clone()], &token);
     assert_eq!(rotated.open(&key, &sealed), Some(alice()));
-    assert_eq!(
-        seals("new").open(&key, &rotated.seal(&key, &alice())),
-        Some(alice())
-    );
-    assert_eq!(
-        seals("new").open(&key, &sealed),
-        None,
-        "the old key is gone"
-    );
+    let resealed = rotated.seal(&key, &alice());
+    assert_eq!(sealer("new").open(&key, &resealed), Some(alice()));
+    assert_eq!(sealer("new").open(&key, &sealed), None, "without old key");
     let other = AttributeSealer::new(&old, std::slice::from_ref(&old), &as_token("another"));
     assert_eq!(
         other.open(&key, &sealed),
         None,
-        "the SFU has the API secret"
+        "the API secret alone, which the SFU has, must not suffice"
     );
 }
 
 #[test]
-fn a_seal_of_which_a_bit_is_changed_is_broken() {
-    let (seals, key) = (seals("secret"), key("r", "me"));
-    let sealed = seals.seal(&key, &alice());
+fn a_changed_attribute_is_not_opened() {
+    let (sealer, key) = (sealer("secret"), key("r", "me"));
+    let sealed = sealer.seal(&key, &alice());
     let bytes = URL_SAFE_NO_PAD.decode(sealed.as_str()).unwrap();
     let open = |bytes: &[u8]| {
         let sealed = SealedAttribute::parse(&URL_SAFE_NO_PAD.encode(bytes)).unwrap();
-        seals.open(&key, &sealed)
+        sealer.open(&key, &sealed)
     };
     assert_eq!(open(&bytes), Some(alice()));
-    for at in 0..bytes.len() {
+    for index in 0..bytes.len() {
         let mut changed = bytes.clone();
-        changed[at] ^= 1;
-        assert_eq!(open(&changed), None, "{at}");
+        changed[index] ^= 1;
+        assert_eq!(open(&changed), None, "{index}");
     }
     for length in 1..bytes.len() {
         assert_eq!(open(&bytes[..length]), None, "{length}");
@@ -111,30 +114,28 @@ fn a_seal_of_which_a_bit_is_changed_is_broken() {
         &"A".repeat(MAX_SEALED_ATTRIBUTE_BYTES),
         "abcde",
     ] {
-        assert_eq!(
-            seals.open(&key, &SealedAttribute::parse(forged).unwrap()),
-            None
-        );
+        let forged = SealedAttribute::parse(forged).unwrap();
+        assert_eq!(sealer.open(&key, &forged), None);
     }
 }
 
 #[test]
-fn the_longest_names_fit_and_short_ones_are_of_one_length() {
-    let (seals, key) = (seals("secret"), key("r", "me"));
+fn the_longest_ids_fit_and_short_ids_have_one_length() {
+    let (sealer, key) = (sealer("secret"), key("r", "me"));
     let user = format!("@{}:b.org", "u".repeat(255 - 7));
-    let longest = guest(&format!("!{}", "r".repeat(254)), &user);
-    let sealed = seals.seal(&key, &longest);
+    let longest = member(&format!("!{}", "r".repeat(254)), &user);
+    let sealed = sealer.seal(&key, &longest);
     assert_eq!(sealed.as_str().len(), MAX_SEALED_ATTRIBUTE_BYTES);
-    assert_eq!(seals.open(&key, &sealed), Some(longest));
-    let length = |guest| seals.seal(&key, &guest).as_str().len();
-    let other = guest("!abcdefghijklmnopqr:b.org", "@a.long.name:matrix.b.org");
+    assert_eq!(sealer.open(&key, &sealed), Some(longest));
+    let length = |member| sealer.seal(&key, &member).as_str().len();
+    let other = member("!abcdefghijklmnopqr:b.org", "@a.long.name:matrix.b.org");
     assert_eq!(length(alice()), length(other));
 }
 
 #[test]
-fn seals_are_not_shown() {
-    let shown = format!("{:?}", seals("hidden secret"));
-    assert_eq!(shown, "Seals(1 keys hidden)");
-    let sealed = seals("x").seal(&key("r", "me"), &alice());
+fn keys_and_attributes_are_absent_from_debug_output() {
+    let debug = format!("{:?}", sealer("hidden secret"));
+    assert_eq!(debug, "AttributeSealer(1 keys hidden)");
+    let sealed = sealer("x").seal(&key("r", "me"), &alice());
     assert!(!format!("{sealed:?}").contains(sealed.as_str()));
 }

@@ -1,8 +1,8 @@
-//! Walks through the SFU's rooms for guests whom nobody here remembers: those of the time before a restart, those whom another one of
-//! us has let in, and those of whose coming no webhook told. What their token carries says who they are.
+//! Reconciliation with the SFU: finds connected participants that are not tracked, by their sealed attributes. These are participants
+//! from before a restart, of another replica, or whose `participant_joined` webhook was lost.
 //!
-//! Several of us look at everybody then. That costs questions, of which each has some, and no more: to remove somebody twice is no
-//! error, and whoever is removed is so for all.
+//! Several replicas check the same participants. That costs calls, which each replica bounds; to remove a participant twice is no
+//! error.
 
 #[cfg(test)]
 mod tests;
@@ -10,128 +10,127 @@ mod tests;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, warn};
 
 use super::MembershipInner;
 use crate::livekit::id::{ParticipantKey, RoomName};
 use crate::livekit::room_service::{Error, ParticipantInfo, RoomServiceClient};
 use crate::livekit::sealed_attribute::SealedAttribute;
 use crate::matrix::livekit_names;
+use crate::util::backoff::Backoff;
 use crate::util::random;
 
-/// From one walk to the next. Webhooks tell sooner of nearly everybody, so this is for who they forgot; it is a question for each
-/// room: with 500 of them less than one a second.
+/// Time from one run to the next. With 500 rooms less than one call a second. Nearly all participants are found sooner, by webhooks.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
-/// After a walk on which the SFU did not answer; it doubles up to [`LONGEST`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// See [`AGAIN`].
-const MAX_RETRY: Duration = Duration::from_secs(60);
-/// Between two questions, so that they are no more than 20 a second.
+/// Delay after a failed run.
+const RETRY: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(60));
+/// Pause between two calls: bounds the SFU's load to 20 calls a second.
 const REQUEST_PAUSE: Duration = Duration::from_millis(50);
-/// Rooms of one walk; where there are more, each walk begins somewhere else.
+/// Most rooms of one run. If there are more, each run starts at a random room.
 const MAX_ROOMS: usize = 2_000;
-/// For a walk in all, however slow the SFU is.
+/// Longest run, if the SFU is slow.
 const MAX_DURATION: Duration = Duration::from_secs(300);
-/// Questions without an answer, one after the other, that end a walk. One may be about a room too large to be listed.
+/// Failed calls in a row that end a run. A single one can be about a room too large to be listed.
 const MAX_CONSECUTIVE_FAILURES: usize = 3;
 
-/// What a walk has come to.
+/// The result of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct ReconcileSummary {
+    /// Rooms whose participants were listed.
     rooms: usize,
-    /// Guests whom nobody here knew.
+    /// Participants that were not tracked before.
     discovered: usize,
-    /// Rooms that were not seen.
+    /// Rooms that were not listed.
     skipped: usize,
 }
 
-/// Walks for ever.
-pub(super) fn run_reconciler(shared: &MembershipInner) {
-    let mut ailing = None;
+/// Reconciles in an endless loop.
+pub(super) fn run(membership: &MembershipInner) {
+    let mut failures = 0;
     loop {
-        let wires = shared.clients.get();
-        let found = |key: &ParticipantKey, sealed: &SealedAttribute| {
-            shared.record_discovered(&wires, key, sealed)
+        let clients = membership.clients.get();
+        let record = |key: &ParticipantKey, attribute: &SealedAttribute| {
+            membership.record_discovered(&clients, key, attribute)
         };
-        let wait = match reconcile(&wires.room_service, found) {
-            Ok(walked) => {
-                log_summary(&walked);
-                ailing = None;
+        let wait = match reconcile(&clients.room_service, record) {
+            Ok(summary) => {
+                log_summary(&summary);
+                failures = 0;
                 RECONCILE_INTERVAL
             }
             Err(error) => {
-                if ailing.is_none() {
-                    let cause = error.to_string();
-                    warn!("guests from before a restart cannot be looked for cause={cause:?}");
+                if failures == 0 {
+                    warn!(cause:% = error; "reconciliation with the SFU failed");
                 }
-                *ailing.insert(next_retry(ailing))
+                failures += 1;
+                RETRY.delay(failures)
             }
         };
         thread::sleep(wait);
     }
 }
 
-/// How long to wait after one more walk that failed, and the one before it.
-fn next_retry(before: Option<Duration>) -> Duration {
-    before.map_or(FIRST_RETRY, |wait| (wait * 2).min(MAX_RETRY))
+fn log_summary(summary: &ReconcileSummary) {
+    let level = match (summary.discovered, summary.skipped) {
+        (0, 0) => log::Level::Debug,
+        (_, 0) => log::Level::Info,
+        _ => log::Level::Warn,
+    };
+    log::log!(
+        level,
+        rooms = summary.rooms,
+        discovered = summary.discovered,
+        skipped_rooms = summary.skipped;
+        "reconciled with the SFU"
+    );
 }
 
-fn log_summary(walked: &ReconcileSummary) {
-    let ReconcileSummary {
-        rooms,
-        discovered: found,
-        skipped: missed,
-    } = walked;
-    match (found, missed) {
-        (0, 0) => debug!("walked rooms={rooms} found=0"),
-        (_, 0) => info!("walked rooms={rooms} found={found}"),
-        _ => warn!("walked rooms={rooms} found={found} missed={missed}"),
-    }
-}
-
-/// Walks once. `found` takes in somebody who carries something, and says whether that made a guest known.
+/// Lists the participants of all rooms with a derived name. `record` handles a sealed attribute, and returns whether its participant
+/// was not tracked before.
 fn reconcile(
     sfu: &RoomServiceClient,
-    mut found: impl FnMut(&ParticipantKey, &SealedAttribute) -> bool,
+    mut record: impl FnMut(&ParticipantKey, &SealedAttribute) -> bool,
 ) -> Result<ReconcileSummary, Error> {
-    let end = Instant::now() + MAX_DURATION;
+    let deadline = Instant::now() + MAX_DURATION;
     let mut rooms = sfu.list_rooms()?;
+    // the SFU may have rooms of other applications
     rooms.retain(livekit_names::has_derived_format);
     let all = rooms.len();
-    let (mut walked, mut failed) = (ReconcileSummary::default(), 0);
+    let (mut summary, mut failures) = (ReconcileSummary::default(), 0);
     for room in sample_rooms(rooms) {
-        if Instant::now() >= end {
+        if Instant::now() >= deadline {
             break;
         }
         thread::sleep(REQUEST_PAUSE);
         let participants = match sfu.list_participants(&room) {
             Ok(participants) => participants,
             Err(error) => {
-                failed += 1;
-                if failed >= MAX_CONSECUTIVE_FAILURES {
+                debug!(room:% = room, cause:% = error; "room not reconciled");
+                failures += 1;
+                if failures == MAX_CONSECUTIVE_FAILURES {
                     return Err(error);
                 }
-                debug!("not listed room={room} cause={:?}", error.to_string());
                 continue;
             }
         };
-        (walked.rooms, failed) = (walked.rooms + 1, 0);
+        summary.rooms += 1;
+        failures = 0;
         for ParticipantInfo {
             identity,
-            sealed_attribute: sealed,
+            sealed_attribute,
         } in participants
         {
             let room = room.clone();
-            let is_found =
-                |sealed: &SealedAttribute| found(&ParticipantKey { room, identity }, sealed);
-            walked.discovered += usize::from(sealed.as_ref().is_some_and(is_found));
+            let is_new = sealed_attribute
+                .is_some_and(|attribute| record(&ParticipantKey { room, identity }, &attribute));
+            summary.discovered += usize::from(is_new);
         }
     }
-    walked.skipped = all - walked.rooms;
-    Ok(walked)
+    summary.skipped = all - summary.rooms;
+    Ok(summary)
 }
 
-/// As many rooms as there is time for, any of them.
+/// At most [`MAX_ROOMS`] consecutive rooms, from a random one on.
 fn sample_rooms(mut rooms: Vec<RoomName>) -> Vec<RoomName> {
     if rooms.len() > MAX_ROOMS {
         let last = u32::try_from(rooms.len() - 1).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! Who is looked at next.
+//! Queue of scheduled checks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,85 +6,83 @@ use std::time::{Duration, Instant};
 
 use crate::livekit::id::ParticipantKey;
 
-/// While others wait, one look in so many is not at those who come first but at who would wait for ever behind a flood of them.
+/// While checks of several priorities are due, every fourth one is of a lower priority than the first: otherwise a flood of urgent
+/// checks would starve the others.
 const LOWER_PRIORITY_EVERY: u8 = 4;
 
-/// Why somebody is looked at, and so who comes first.
+/// Priority of a check, highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckPriority {
-    /// They came, or may have left the Matrix room, or could not be put out.
+    /// The participant has joined, may have left the Matrix room, or could not be removed.
     Urgent,
-    /// They are in a call, and it is time again.
-    Present,
-    /// They have a token, and might have come without a word of the SFU.
+    /// The regular check of a connected participant.
+    Connected,
+    /// The check of a participant who is not known to be connected, in case a webhook was lost.
     Absent,
 }
 
 const PRIORITIES: [CheckPriority; 3] = [
     CheckPriority::Urgent,
-    CheckPriority::Present,
+    CheckPriority::Connected,
     CheckPriority::Absent,
 ];
 
-/// When somebody is looked at, and in which lane.
+/// Priority and time of a check.
 pub(super) type ScheduledCheck = (CheckPriority, Instant);
 
-/// All who wait for a look.
 #[derive(Debug, Default)]
 pub(super) struct CheckQueue {
     by_priority: [BTreeSet<(Instant, Arc<ParticipantKey>)>; PRIORITIES.len()],
-    /// Looks since others had to wait.
+    /// Checks since the last one of a lower priority, while such were due.
     bypassed: u8,
 }
 
 impl CheckQueue {
-    pub(super) fn push(&mut self, (lane, due): ScheduledCheck, key: Arc<ParticipantKey>) {
-        self.by_priority[lane as usize].insert((due, key));
+    pub(super) fn push(&mut self, (priority, due): ScheduledCheck, key: Arc<ParticipantKey>) {
+        self.by_priority[priority as usize].insert((due, key));
     }
 
-    pub(super) fn remove(&mut self, (lane, due): ScheduledCheck, key: &Arc<ParticipantKey>) {
-        self.by_priority[lane as usize].remove(&(due, key.clone()));
+    pub(super) fn remove(&mut self, (priority, due): ScheduledCheck, key: &Arc<ParticipantKey>) {
+        self.by_priority[priority as usize].remove(&(due, Arc::clone(key)));
     }
 
-    /// Whose turn it is, or when it is somebody's; nothing if nobody waits.
+    /// Removes the next check that is due. Returns the time of the next one if none is due, `None` if the queue is empty.
     pub(super) fn pop(
         &mut self,
         now: Instant,
     ) -> Option<Result<(CheckPriority, Arc<ParticipantKey>), Instant>> {
-        let first = |queue: &Self, lane: CheckPriority| {
-            queue.by_priority[lane as usize]
-                .first()
-                .map(|(due, _)| *due)
+        let mut due = PRIORITIES
+            .into_iter()
+            .filter_map(|priority| Some((self.first_due(priority)?, priority)))
+            .filter(|(due, _)| *due <= now);
+        let Some((_, highest)) = due.next() else {
+            let next = PRIORITIES.into_iter().filter_map(|p| self.first_due(p));
+            return next.min().map(Err);
         };
-        let ready = |lane: &&CheckPriority| first(self, **lane).is_some_and(|due| due <= now);
-        let mut ready = PRIORITIES.iter().filter(ready).copied();
-        let Some(lane) = ready.next() else {
-            return PRIORITIES
-                .iter()
-                .filter_map(|lane| first(self, *lane))
-                .min()
-                .map(Err);
-        };
-        let lane = match ready.min_by_key(|lane| first(self, *lane)) {
-            None => lane,
-            Some(waits) => {
-                self.bypassed = (self.bypassed + 1) % LOWER_PRIORITY_EVERY;
-                if self.bypassed == 0 { waits } else { lane }
+        let longest_waiting = due.min_by_key(|(due, _)| *due);
+        let mut priority = highest;
+        if let Some((_, lower)) = longest_waiting {
+            self.bypassed = (self.bypassed + 1) % LOWER_PRIORITY_EVERY;
+            if self.bypassed == 0 {
+                priority = lower;
             }
-        };
-        let (_, key) = self.by_priority[lane as usize].pop_first()?;
-        Some(Ok((lane, key)))
+        }
+        let (_, key) = self.by_priority[priority as usize].pop_first()?;
+        Some(Ok((priority, key)))
     }
 
-    /// How long the first of those who are in calls, or come, should have been looked at.
+    fn first_due(&self, priority: CheckPriority) -> Option<Instant> {
+        let (due, _) = self.by_priority[priority as usize].first()?;
+        Some(*due)
+    }
+
+    /// How long the most urgent check of a connected participant is overdue.
     pub(super) fn lag(&self, now: Instant) -> Duration {
-        let late = [CheckPriority::Urgent, CheckPriority::Present]
+        [CheckPriority::Urgent, CheckPriority::Connected]
             .into_iter()
-            .filter_map(|lane| {
-                let (due, _) = self.by_priority[lane as usize].first()?;
-                Some(now.saturating_duration_since(*due))
-            });
-        late.max().unwrap_or_default()
+            .filter_map(|priority| self.first_due(priority))
+            .min()
+            .map_or(Duration::ZERO, |due| now.saturating_duration_since(due))
     }
 
     #[cfg(test)]

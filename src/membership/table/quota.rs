@@ -1,4 +1,4 @@
-//! How many places each of them may take, and whose is given to another when all are taken.
+//! Quotas of tracked participants: in all, for other homeservers, and for a user; and which entry a new one evicts.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -8,40 +8,44 @@ use std::time::{Duration, Instant};
 use crate::livekit::id::ParticipantKey;
 use crate::matrix::id::{ServerName, UserId};
 
-/// Most guests in all, at some 2 KiB with what finds them.
+/// Most participants in all, each with about 2 KiB including the indexes.
 pub(super) const MAX_PARTICIPANTS: usize = 20_000;
-/// Most of other homeservers in all, so that these cannot take the places of our own users.
+/// Most participants of other homeservers in all, so that local users keep a share.
 pub(super) const MAX_REMOTE: usize = MAX_PARTICIPANTS / 2;
-/// Most of one other homeserver, which may make up as many users as it likes.
+/// Most participants of one other homeserver, which can invent any number of users.
 pub(super) const MAX_PER_REMOTE_SERVER: usize = 2_000;
-/// Most of one user: one has few devices, but each time that one comes one may be another member.
+/// Most participants of one user. A user has few devices, but a client may use a new identity each time it joins.
 pub(super) const MAX_PER_USER: usize = 64;
 
-/// All places of a share are taken by those who are in calls.
+/// A quota is used up by connected participants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParticipantQuotaExceeded {
-    scope: QuotaScope,
-    /// When it will be known of any of them that they have left, if they leave now.
+    pub(super) scope: QuotaScope,
+    /// When to try again: by then every participant was checked, and one who has left is evicted.
     pub retry_after: Duration,
 }
 
 impl fmt::Display for ParticipantQuotaExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let most = self.scope.limit();
+        let limit = self.scope.limit();
         match &self.scope {
-            QuotaScope::User(user) => write!(f, "{user} is in calls {most} times"),
-            QuotaScope::RemoteServer(server) => write!(f, "{most} users of {server} are in calls"),
-            QuotaScope::AllRemote => write!(f, "{most} users of other homeservers are in calls"),
-            QuotaScope::Total => write!(f, "{most} users are in calls"),
+            QuotaScope::User(user) => write!(f, "{limit} participants of {user} are connected"),
+            QuotaScope::RemoteServer(server) => {
+                write!(f, "{limit} participants of {server} are connected")
+            }
+            QuotaScope::AllRemote => {
+                write!(f, "{limit} participants of other homeservers are connected")
+            }
+            QuotaScope::Total => write!(f, "{limit} participants are connected"),
         }
     }
 }
 
 impl std::error::Error for ParticipantQuotaExceeded {}
 
-/// Those who share places, from few to many: whoever is in one share is in all that come after it.
+/// Participants that share a quota.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum QuotaScope {
+pub(super) enum QuotaScope {
     User(UserId),
     RemoteServer(ServerName),
     AllRemote,
@@ -49,6 +53,16 @@ enum QuotaScope {
 }
 
 impl QuotaScope {
+    /// The scopes of a user's participants. Each scope includes those before it.
+    pub(super) fn all_of(user: &UserId, local: bool) -> Vec<Self> {
+        let user_scope = Self::User(user.clone());
+        if local {
+            return vec![user_scope, Self::Total];
+        }
+        let server_scope = Self::RemoteServer(user.server().clone());
+        vec![user_scope, server_scope, Self::AllRemote, Self::Total]
+    }
+
     fn limit(&self) -> usize {
         match self {
             Self::User(_) => MAX_PER_USER,
@@ -58,14 +72,15 @@ impl QuotaScope {
         }
     }
 
-    /// Whether it binds those too whom the SFU shows in a call: as many as it lets in have to be looked at.
-    fn applies_to_present(&self) -> bool {
+    /// Whether the limit applies to connected participants: those of a user or a server have to be checked however many the SFU has
+    /// let in.
+    fn applies_to_connected(&self) -> bool {
         matches!(self, Self::AllRemote | Self::Total)
     }
 }
 
-/// Somebody who is in no call, as far as one knows. Who goes first comes first: it is better to know those whom the SFU has shown,
-/// and best to know those who were put out.
+/// A participant who is not known to be connected. The derived order is the order of eviction: participants who were never connected
+/// first, those who were removed last.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EvictionCandidate {
     pub(super) removed: bool,
@@ -80,74 +95,63 @@ struct QuotaUsage {
     evictable: BTreeSet<EvictionCandidate>,
 }
 
-/// All shares.
 #[derive(Debug, Default)]
 pub(super) struct ParticipantQuota(HashMap<QuotaScope, QuotaUsage>);
 
 impl ParticipantQuota {
-    /// Whether one more of `user` finds a place: at once, or in that of another, who is to go. `present` are those whom the SFU shows
-    /// in a call.
-    pub(super) fn check_capacity(
+    /// The entry to evict for a new one with these scopes, if any scope is full.
+    ///
+    /// # Errors
+    /// The full scope, if all of its participants are connected.
+    pub(super) fn make_room(
         &self,
-        user: &UserId,
-        local: bool,
-        present: bool,
-        after: Duration,
-    ) -> Result<Option<Arc<ParticipantKey>>, ParticipantQuotaExceeded> {
-        for whose in quota_scopes(user, local) {
-            if present && !whose.applies_to_present() {
-                continue;
-            }
-            let full = |share: &&QuotaUsage| share.count >= whose.limit();
-            if let Some(share) = self.0.get(&whose).filter(full) {
-                // of all that are full this is the least, and whoever leaves it leaves the others
-                return match share.evictable.first() {
-                    Some(idle) => Ok(Some(idle.key.clone())),
-                    None => Err(ParticipantQuotaExceeded {
-                        scope: whose,
-                        retry_after: after,
-                    }),
-                };
-            }
-        }
-        Ok(None)
+        scopes: &[QuotaScope],
+        connected: bool,
+    ) -> Result<Option<Arc<ParticipantKey>>, QuotaScope> {
+        // an eviction from the smallest full scope makes room in the others, which include it
+        let full = scopes
+            .iter()
+            .filter(|scope| !connected || scope.applies_to_connected())
+            .filter_map(|scope| Some((scope, self.0.get(scope)?)))
+            .find(|(scope, usage)| usage.count >= scope.limit());
+        let Some((scope, usage)) = full else {
+            return Ok(None);
+        };
+        let evicted = usage.evictable.first().ok_or_else(|| scope.clone())?;
+        Ok(Some(Arc::clone(&evicted.key)))
     }
 
-    /// Somebody takes a place.
-    pub(super) fn add(&mut self, user: &UserId, local: bool, idle: Option<&EvictionCandidate>) {
-        for whose in quota_scopes(user, local) {
-            let share = self.0.entry(whose).or_default();
-            share.count += 1;
-            share.evictable.extend(idle.cloned());
+    pub(super) fn add(&mut self, scopes: &[QuotaScope], candidate: Option<EvictionCandidate>) {
+        for scope in scopes {
+            let usage = self.0.entry(scope.clone()).or_default();
+            usage.count += 1;
+            usage.evictable.extend(candidate.clone());
         }
     }
 
-    /// Somebody comes, goes, or is put out.
     pub(super) fn update(
         &mut self,
-        user: &UserId,
-        local: bool,
+        scopes: &[QuotaScope],
         before: Option<&EvictionCandidate>,
-        after: Option<&EvictionCandidate>,
+        after: Option<EvictionCandidate>,
     ) {
-        for whose in quota_scopes(user, local) {
-            if let Some(share) = self.0.get_mut(&whose) {
+        for scope in scopes {
+            if let Some(usage) = self.0.get_mut(scope) {
                 if let Some(before) = before {
-                    share.evictable.remove(before);
+                    usage.evictable.remove(before);
                 }
-                share.evictable.extend(after.cloned());
+                usage.evictable.extend(after.clone());
             }
         }
     }
 
-    /// Somebody gives their place back.
-    pub(super) fn remove(&mut self, user: &UserId, local: bool, idle: Option<&EvictionCandidate>) {
-        self.update(user, local, idle, None);
-        for whose in quota_scopes(user, local) {
-            if let Some(share) = self.0.get_mut(&whose) {
-                share.count -= 1;
-                if share.count == 0 {
-                    self.0.remove(&whose);
+    pub(super) fn remove(&mut self, scopes: &[QuotaScope], candidate: Option<&EvictionCandidate>) {
+        self.update(scopes, candidate, None);
+        for scope in scopes {
+            if let Some(usage) = self.0.get_mut(scope) {
+                usage.count -= 1;
+                if usage.count == 0 {
+                    self.0.remove(scope);
                 }
             }
         }
@@ -157,13 +161,4 @@ impl ParticipantQuota {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-fn quota_scopes(user: &UserId, local: bool) -> impl Iterator<Item = QuotaScope> {
-    let server = (!local).then(|| QuotaScope::RemoteServer(user.server().clone()));
-    let strangers = (!local).then_some(QuotaScope::AllRemote);
-    [Some(QuotaScope::User(user.clone())), server, strangers]
-        .into_iter()
-        .flatten()
-        .chain([QuotaScope::Total])
 }
