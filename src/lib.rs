@@ -63,11 +63,11 @@ pub mod internal {
         MAX_BODY_BYTES, MAX_HEAD_BYTES, RequestClass, RequestHead, RequestOrigin, RequestRefusal,
         Server, ServerLimits, ServerStats, Service, find_head_end, set_content_length,
     };
-    pub use crate::token::caller::{Caller, CallerName};
-    pub use crate::token::jwt::{JwtIssuer, JwtIssuers, KeySource};
+    pub use crate::token::CallerName;
+    pub use crate::token::jwt::{JwtIssuer, KeySource, UnverifiedJwt};
     pub use crate::token::keys::{JwsAlgorithm, KeySet};
-    pub use crate::token::policy::file::parse as read_policy_file;
     pub use crate::token::policy::{CallerPolicy, MAX_LIFETIME, MIN_LIFETIME, ParticipantRequest};
+    pub use crate::token::policy_file::parse as read_policy_file;
     pub use crate::util::systemd::SystemdNotifier;
 }
 

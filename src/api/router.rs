@@ -17,7 +17,7 @@ use super::response::Response;
 use super::token::TokenApi;
 use super::webhook::WebhookApi;
 use crate::server::ClientAddress;
-use crate::token::source::Credentials;
+use crate::token::Credentials;
 use crate::util::metrics;
 use crate::util::metrics::MetricsSnapshot;
 

@@ -7,12 +7,12 @@ use super::metrics;
 use super::path::strip_query;
 use super::response::{CORS_HEADERS, Response};
 use super::router::{ApiRequest, RequestRoute, Router};
-use super::token::{API_KEY_HEADER, parse_credentials};
+use super::token::API_KEY_HEADER;
 use crate::server::{
     HttpRequest, HttpResponse, MAX_BODY_BYTES, RequestClass, RequestHead, RequestRefusal,
     ServerStats, Service,
 };
-use crate::token::source::Credentials;
+use crate::token::Credentials;
 
 /// Bytes of a body that our homeserver may push: 100 events at once (Synapse) of 64 KiB each, with what they replace.
 const MAX_TRANSACTION_BYTES: usize = 16 << 20;
@@ -71,7 +71,7 @@ impl Service for ApiService {
         let values = |name| head.header_values(name).map(text);
         let authorization = single(values("Authorization"));
         let route = self.router.resolve(head.target(), authorization);
-        let credentials = parse_credentials(values(API_KEY_HEADER), values("Authorization"));
+        let credentials = Credentials::parse(values(API_KEY_HEADER), values("Authorization"));
         RequestClass {
             outbound: self
                 .router
@@ -127,7 +127,7 @@ impl Service for ApiService {
 }
 
 fn credentials<'a, C>(request: &HttpRequest<'a, C>) -> Credentials<'a> {
-    parse_credentials(
+    Credentials::parse(
         request.header_values(API_KEY_HEADER),
         request.header_values("Authorization"),
     )

@@ -14,9 +14,7 @@ use super::token_body;
 use super::token_body::ValidationError;
 use crate::server::ClientAddress;
 use crate::token::policy::PolicyError;
-use crate::token::source::{
-    AuthenticatedCaller, Credentials, Error, TokenSource, TokenSourceReply,
-};
+use crate::token::{AuthenticatedCaller, Credentials, Error, ParticipantToken, TokenSource};
 use crate::util::clock::{Timestamp, unix_seconds_now};
 use crate::util::log_throttle::LogThrottle;
 use crate::util::metrics;
@@ -28,32 +26,6 @@ pub(crate) const API_KEY_HEADER: &str = "X-API-Key";
 const CORS_METHODS: &str = "GET, POST";
 /// Said to whoever finds the endpoint without any caller: a forgotten setting is no open door.
 const NO_CALLER_CONFIGURED: &str = "No caller is configured: set TOKEN_SERVER_API_KEYS, TOKEN_SERVER_JWT_ISSUER or TOKEN_SERVER_POLICY_FILE; TOKEN_SERVER_AUTH=none opens it to everyone";
-
-/// What a request shows: an API key in a field of its own, or a bearer token. More than one of either is nothing that we take.
-pub(crate) fn parse_credentials<'a>(
-    mut keys: impl Iterator<Item = &'a str>,
-    mut authorizations: impl Iterator<Item = &'a str>,
-) -> Credentials<'a> {
-    let (key, authorization) = (keys.next(), authorizations.next());
-    let several = keys.next().is_some() || authorizations.next().is_some();
-    match (key, authorization) {
-        _ if several => Credentials::Unsupported,
-        (Some(key), authorization) => match authorization.and_then(parse_bearer) {
-            Some(token) if token != key.trim() => Credentials::Unsupported,
-            // another scheme may be meant for a proxy
-            _ => Credentials::ApiKeyOrJwt(key.trim()),
-        },
-        (None, Some(authorization)) => {
-            parse_bearer(authorization).map_or(Credentials::Unsupported, Credentials::ApiKeyOrJwt)
-        }
-        (None, None) => Credentials::Missing,
-    }
-}
-
-fn parse_bearer(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
 
 /// The token source behind its door.
 #[derive(Debug)]
@@ -77,7 +49,8 @@ impl TokenApi {
 
     /// Whether the answer will wait for another server.
     pub(crate) fn needs_upstream(&self, shown: Credentials<'_>) -> bool {
-        self.token_source.would_wait(shown, unix_seconds_now())
+        let caller = self.token_source.identify(shown, unix_seconds_now());
+        caller.is_ok_and(|caller| caller.needs_key_fetch())
     }
 
     /// What pages learn of any reply.
@@ -168,12 +141,12 @@ impl TokenApi {
             started: Instant::now(),
         };
         let clock = unix_seconds_now();
-        let admitted = match self.token_source.authenticate(
-            call.credentials,
-            call.rate_key,
-            line.started,
-            clock,
-        ) {
+        let caller = match self.token_source.identify(call.credentials, clock) {
+            Ok(caller) => caller,
+            Err(error) => return self.refuse(&line, &error),
+        };
+        let source = &self.token_source;
+        let admitted = match source.authenticate(&caller, call.rate_key, line.started) {
             Ok(admitted) => admitted,
             Err(error) => return self.refuse(&line, &error),
         };
@@ -224,10 +197,10 @@ impl TokenApi {
                 detail_response(401, "Show an API key or a token of your login as a Bearer")
             }
             // one sentence for all reasons: who guesses learns nothing
-            Error::InvalidCredentials(_) => {
+            Error::UnsupportedCredentials | Error::UnknownApiKey | Error::JwtRejected(_) => {
                 detail_response(401, "The credentials are not accepted")
             }
-            Error::KeysUnavailable(_, after) => {
+            Error::KeysUnavailable(after) => {
                 detail_response(503, "The keys of the login cannot be had at present")
                     .with_retry_after(*after)
             }
@@ -238,7 +211,7 @@ impl TokenApi {
     }
 
     /// The fields of the standard and those of the example, which has a date beside the token.
-    fn token_response(&self, granted: &TokenSourceReply, status: u16) -> Response {
+    fn token_response(&self, granted: &ParticipantToken, status: u16) -> Response {
         let terms = &granted.grant;
         let expires = UNIX_EPOCH.checked_add(Duration::from_secs(granted.expires_at));
         let body = json!({
@@ -263,7 +236,7 @@ struct TokenRequestContext {
 }
 
 impl TokenRequestContext {
-    fn log_issued(&self, admitted: &AuthenticatedCaller, granted: &TokenSourceReply) {
+    fn log_issued(&self, admitted: &AuthenticatedCaller<'_>, granted: &ParticipantToken) {
         let (id, client, ms) = (
             self.request_id,
             self.client,
@@ -292,7 +265,7 @@ impl TokenRequestContext {
 
     fn log_refused(
         &self,
-        admitted: Option<&AuthenticatedCaller>,
+        admitted: Option<&AuthenticatedCaller<'_>>,
         status: u16,
         field: &str,
         error: &dyn std::fmt::Display,
@@ -319,11 +292,11 @@ impl TokenRequestContext {
 }
 
 /// Who asks, for the log.
-struct CallerLogFields<'a>(&'a AuthenticatedCaller);
+struct CallerLogFields<'a>(&'a AuthenticatedCaller<'a>);
 
 impl std::fmt::Display for CallerLogFields<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "caller={}", self.0.caller().name)?;
+        write!(f, "caller={}", self.0.name())?;
         self.0
             .api_key_id()
             .map_or(Ok(()), |key| write!(f, " key={key}"))

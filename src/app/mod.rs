@@ -17,7 +17,8 @@ use crate::livekit::access_token::{ApiKeys, SharedApiKeys};
 use crate::net::address::AddressPolicy;
 use crate::net::http_client::Fetcher;
 use crate::net::tls::{CertificateVerification, client_config};
-use crate::token::source::{CallerRegistry, TokenSource};
+use crate::token::TokenSource;
+use crate::token::jwks::JwksRefresher;
 use crate::util::logging;
 use crate::util::systemd::SystemdNotifier;
 
@@ -85,17 +86,19 @@ fn build_token_endpoint(
     let tls = client_config(&config.roots, CertificateVerification::On);
     let policy = address_policy(config);
     let proxy = config.egress.proxy.clone();
-    let fetcher =
-        move || Fetcher::new(Arc::clone(&tls), policy.clone(), 0).with_proxy(proxy.clone());
-    let book =
-        reload::build_caller_registry(&settings.callers, &CallerRegistry::default(), &fetcher)?;
-    let source = Arc::new(TokenSource::new(keys.clone(), book));
+    let mut jwks = JwksRefresher::new(move || {
+        Fetcher::new(Arc::clone(&tls), policy.clone(), 0).with_proxy(proxy.clone())
+    });
+    let callers = settings.callers.start(&mut jwks)?;
+    let source = Arc::new(TokenSource::new(keys.clone(), callers));
     let origins = settings.allowed_origins.clone();
     let door = TokenApi::new(Arc::clone(&source), config.sfu_url.clone(), origins);
     reloads.add("TOKEN_SERVER_POLICY_FILE and callers", move || {
         let callers = settings.reload_callers(&env).map_err(reload::join_errors)?;
-        let book = reload::build_caller_registry(&callers, &source.registry(), &fetcher);
-        source.replace_registry(book.map_err(|error| error.to_string())?);
+        let started = callers
+            .start(&mut jwks)
+            .map_err(|error| error.to_string())?;
+        source.replace_registry(started);
         Ok(format!("callers={}", callers.summary()))
     });
     Ok(door)

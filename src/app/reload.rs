@@ -2,17 +2,11 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::thread;
 
 use log::{error, info};
 use signal_hook::consts::SIGHUP;
 
-use crate::config::{CallersConfig, JwtIssuerConfig, JwtKeysConfig};
-use crate::net::http_client::Fetcher;
-use crate::token::jwt::{JwtIssuer, JwtIssuers, KeySource};
-use crate::token::keys::RemoteJwks;
-use crate::token::source::CallerRegistry;
 use crate::util::signal::signal_pipe;
 use crate::util::systemd::{ServiceState, SystemdNotifier};
 
@@ -75,58 +69,4 @@ impl ReloadSteps {
 pub(crate) fn join_errors(errors: Vec<impl fmt::Display>) -> String {
     let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
     all.join("; ")
-}
-
-/// Makes the book of these callers. Published keys that an older book has are kept: their server may be down just now.
-///
-/// # Errors
-/// No thread can be started to fetch keys.
-pub(crate) fn build_caller_registry(
-    callers: &CallersConfig,
-    old: &CallerRegistry,
-    fetcher: &dyn Fn() -> Fetcher,
-) -> io::Result<CallerRegistry> {
-    let mut issuers = Vec::new();
-    for login in &callers.jwt_issuers {
-        let made = build_issuer(login, old.issuers.iter().chain(&issuers), fetcher)?;
-        issuers.push(made);
-    }
-    let policies = &callers.policies;
-    let entry = |(name, entry): (&_, &crate::token::policy::file::PolicyFileCaller)| {
-        let policy = Arc::new(entry.policy.clone());
-        (crate::token::caller::CallerName::clone(name), policy)
-    };
-    Ok(CallerRegistry {
-        api_keys: callers.api_keys.clone(),
-        issuers: JwtIssuers::new(issuers),
-        anonymous: callers.anonymous_caller.clone(),
-        policies: policies.callers.iter().map(entry).collect(),
-        default_policy: Arc::new(policies.default.clone()),
-    })
-}
-
-fn build_issuer<'a>(
-    login: &JwtIssuerConfig,
-    mut known: impl Iterator<Item = &'a JwtIssuer>,
-    fetcher: &dyn Fn() -> Fetcher,
-) -> io::Result<JwtIssuer> {
-    let keys = match &login.keys {
-        JwtKeysConfig::Static(keys) => KeySource::Fixed(keys.clone()),
-        JwtKeysConfig::JwksUrl(url) => {
-            let known = known.find_map(|issuer| match issuer.key_source() {
-                KeySource::Remote(jwks) if jwks.url() == url => Some(RemoteJwks::clone(jwks)),
-                _ => None,
-            });
-            KeySource::Remote(match known {
-                Some(known) => known,
-                None => RemoteJwks::start(url.clone(), fetcher())?,
-            })
-        }
-    };
-    let (issuer, audience) = (login.issuer.clone(), login.audience.clone());
-    let issuer = JwtIssuer::new(login.name.clone(), issuer, audience, keys);
-    Ok(match &login.identity_claim {
-        Some(claim) => issuer.with_identity_claim(claim.clone()),
-        None => issuer,
-    })
 }

@@ -15,8 +15,8 @@ use crate::config::{BindAddress, Config, ConfigReport, Environment, Error};
 use crate::matrix::id::ServerName;
 use crate::matrix::registration;
 use crate::net::base_url::BaseUrl;
+use crate::token::CallerName;
 use crate::token::api_key;
-use crate::token::caller::CallerName;
 use crate::util::logging::escape_control_chars;
 
 /// Exit code after arguments that nobody understands (as most programs have it).

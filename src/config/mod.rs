@@ -25,9 +25,7 @@ pub(crate) use self::bind::BindAddress;
 pub use self::environment::Environment;
 use self::reader::{SettingsReader, quote_redacted};
 pub(crate) use self::report::{ConfigReport, SettingOrigin};
-pub(crate) use self::token_endpoint::{
-    CallersConfig, JwtIssuerConfig, JwtKeysConfig, OpenEndpoints, TokenEndpointConfig,
-};
+pub(crate) use self::token_endpoint::{OpenEndpoints, TokenEndpointConfig};
 use crate::exchange::access::FullAccessHomeservers;
 use crate::livekit::access_token::ApiKey;
 use crate::matrix::id::ServerName;

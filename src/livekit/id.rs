@@ -22,6 +22,11 @@ impl fmt::Display for InvalidLiveKitName {
 
 impl std::error::Error for InvalidLiveKitName {}
 
+/// Whether LiveKit accepts a name: 1 to 256 bytes without control characters.
+pub(crate) fn is_valid_name(text: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 macro_rules! livekit_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -34,8 +39,7 @@ macro_rules! livekit_name {
             /// # Errors
             /// `text` is empty, too long, or contains control characters.
             pub fn new(text: String) -> Result<Self, InvalidLiveKitName> {
-                let fits = (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
-                if fits { Ok(Self(text)) } else { Err(InvalidLiveKitName) }
+                if is_valid_name(&text) { Ok(Self(text)) } else { Err(InvalidLiveKitName) }
             }
 
             /// The name as text.

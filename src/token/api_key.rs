@@ -1,28 +1,29 @@
-//! API keys of applications: made here, and known here only by their hashes.
+//! API keys of applications. The service generates them and stores only their hashes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use super::caller::CallerName;
+use super::CallerName;
 use crate::util::random;
+use crate::util::text::hex;
 
-/// What every key begins with, so that scanners of source code can find those that were committed by mistake.
+/// Prefix of every key, by which secret scanners find keys that were committed by mistake.
 pub(crate) const API_KEY_PREFIX: &str = "lts_";
 /// Hexadecimal digits of a key's id.
 const KEY_ID_DIGITS: usize = 8;
-/// Hexadecimal digits of a key's secret: 256 bits, so that a plain hash is as good as a slow one.
+/// Hexadecimal digits of a key's secret: with 256 bits a plain hash is as good as a slow one.
 const SECRET_DIGITS: usize = 64;
-/// Most keys: each of them is compared with each that is shown.
+/// Most keys in the settings and the policy file.
 pub(crate) const MAX_API_KEYS: usize = 1000;
 
-/// The SHA-256 of a key.
+/// The SHA-256 of an API key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
-    /// Reads 64 hexadecimal digits, with or without `sha256:` before them.
+    /// Parses 64 hexadecimal digits, with or without the prefix `sha256:`.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
         if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -38,18 +39,11 @@ impl ApiKeyHash {
     fn digest(key: &str) -> Self {
         Self(Sha256::digest(key).into())
     }
-
-    /// Looks at every byte whatever the others are.
-    fn eq_constant_time(&self, other: &Self) -> bool {
-        let pairs = self.0.iter().zip(&other.0);
-        let difference = pairs.fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
-        difference == 0
-    }
 }
 
 impl fmt::Display for ApiKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -59,9 +53,8 @@ impl fmt::Debug for ApiKeyHash {
     }
 }
 
-/// Makes a key: `lts_ID_SECRET`. Whoever holds it is the caller; nothing here can find it again.
+/// Generates an API key, `lts_ID_SECRET`, and its hash.
 pub(crate) fn generate_api_key() -> (String, ApiKeyHash) {
-    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let id = hex(&random::bytes::<{ KEY_ID_DIGITS / 2 }>());
     let secret = hex(&random::bytes::<{ SECRET_DIGITS / 2 }>());
     let key = format!("{API_KEY_PREFIX}{id}_{secret}");
@@ -69,45 +62,37 @@ pub(crate) fn generate_api_key() -> (String, ApiKeyHash) {
     (key, hash)
 }
 
-/// The keys that are known, and whose they are.
+/// Callers by the hashes of their API keys. Lookups need not be constant-time: an attacker cannot choose the hash of a key.
 #[derive(Debug, Clone, Default)]
-pub struct CallerApiKeys(Vec<(ApiKeyHash, CallerName)>);
+pub(crate) struct CallerApiKeys(HashMap<ApiKeyHash, CallerName>);
 
 impl CallerApiKeys {
-    /// Knows these, at most [`MAX_KEYS`]; a caller may have several, as while one is replaced by another.
-    pub fn new(keys: Vec<(ApiKeyHash, CallerName)>) -> Self {
-        Self(keys)
+    /// A caller can have several keys, for example while one replaces another.
+    pub(crate) fn new(keys: impl IntoIterator<Item = (ApiKeyHash, CallerName)>) -> Self {
+        Self(keys.into_iter().collect())
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whose they are.
-    pub fn caller_names(&self) -> BTreeSet<&CallerName> {
-        self.0.iter().map(|(_, name)| name).collect()
+    pub(crate) fn caller_names(&self) -> BTreeSet<&CallerName> {
+        self.0.values().collect()
     }
 
-    /// Whose a key is, and its id. Takes as long for a wrong key as for a right one: all are hashed, and compared with all.
-    pub fn find<'a>(&self, shown: &'a str) -> Option<(&CallerName, &'a str)> {
-        let hash = ApiKeyHash::digest(shown);
-        let mut found = None;
-        for (known, name) in &self.0 {
-            if known.eq_constant_time(&hash) {
-                found = Some(name);
-            }
-        }
-        Some((found?, key_id(shown)?))
+    /// The caller of a key, and the id of the key.
+    pub(crate) fn find<'a>(&self, key: &'a str) -> Option<(&CallerName, &'a str)> {
+        let id = key_id(key)?;
+        Some((self.0.get(&ApiKeyHash::digest(key))?, id))
     }
 }
 
-/// The id of a key, if it has the form of one of ours: nobody can choose a weak one.
+/// The id of a key in the generated form; others are refused, so that no administrator can choose a weak key.
 fn key_id(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(API_KEY_PREFIX)?.split_once('_')?;
-    let hex =
+    let is_hex =
         |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
-    (hex(id, KEY_ID_DIGITS) && hex(secret, SECRET_DIGITS)).then_some(id)
+    (is_hex(id, KEY_ID_DIGITS) && is_hex(secret, SECRET_DIGITS)).then_some(id)
 }
 
 #[cfg(test)]
@@ -119,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_known_by_its_hash_alone() {
+    fn a_key_is_found_by_its_hash() {
         let (a, hash_of_a) = generate_api_key();
         let (b, hash_of_b) = generate_api_key();
         assert_ne!(a, b);
         let stored = ApiKeyHash::parse(&format!("sha256:{hash_of_a}")).unwrap();
-        let keys = CallerApiKeys::new(vec![(stored, name("a")), (hash_of_b, name("b"))]);
+        let keys = CallerApiKeys::new([(stored, name("a")), (hash_of_b, name("b"))]);
         assert_eq!(keys.find(&a), Some((&name("a"), &a[4..12])));
         assert_eq!(keys.find(&b).unwrap().0.as_str(), "b");
         let last = if a.ends_with('0') { "1" } else { "0" };
@@ -142,9 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_choose_a_weak_key() {
+    fn a_self_chosen_key_is_refused_even_if_its_hash_is_stored() {
         let weak = "hunter2";
-        let keys = CallerApiKeys::new(vec![(ApiKeyHash::digest(weak), name("a"))]);
+        let keys = CallerApiKeys::new([(ApiKeyHash::digest(weak), name("a"))]);
         assert_eq!(keys.find(weak), None);
     }
 

@@ -94,7 +94,7 @@ fn ten_megabytes_of_keys_are_no_keys() {
         let pause = reply.header("retry-after").map(str::parse::<u64>);
         assert!(matches!(pause, Some(Ok(1..=60))), "{reply:?}");
         assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
-        service.wait_for_words(&["keys not fetched", "262144 bytes"]);
+        service.wait_for_words(&["jwks fetch failed", "262144 bytes"]);
         let fetches = u64::try_from(login.fetches()).unwrap();
         let most = fetches * (DOCUMENT + BUFFERS);
         assert!(
@@ -162,7 +162,7 @@ fn a_server_that_never_answered_leaves_the_others_alone() {
     let reply = ask(service.address(), &key.token("alice"), &a_room());
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(start.elapsed() < IN_TIME, "{:?}", start.elapsed());
-    service.wait_for_words(&["keys not fetched", "took too long"]);
+    service.wait_for_words(&["jwks fetch failed", "took too long"]);
     // what is wrong with a token is told without its keys
     let mut old = crate::login::claims("alice");
     old["exp"] = json!(1);
@@ -204,7 +204,7 @@ fn answers_that_are_no_key_set_let_nobody_in() {
         let service = Service::start(&both(&login.url()));
         let reply = ask(service.address(), &key.token("alice"), &a_room());
         assert_eq!(reply.status, 503, "{status} {body} {reply:?}");
-        service.wait_for_log("keys not fetched");
+        service.wait_for_log("jwks fetch failed");
         assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
     }
 }
@@ -235,7 +235,7 @@ fn keys_are_not_fetched_from_where_they_could_be_replaced() {
         &a_room(),
     );
     assert_eq!(reply.status, 503, "{reply:?}");
-    service.wait_for_words(&["keys not fetched", "LIVEKIT_ALLOWED_NETWORKS"]);
+    service.wait_for_words(&["jwks fetch failed", "LIVEKIT_ALLOWED_NETWORKS"]);
     assert_eq!(trap.visits(), 0);
     // a certificate for another name
     let key = SigningKey::p256("one");
@@ -245,6 +245,6 @@ fn keys_are_not_fetched_from_where_they_could_be_replaced() {
         ask(service.address(), &key.token("alice"), &a_room()).status,
         503
     );
-    service.wait_for_words(&["keys not fetched", "TLS"]);
+    service.wait_for_words(&["jwks fetch failed", "TLS"]);
     assert_eq!(login.fetches(), 0);
 }

@@ -41,7 +41,7 @@ fn settings_open_doors_and_what_is_behind_a_closed_one_is_not_found() {
 
     let general = Service::start(&example());
     assert_eq!(statuses(&general), [401, 200, 200, 404, 404, 404]);
-    general.wait_for_words(&["listening on", "token=open", "callers=nobody"]);
+    general.wait_for_words(&["listening on", "token=open", "callers=none"]);
     assert!(!general.log().contains("matrix=open"));
     // nobody is asked to name homeservers
     assert!(!general.log().contains("HOMESERVERS"), "{}", general.log());

@@ -12,8 +12,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use crate::livekit::access_token::{AgentDispatch, Grant, TrackSource};
-use crate::token::policy::file::ADMIN_GRANTS;
-use crate::token::policy::{ParticipantRequest, PolicyError};
+use crate::token::policy::{ADMIN_GRANTS, ParticipantRequest, PolicyError};
 use crate::util::json;
 use crate::util::text::truncate_chars;
 

@@ -7,9 +7,11 @@ use super::super::Error;
 use super::super::reader::{SettingValue, SettingsReader, describe_length, quote_redacted};
 use super::POLICY_FILE;
 use crate::net::address::AddressPolicy;
-use crate::token::caller::CallerName;
-use crate::token::keys::{JwksUrl, KeySet};
-use crate::token::policy::file::JwtIssuerSettings;
+use crate::token::CallerName;
+use crate::token::jwks::JwksUrl;
+use crate::token::jwt::{DEFAULT_IDENTITY_CLAIM, JwtIssuer, KeySource};
+use crate::token::keys::KeySet;
+use crate::token::policy_file::JwtIssuerSettings;
 
 const ISSUER: &str = "TOKEN_SERVER_JWT_ISSUER";
 const AUDIENCE: &str = "TOKEN_SERVER_JWT_AUDIENCE";
@@ -22,35 +24,11 @@ const JWT_CALLER_NAME: &str = "jwt";
 /// Most logins: each with a URL has a thread that fetches its keys.
 const MAX_JWT_ISSUERS: usize = 32;
 
-/// An issuer of JWTs.
-#[derive(Debug, Clone)]
-pub struct JwtIssuerConfig {
-    /// What the administrator calls it.
-    pub name: CallerName,
-    /// `iss`.
-    pub issuer: String,
-    /// One of `aud`.
-    pub audience: String,
-    /// The claim that says who somebody is.
-    pub identity_claim: Option<String>,
-    /// Where its keys are.
-    pub keys: JwtKeysConfig,
-}
-
-/// Where keys are.
-#[derive(Debug, Clone)]
-pub enum JwtKeysConfig {
-    /// Here.
-    Static(KeySet),
-    /// At the issuer's.
-    JwksUrl(JwksUrl),
-}
-
 /// The login of the variables.
 pub(super) fn read(
     reader: &mut SettingsReader<'_>,
     networks: &AddressPolicy,
-) -> Option<JwtIssuerConfig> {
+) -> Option<JwtIssuer<JwksUrl>> {
     let before = reader.errors.len();
     let issuer = reader.read_value(ISSUER);
     let audience = reader.read_value(AUDIENCE);
@@ -98,11 +76,11 @@ pub(super) fn read(
             .report
             .add_setting(value.name, &*value.text, value.origin.clone());
     }
-    Some(JwtIssuerConfig {
+    Some(JwtIssuer {
         name: CallerName::parse(JWT_CALLER_NAME)?,
         issuer: issuer.text,
         audience: audience.text,
-        identity_claim: claim.map(|claim| claim.text),
+        identity_claim: claim.map_or_else(|| DEFAULT_IDENTITY_CLAIM.to_owned(), |claim| claim.text),
         keys: found?,
     })
 }
@@ -113,7 +91,7 @@ pub(super) fn read_policy_issuer(
     name: &CallerName,
     jwt: &JwtIssuerSettings,
     networks: &AddressPolicy,
-) -> Option<JwtIssuerConfig> {
+) -> Option<JwtIssuer<JwksUrl>> {
     let keys = match (&jwt.keys, &jwt.secret_file) {
         (Some(keys), _) => parse_key_source(reader, POLICY_FILE, keys, networks),
         (None, Some(path)) => {
@@ -122,11 +100,14 @@ pub(super) fn read_policy_issuer(
         }
         (None, None) => None,
     };
-    Some(JwtIssuerConfig {
+    Some(JwtIssuer {
         name: name.clone(),
         issuer: jwt.issuer.clone(),
         audience: jwt.audience.clone(),
-        identity_claim: jwt.identity_claim.clone(),
+        identity_claim: jwt
+            .identity_claim
+            .clone()
+            .unwrap_or_else(|| DEFAULT_IDENTITY_CLAIM.to_owned()),
         keys: keys?,
     })
 }
@@ -137,12 +118,12 @@ fn parse_key_source(
     name: &'static str,
     text: &str,
     networks: &AddressPolicy,
-) -> Option<JwtKeysConfig> {
+) -> Option<KeySource<JwksUrl>> {
     let found = if text.contains("://") {
-        let url = JwksUrl::parse(text, networks).map(JwtKeysConfig::JwksUrl);
+        let url = JwksUrl::parse(text, networks).map(KeySource::Remote);
         url.map_err(|invalid| invalid.to_string())
     } else {
-        let keys = KeySet::read_file(Path::new(text)).map(JwtKeysConfig::Static);
+        let keys = KeySet::read_file(Path::new(text)).map(KeySource::Fixed);
         keys.map_err(|error| error.to_string())
     };
     found
@@ -161,8 +142,8 @@ fn parse_shared_secret(
     reader: &mut SettingsReader<'_>,
     name: &'static str,
     secret: &str,
-) -> Option<JwtKeysConfig> {
-    let keys = KeySet::from_secret(secret).map(JwtKeysConfig::Static);
+) -> Option<KeySource<JwksUrl>> {
+    let keys = KeySet::from_secret(secret).map(KeySource::Fixed);
     keys.map_err(|error| {
         let length = describe_length(secret);
         reader.push_invalid(name, "a secret for HS256", format!("{length}: {error}"));
@@ -171,7 +152,7 @@ fn parse_shared_secret(
 }
 
 /// Refuses what would be passed over in silence: a second login that no token could be told to be of.
-pub(super) fn check_issuers(reader: &mut SettingsReader<'_>, logins: &[JwtIssuerConfig]) {
+pub(super) fn check_issuers(reader: &mut SettingsReader<'_>, logins: &[JwtIssuer<JwksUrl>]) {
     let mut seen = HashSet::new();
     for login in logins {
         if !seen.insert((&login.issuer, &login.audience)) {

@@ -6,20 +6,21 @@ mod jwt_issuer;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub(crate) use self::endpoints::OpenEndpoints;
 pub(super) use self::endpoints::find_open_endpoints;
-pub(crate) use self::jwt_issuer::{JwtIssuerConfig, JwtKeysConfig};
 use super::reader::{SettingsReader, quote_redacted};
 use super::report::SettingOrigin;
 use super::{Environment, Error, values};
 use crate::api::cors::AllowedOrigins;
 use crate::net::address::AddressPolicy;
 use crate::token::api_key::{ApiKeyHash, CallerApiKeys, MAX_API_KEYS};
-use crate::token::caller::CallerName;
-use crate::token::policy::file::{ANONYMOUS_CALLER, PolicyFile};
-use crate::token::policy::pattern::NamePattern;
-use crate::token::policy::{CallerPolicy, file};
+use crate::token::jwks::JwksUrl;
+use crate::token::pattern::NamePattern;
+use crate::token::policy::CallerPolicy;
+use crate::token::policy_file::{ANONYMOUS_CALLER, PolicyFile};
+use crate::token::{CallerName, CallerRegistry, policy_file};
 
 const AUTH: &str = "TOKEN_SERVER_AUTH";
 const API_KEYS: &str = "TOKEN_SERVER_API_KEYS";
@@ -35,7 +36,7 @@ const DEFAULT_ORIGINS: &str = "http://localhost:3000";
 #[derive(Debug, Clone)]
 pub struct TokenEndpointConfig {
     /// Who may call it.
-    pub callers: CallersConfig,
+    pub(crate) callers: CallerRegistry<JwksUrl>,
     /// The web pages that may.
     pub allowed_origins: AllowedOrigins,
     dev_on_loopback: bool,
@@ -44,45 +45,14 @@ pub struct TokenEndpointConfig {
 
 impl TokenEndpointConfig {
     /// Reads the callers again: the variables have not changed since the start, but what they name may have.
-    pub fn reload_callers(&self, env: &Environment) -> Result<CallersConfig, Vec<Error>> {
+    pub(crate) fn reload_callers(
+        &self,
+        env: &Environment,
+    ) -> Result<CallerRegistry<JwksUrl>, Vec<Error>> {
         let mut reader = SettingsReader::new(env);
         match read_callers(&mut reader, self.dev_on_loopback, &self.address_policy) {
             Some(callers) if reader.errors.is_empty() => Ok(callers),
             _ => Err(reader.errors),
-        }
-    }
-}
-
-/// Who may call, as the settings and the policy file say.
-#[derive(Debug, Clone)]
-pub struct CallersConfig {
-    /// The hashes of API keys.
-    pub api_keys: CallerApiKeys,
-    /// Logins.
-    pub jwt_issuers: Vec<JwtIssuerConfig>,
-    /// The name of those whom nobody authenticates, if they may call.
-    pub anonymous_caller: Option<CallerName>,
-    /// The rules for each, and for all others.
-    pub policies: PolicyFile,
-}
-
-impl CallersConfig {
-    /// Who they are, in a few words.
-    pub fn summary(&self) -> String {
-        let keyed = self
-            .api_keys
-            .caller_names()
-            .into_iter()
-            .map(CallerName::as_str);
-        let logins = self.jwt_issuers.iter().map(|login| login.name.as_str());
-        let mut names: Vec<&str> = keyed.chain(logins).collect();
-        names.sort_unstable();
-        names.dedup();
-        match (&self.anonymous_caller, names.is_empty()) {
-            (Some(_), true) => "anyone".into(),
-            (Some(_), false) => format!("anyone,{}", names.join(",")),
-            (None, true) => "nobody".into(),
-            (None, false) => names.join(","),
         }
     }
 }
@@ -113,7 +83,7 @@ fn read_callers(
     reader: &mut SettingsReader<'_>,
     dev_local: bool,
     networks: &AddressPolicy,
-) -> Option<CallersConfig> {
+) -> Option<CallerRegistry<JwksUrl>> {
     let ground = read_default_policy(reader, dev_local);
     let none = reader.read_value(AUTH);
     let none = none.and_then(|value| {
@@ -128,9 +98,7 @@ fn read_callers(
     let mut policies = read_policy_file(reader, &ground?);
     let mut logins = Vec::new();
     if let Some(login) = own {
-        let identities = vec![NamePattern::equal_to_claim(
-            login.identity_claim.as_deref().unwrap_or("sub"),
-        )];
+        let identities = vec![NamePattern::equal_to_claim(&login.identity_claim)];
         let default = policies
             .as_ref()
             .map(|file| file.default.clone())
@@ -138,7 +106,8 @@ fn read_callers(
         // a caller of this name in the file has rules of its own, but seldom says that users are themselves
         if let Some(policies) = &mut policies {
             let entry = policies.callers.entry(login.name.clone());
-            let entry = entry.or_insert_with(|| file::PolicyFileCaller::from_policy(default));
+            let entry =
+                entry.or_insert_with(|| policy_file::PolicyFileCaller::from_policy(default));
             entry.policy.identities = match entry.sets_identities {
                 true => std::mem::take(&mut entry.policy.identities),
                 false => identities,
@@ -177,11 +146,13 @@ fn read_callers(
             "ANYBODY WHO REACHES /token CAN JOIN ROOMS, as TOKEN_SERVER_AUTH is none: for development, or behind a proxy that authenticates",
         );
     }
-    Some(CallersConfig {
+    let policy = |(name, entry): (_, policy_file::PolicyFileCaller)| (name, Arc::new(entry.policy));
+    Some(CallerRegistry {
         api_keys: CallerApiKeys::new(keys),
-        jwt_issuers: logins,
-        anonymous_caller: open.then(|| CallerName::parse(ANONYMOUS_CALLER)).flatten(),
-        policies,
+        issuers: logins.into_iter().map(Arc::new).collect(),
+        anonymous: open.then(|| CallerName::parse(ANONYMOUS_CALLER)).flatten(),
+        policies: policies.callers.into_iter().map(policy).collect(),
+        default_policy: Arc::new(policies.default),
     })
 }
 
@@ -227,7 +198,7 @@ fn read_policy_file(reader: &mut SettingsReader<'_>, ground: &CallerPolicy) -> O
         return None;
     };
     let shown = path.to_string_lossy().into_owned();
-    match file::parse(&value.text, ground) {
+    match policy_file::parse(&value.text, ground) {
         Ok(policies) => {
             reader
                 .report

@@ -1,4 +1,4 @@
-//! Key sets as login servers and administrators write them; `tests/vectors/login.json` has keys that are not made by us.
+//! Key sets of issuers and administrators; `tests/vectors/login.json` has keys made by other implementations.
 
 use serde_json::json;
 
@@ -12,15 +12,15 @@ fn jwk(id: &str) -> Value {
     vectors()["keys"][id]["jwk"].clone()
 }
 
-/// What is read of a set with this key alone, and a sound one of the id `sound`.
-fn beside_a_sound_one(key: Value) -> KeySet {
-    let mut sound = jwk("ed25519");
-    sound["kid"] = "sound".into();
-    KeySet::parse_jwks(json!({"keys": [key, sound]}).to_string().as_bytes()).unwrap()
+/// Parses a set with this key and a usable one with the id `usable`.
+fn with_a_usable_key(key: Value) -> KeySet {
+    let mut usable = jwk("ed25519");
+    usable["kid"] = "usable".into();
+    KeySet::parse_jwks(json!({"keys": [key, usable]}).to_string().as_bytes()).unwrap()
 }
 
 #[test]
-fn every_kind_of_key_knows_its_one_algorithm() {
+fn every_key_has_one_algorithm() {
     let all: Vec<Value> = ["rsa", "p256", "ed25519"].map(jwk).into();
     let keys = KeySet::parse_jwks(json!({"keys": all}).to_string().as_bytes()).unwrap();
     assert_eq!(keys.count(), 3);
@@ -59,7 +59,7 @@ fn every_kind_of_key_knows_its_one_algorithm() {
 }
 
 #[test]
-fn keys_of_other_kinds_and_for_other_purposes_are_passed_over() {
+fn keys_of_other_types_and_for_other_purposes_are_ignored() {
     let changed = |field: &str, value: Value| {
         let mut key = jwk("rsa");
         key[field] = value;
@@ -89,12 +89,12 @@ fn keys_of_other_kinds_and_for_other_purposes_are_passed_over() {
         json!("rsa"),
         json!({}),
     ] {
-        let keys = beside_a_sound_one(key.clone());
+        let keys = with_a_usable_key(key.clone());
         assert_eq!(keys.count(), 1, "{key}");
-        assert_eq!(keys.0[0].id(), Some("sound"));
+        assert_eq!(keys.0[0].id(), Some("usable"));
     }
     assert_eq!(
-        beside_a_sound_one(changed("key_ops", json!(["verify"]))).count(),
+        with_a_usable_key(changed("key_ops", json!(["verify"]))).count(),
         2
     );
     let weak = json!({"keys": [all["weak_jwk"]]}).to_string();
@@ -105,11 +105,11 @@ fn keys_of_other_kinds_and_for_other_purposes_are_passed_over() {
 }
 
 #[test]
-fn a_private_key_spoils_the_whole_set() {
-    let mut owned = jwk("p256");
-    owned["d"] = "AAAA".into();
+fn a_private_key_invalidates_the_whole_set() {
+    let mut private = jwk("p256");
+    private["d"] = "AAAA".into();
     let secret = json!({"kty": "oct", "k": "AAAA"});
-    for key in [owned, secret] {
+    for key in [private, secret] {
         let set = json!({"keys": [jwk("rsa"), key]}).to_string();
         assert!(matches!(
             KeySet::parse_jwks(set.as_bytes()),
@@ -128,7 +128,7 @@ fn a_private_key_spoils_the_whole_set() {
 }
 
 #[test]
-fn a_set_is_small() {
+fn a_set_is_bounded_in_keys_and_bytes() {
     let set = |count: usize| json!({"keys": vec![jwk("ed25519"); count]}).to_string();
     assert_eq!(
         KeySet::parse_jwks(set(MAX_JWKS_KEYS).as_bytes())
@@ -153,13 +153,13 @@ fn a_set_is_small() {
 }
 
 #[test]
-fn a_file_is_a_set_or_one_public_key() {
+fn a_file_contains_a_jwks_or_one_public_key() {
     let all = vectors();
     for (id, key) in all["keys"].as_object().unwrap() {
         let pem = key["pem"].as_str().unwrap();
         let algorithm = JwsAlgorithm::parse(key["alg"].as_str().unwrap()).unwrap();
-        let keys = KeySet::parse(format!("for the tests\n{pem}").as_bytes()).unwrap();
-        // it has no id, and so is meant by any
+        let keys = KeySet::parse(format!("a comment\n{pem}").as_bytes()).unwrap();
+        // a key without an id matches every id
         assert_eq!(keys.select(algorithm, None).unwrap().id(), None, "{id}");
         assert!(keys.select(algorithm, Some("any")).is_ok());
         assert!(matches!(
@@ -190,7 +190,7 @@ fn a_file_is_a_set_or_one_public_key() {
 }
 
 #[test]
-fn a_file_is_read_to_its_limit_and_no_further() {
+fn a_file_is_read_up_to_its_bound() {
     let path = std::env::temp_dir().join(format!("lts-keys-{}", std::process::id()));
     std::fs::write(&path, json!({"keys": [jwk("p256")]}).to_string()).unwrap();
     assert_eq!(KeySet::read_file(&path).unwrap().count(), 1);
@@ -204,7 +204,7 @@ fn a_file_is_read_to_its_limit_and_no_further() {
 }
 
 #[test]
-fn a_public_key_is_read_to_its_last_byte() {
+fn a_truncated_or_extended_public_key_is_rejected() {
     let all = vectors();
     let der = |pem: &str| {
         use rustls::pki_types::SubjectPublicKeyInfoDer;
@@ -216,22 +216,19 @@ fn a_public_key_is_read_to_its_last_byte() {
     for key in all["keys"].as_object().unwrap().values() {
         let der = der(key["pem"].as_str().unwrap());
         let id = key["kid"].as_str().unwrap();
-        assert!(pem::parse_spki(&der).is_some(), "{id}");
+        assert!(parse_spki(&der).is_some(), "{id}");
         for length in 0..der.len() {
-            assert!(
-                pem::parse_spki(&der[..length]).is_none(),
-                "{id} cut to {length}"
-            );
+            assert!(parse_spki(&der[..length]).is_none(), "{id} cut to {length}");
         }
         assert!(
-            pem::parse_spki(&[der.as_slice(), &[0]].concat()).is_none(),
+            parse_spki(&[der.as_slice(), &[0]].concat()).is_none(),
             "{id}"
         );
     }
 }
 
 #[test]
-fn a_secret_is_as_long_as_its_hash_and_never_shown() {
+fn a_secret_has_the_length_of_its_hash_and_is_not_logged() {
     let secret = "s".repeat(MIN_HS256_SECRET);
     assert!(matches!(
         KeySet::from_secret(&secret[1..]),
@@ -244,7 +241,7 @@ fn a_secret_is_as_long_as_its_hash_and_never_shown() {
 }
 
 #[test]
-fn a_name_that_two_keys_bear_is_no_name() {
+fn an_id_of_two_keys_with_the_same_algorithm_is_ambiguous() {
     let twice = json!({"keys": [jwk("rsa"), jwk("rsa")]}).to_string();
     let keys = KeySet::parse_jwks(twice.as_bytes()).unwrap();
     for id in [Some("rsa"), None] {
@@ -253,15 +250,15 @@ fn a_name_that_two_keys_bear_is_no_name() {
             KeyLookupError::Ambiguous
         );
     }
-    let mut namesake = jwk("p256");
-    namesake["kid"] = "rsa".into();
+    let mut same_id = jwk("p256");
+    same_id["kid"] = "rsa".into();
     let keys = KeySet::parse_jwks(
-        json!({"keys": [jwk("rsa"), namesake]})
+        json!({"keys": [jwk("rsa"), same_id]})
             .to_string()
             .as_bytes(),
     )
     .unwrap();
-    // kinds differ, so the algorithm tells them apart
+    // the algorithms of the two keys differ
     assert!(keys.select(JwsAlgorithm::Rs256, Some("rsa")).is_ok());
     assert!(keys.select(JwsAlgorithm::Es256, Some("rsa")).is_ok());
 }

@@ -1,68 +1,76 @@
-//! What a caller of the token endpoint may ask for. No I/O and no clock here.
+//! The policy of a caller: which participants, rooms, grants and lifetimes it may request. Pure: no I/O, no clock.
 
-mod error;
-pub(crate) mod file;
-pub(crate) mod pattern;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-pub(crate) use self::error::PolicyError;
-use self::pattern::{NamePattern, PatternContext};
-use super::caller::Caller;
+use serde_json::{Map, Value};
+
+use super::pattern::{NamePattern, PatternContext};
 use crate::livekit::access_token::{
     AgentDispatch, Grant, MAX_ATTRIBUTES, MAX_METADATA, ParticipantProfile, TrackSource,
 };
-use crate::livekit::id::{MAX_NAME_BYTES, ParticipantIdentity, RoomName};
+use crate::livekit::id::{MAX_NAME_BYTES, ParticipantIdentity, RoomName, is_valid_name};
 
-/// Seconds: longest lifetime of a token, a year. Who wants more wants no end.
+/// Grants that policies and requests may contain. [`ADMIN_GRANTS`] are refused everywhere.
+pub(crate) const ACCEPTED_GRANTS: &[Grant] = Grant::ALL;
+/// Grants that no participant gets, because they apply to the whole server or to other participants.
+pub(crate) const ADMIN_GRANTS: [&str; 5] = [
+    "roomCreate",
+    "roomList",
+    "roomRecord",
+    "roomAdmin",
+    "ingressAdmin",
+];
+/// Longest lifetime of an access token, in seconds: a year.
 pub const MAX_LIFETIME: u64 = 365 * 86_400;
-/// Seconds: shortest lifetime that may be asked for; a client needs some to connect.
+/// Shortest lifetime of an access token, in seconds: a client needs time to connect.
 pub const MIN_LIFETIME: u64 = 10;
-/// Bytes of metadata where nobody says otherwise: with [`ATTRIBUTES`] and the rest the token stays below the 8 KiB that proxies
-/// take as one line, for browsers put it into a URL.
+/// Default bound of metadata in bytes. With [`DEFAULT_MAX_ATTRIBUTES`] the access token stays below the 8 KiB that proxies accept
+/// in a request line; browsers put it into a URL.
 pub(crate) const DEFAULT_MAX_METADATA: usize = 4096;
-/// Bytes of attributes where nobody says otherwise; see [`METADATA`].
+/// Default bound of attributes in bytes.
 pub(crate) const DEFAULT_MAX_ATTRIBUTES: usize = 1024;
-/// Most agents that one token calls.
+/// Most agents that one access token dispatches.
 pub(crate) const MAX_AGENTS: usize = 16;
 
-/// The rules for one caller.
+/// The policy of one caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallerPolicy {
-    /// Rooms that they may enter.
+    /// Allowed rooms.
     pub rooms: Vec<NamePattern>,
-    /// Whom they may send there.
+    /// Allowed identities of participants.
     pub identities: Vec<NamePattern>,
-    /// What is granted unless it is declined.
+    /// Granted unless the request declines them.
     pub grants: BTreeSet<Grant>,
-    /// What is granted beyond that if it is asked for.
+    /// Granted if the request asks for them.
     pub grants_on_request: BTreeSet<Grant>,
-    /// What participants may send; empty is everything.
+    /// Track sources that a participant may publish; empty means all.
     pub sources: BTreeSet<TrackSource>,
-    /// Agents that they may call.
+    /// Agents that a request may dispatch.
     pub agents: Vec<NamePattern>,
-    /// Bytes of metadata, also of each agent's; none is not allowed at zero.
+    /// Most bytes of metadata, and of the metadata of each agent; with 0, metadata is forbidden.
     pub max_metadata: usize,
-    /// Bytes of attributes, keys and values together.
+    /// Most bytes of attributes, keys and values together; with 0, attributes are forbidden.
     pub max_attributes: usize,
-    /// Seconds for which a token is valid if nothing is asked for.
+    /// Lifetime of an access token if the request has none, in seconds.
     pub default_lifetime: u64,
-    /// Seconds for which a token may be valid.
+    /// Longest lifetime of an access token in seconds.
     pub max_lifetime: u64,
-    /// Whether who names no room gets one of their own.
+    /// Whether a request without a room gets a random room.
     pub random_room: bool,
-    /// Whether who names no participant gets a new one.
+    /// Whether a request without a participant gets a random identity.
     pub random_identity: bool,
-    /// Characters that names of rooms and participants have at least.
+    /// Fewest characters of a room name and of an identity.
     pub min_name_length: usize,
-    /// Tokens a minute; zero is without limit.
+    /// Most requests a minute; 0 means no limit.
     pub requests_per_minute: u32,
 }
 
 impl Default for CallerPolicy {
-    /// Any one room as anybody, to talk and to listen there, for a day.
+    /// Any room and any identity, to publish and subscribe, for a day.
     fn default() -> Self {
         Self {
             rooms: vec![NamePattern::wildcard()],
@@ -83,101 +91,164 @@ impl Default for CallerPolicy {
     }
 }
 
-/// What is asked for: parsed, not believed.
+/// A parsed request for an access token, not authorized yet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ParticipantRequest {
     /// The room.
     pub room: Option<String>,
-    /// The participant.
+    /// The participant's identity.
     pub identity: Option<String>,
-    /// What others are shown; the participant too, if nothing else says who that is.
+    /// The name that other participants see; also the identity, if the request has no other.
     pub display_name: Option<String>,
-    /// For the participant, with the name of the field that it came in.
+    /// Metadata of the participant, with the name of the field in the request.
     pub metadata: Option<(&'static str, String)>,
-    /// For the participant.
+    /// Attributes of the participant.
     pub attributes: BTreeMap<String, String>,
-    /// Whom to call into the room.
+    /// Agents to dispatch into the room.
     pub agents: Vec<AgentDispatch>,
-    /// Grants, asked for or declined.
+    /// Grants that are requested (true) or declined (false).
     pub grants: BTreeMap<Grant, bool>,
-    /// What the participant wants to send, if not everything.
+    /// Track sources to publish; none means all that the policy allows.
     pub sources: Option<BTreeSet<TrackSource>>,
-    /// Seconds.
+    /// Lifetime of the access token in seconds.
     pub lifetime: Option<u64>,
-    /// Whether it is LiveKit's standard form rather than the example's, in which a name says who somebody is.
+    /// True for LiveKit's standard form; false for the form of the example server, where the name identifies the participant.
     pub is_standard_form: bool,
 }
 
-/// What was allowed: nothing else can be signed.
+/// What a policy allowed: the content of an access token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenGrant {
-    /// The one room.
+    /// The room.
     pub room: RoomName,
-    /// The participant.
+    /// The participant's identity.
     pub identity: ParticipantIdentity,
-    /// What they may do.
+    /// What the participant may do.
     pub grants: BTreeSet<Grant>,
-    /// What they may send; empty is everything.
+    /// What the participant may publish; empty means all track sources.
     pub sources: BTreeSet<TrackSource>,
-    /// What else there is about them.
+    /// Name, metadata, attributes and agents.
     pub profile: ParticipantProfile,
-    /// Seconds.
+    /// Lifetime of the access token in seconds.
     pub lifetime: u64,
 }
 
+/// Reason why a policy does not allow a request. Names the field of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyError {
+    /// Required fields that are missing.
+    Missing(Vec<&'static str>),
+    /// A value that no caller may request.
+    Invalid {
+        /// The field.
+        field: String,
+        /// What the field accepts.
+        expected: String,
+    },
+    /// A value that this caller may not request.
+    Forbidden {
+        /// The field.
+        field: String,
+        /// The reason, for the caller.
+        reason: String,
+    },
+}
+
+impl PolicyError {
+    /// [`Self::Invalid`].
+    pub fn invalid(field: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            expected: expected.into(),
+        }
+    }
+
+    /// [`Self::Forbidden`].
+    pub fn forbidden(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Forbidden {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn invalid_name(field: impl Into<String>) -> Self {
+        let expected = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
+        Self::invalid(field, expected)
+    }
+
+    /// The first field with an error.
+    pub fn field(&self) -> &str {
+        match self {
+            Self::Missing(fields) => fields.first().copied().unwrap_or_default(),
+            Self::Invalid { field, .. } | Self::Forbidden { field, .. } => field,
+        }
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(fields) => write!(f, "{}: required", fields.join(", ")),
+            Self::Invalid { field, expected } => write!(f, "{field}: expected {expected}"),
+            Self::Forbidden { field, reason } => write!(f, "{field}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
 impl CallerPolicy {
-    /// Decides what of what a caller asks for they get: all of it, or nothing. `random` names those that nobody named.
+    /// Authorizes a request as a whole. `claims` are those of the caller's JWT. `random` returns the variable part of random names.
+    ///
+    /// # Errors
+    /// The first part of the request that is missing, invalid or forbidden.
     pub fn authorize(
         &self,
-        caller: &Caller,
-        asked: ParticipantRequest,
+        claims: Option<&Map<String, Value>>,
+        mut request: ParticipantRequest,
         random: impl Fn() -> String,
     ) -> Result<TokenGrant, PolicyError> {
-        let claims = caller.claims.as_ref();
-        let nobody = PatternContext {
+        let context = PatternContext {
             identity: None,
             claims,
         };
-        let identity = self.resolve_identity(&asked, nobody, &random);
-        let known = PatternContext {
-            identity: identity.as_ref().map(|(_, identity)| identity.as_str()),
-            claims,
-        };
-        let room = asked
-            .room
-            .clone()
-            .or_else(|| default_name(&self.rooms, known, self.random_room, &random));
-        let ((field, identity), room) = match (&identity, room) {
+        let identity = self.resolve_identity(&mut request, context, &random);
+        let room = request.room.take().or_else(|| {
+            let identity = identity.as_ref().map(|(_, identity)| identity.as_str());
+            let context = PatternContext { identity, claims };
+            default_name(&self.rooms, context, self.random_room, &random)
+        });
+        let ((field, identity), room) = match (identity, room) {
             (Some(identity), Some(room)) => (identity, room),
             (identity, room) => {
-                let missing = [
-                    room.is_none().then_some("room_name"),
-                    // the one field that will do in either form
-                    identity.is_none().then_some("participant_name"),
-                ];
+                let room = room.is_none().then_some("room_name");
+                // the one field for it that both forms have
+                let identity = identity.is_none().then_some("participant_name");
                 return Err(PolicyError::Missing(
-                    missing.into_iter().flatten().collect(),
+                    room.into_iter().chain(identity).collect(),
                 ));
             }
         };
-        self.check_name("room_name", &room)?;
-        self.check_name(field, identity)?;
-        if !any_matches(&self.identities, identity, nobody) {
-            let reason = "this caller may not send such a participant";
-            return Err(PolicyError::forbidden(*field, reason));
+        let room = RoomName::new(room).map_err(|_| PolicyError::invalid_name("room_name"))?;
+        self.check_name_length("room_name", room.as_str())?;
+        let identity =
+            ParticipantIdentity::new(identity).map_err(|_| PolicyError::invalid_name(field))?;
+        self.check_name_length(field, identity.as_str())?;
+        if !any_matches(&self.identities, identity.as_str(), context) {
+            let reason = "this caller may not use this identity";
+            return Err(PolicyError::forbidden(field, reason));
         }
-        if !any_matches(&self.rooms, &room, known) {
-            let reason = "this caller may not enter such a room";
+        let context = PatternContext {
+            identity: Some(identity.as_str()),
+            claims,
+        };
+        if !any_matches(&self.rooms, room.as_str(), context) {
+            let reason = "this caller may not use this room";
             return Err(PolicyError::forbidden("room_name", reason));
         }
-        let expected = || format!("1 to {MAX_NAME_BYTES} bytes without control characters");
-        let identity = ParticipantIdentity::new(identity.clone())
-            .map_err(|_| PolicyError::invalid(*field, expected()))?;
-        let room =
-            RoomName::new(room).map_err(|_| PolicyError::invalid("room_name", expected()))?;
-        let lifetime = self.resolve_lifetime(asked.lifetime)?;
-        let (grants, sources) = self.resolve_grants(&asked)?;
-        let profile = self.resolve_profile(asked)?;
+        let lifetime = self.resolve_lifetime(request.lifetime)?;
+        let (grants, sources) = self.resolve_grants(&request)?;
+        let profile = self.resolve_profile(request)?;
         Ok(TokenGrant {
             room,
             identity,
@@ -188,35 +259,32 @@ impl CallerPolicy {
         })
     }
 
-    /// Who is to enter, and the field that says so.
+    /// The identity, and the field of the request that it is attributed to.
     fn resolve_identity(
         &self,
-        asked: &ParticipantRequest,
-        known: PatternContext<'_>,
+        request: &mut ParticipantRequest,
+        context: PatternContext<'_>,
         random: &impl Fn() -> String,
     ) -> Option<(&'static str, String)> {
-        if let Some(identity) = &asked.identity {
-            return Some(("participant_identity", identity.clone()));
+        // the only allowed identity takes precedence over a display name
+        let identity = request
+            .identity
+            .take()
+            .or_else(|| default_name(&self.identities, context, false, random));
+        if let Some(identity) = identity {
+            return Some(("participant_identity", identity));
         }
-        // whoever is bound to one identity has it, whatever they call themselves
-        if let Some(own) = default_name(&self.identities, known, false, random) {
-            return Some(("participant_identity", own));
-        }
-        let random = || default_name(&self.identities, known, self.random_identity, random);
-        let by_name = || Some(("participant_name", asked.display_name.clone()?));
-        let by_chance = || Some(("participant_identity", random()?));
-        if asked.is_standard_form {
-            by_chance().or_else(by_name)
+        let random = || default_name(&self.identities, context, self.random_identity, random);
+        let from_random = || Some(("participant_identity", random()?));
+        let from_name = || Some(("participant_name", request.display_name.clone()?));
+        if request.is_standard_form {
+            from_random().or_else(from_name)
         } else {
-            by_name().or_else(by_chance)
+            from_name().or_else(from_random)
         }
     }
 
-    fn check_name(&self, field: &'static str, name: &str) -> Result<(), PolicyError> {
-        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
-            let expected = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
-            return Err(PolicyError::invalid(field, expected));
-        }
+    fn check_name_length(&self, field: &'static str, name: &str) -> Result<(), PolicyError> {
         if name.chars().count() < self.min_name_length {
             let expected = format!("at least {} characters", self.min_name_length);
             return Err(PolicyError::invalid(field, expected));
@@ -224,9 +292,9 @@ impl CallerPolicy {
         Ok(())
     }
 
-    fn resolve_lifetime(&self, asked: Option<u64>) -> Result<u64, PolicyError> {
+    fn resolve_lifetime(&self, requested: Option<u64>) -> Result<u64, PolicyError> {
         const FIELD: &str = "ttl_seconds";
-        match asked {
+        match requested {
             None => Ok(self.default_lifetime),
             Some(seconds) if seconds < MIN_LIFETIME => {
                 let expected = format!("{MIN_LIFETIME} seconds or more");
@@ -242,75 +310,60 @@ impl CallerPolicy {
 
     fn resolve_grants(
         &self,
-        asked: &ParticipantRequest,
+        request: &ParticipantRequest,
     ) -> Result<(BTreeSet<Grant>, BTreeSet<TrackSource>), PolicyError> {
         let mut grants = self.grants.clone();
-        for (&grant, &wanted) in &asked.grants {
-            if !wanted {
+        for (&grant, &is_requested) in &request.grants {
+            if !is_requested {
                 grants.remove(&grant);
             } else if self.grants_on_request.contains(&grant) {
                 grants.insert(grant);
             } else if !grants.contains(&grant) {
                 let field = format!("participant_grants.{}", grant.as_str());
-                return Err(PolicyError::forbidden(
-                    field,
-                    "this caller may not grant it",
-                ));
+                let reason = "this caller may not grant it";
+                return Err(PolicyError::forbidden(field, reason));
             }
         }
-        let sources = match &asked.sources {
-            None => self.sources.clone(),
-            Some(wanted) if self.sources.is_empty() || wanted.is_subset(&self.sources) => {
-                wanted.clone()
-            }
-            Some(_) => {
-                let field = "participant_grants.canPublishSources";
-                return Err(PolicyError::forbidden(
-                    field,
-                    "this caller may not grant them all",
-                ));
-            }
-        };
-        Ok((grants, sources))
+        let sources = request.sources.as_ref().unwrap_or(&self.sources);
+        if !self.sources.is_empty() && !sources.is_subset(&self.sources) {
+            let field = "participant_grants.canPublishSources";
+            let reason = "this caller may not grant them all";
+            return Err(PolicyError::forbidden(field, reason));
+        }
+        Ok((grants, sources.clone()))
     }
 
     fn resolve_profile(
         &self,
-        asked: ParticipantRequest,
+        request: ParticipantRequest,
     ) -> Result<ParticipantProfile, PolicyError> {
-        let name = asked.display_name.filter(|name| !name.is_empty());
-        if let Some(name) = &name
-            && (name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control))
-        {
-            let expected = format!("at most {MAX_NAME_BYTES} bytes without control characters");
-            return Err(PolicyError::invalid("participant_name", expected));
+        let name = request.display_name.filter(|name| !name.is_empty());
+        if !name.as_deref().is_none_or(is_valid_name) {
+            return Err(PolicyError::invalid_name("participant_name"));
         }
-        let metadata = asked.metadata.filter(|(_, text)| !text.is_empty());
+        let metadata = request.metadata.filter(|(_, text)| !text.is_empty());
         if let Some((field, text)) = &metadata {
             check_size(field, text.len(), self.max_metadata, MAX_METADATA)?;
         }
-        let attributes = asked.attributes;
-        let size = attributes
-            .iter()
-            .map(|(key, value)| key.len() + value.len());
+        let attributes = request.attributes;
         if !attributes.is_empty() {
+            let sizes = attributes
+                .iter()
+                .map(|(key, value)| key.len() + value.len());
             let field = "participant_attributes";
-            check_size(field, size.sum(), self.max_attributes, MAX_ATTRIBUTES)?;
+            check_size(field, sizes.sum(), self.max_attributes, MAX_ATTRIBUTES)?;
         }
-        if asked.agents.len() > MAX_AGENTS {
+        if request.agents.len() > MAX_AGENTS {
             let expected = format!("at most {MAX_AGENTS} agents");
             return Err(PolicyError::invalid("room_config.agents", expected));
         }
-        for (index, agent) in asked.agents.iter().enumerate() {
+        for (index, agent) in request.agents.iter().enumerate() {
             let field = |part| format!("room_config.agents[{index}].{part}");
-            let name = &agent.agent_name;
-            if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control)
-            {
-                let expected = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
-                return Err(PolicyError::invalid(field("agent_name"), expected));
+            if !is_valid_name(&agent.agent_name) {
+                return Err(PolicyError::invalid_name(field("agent_name")));
             }
-            if !any_matches(&self.agents, name, PatternContext::default()) {
-                let reason = "this caller may not call such an agent";
+            if !any_matches(&self.agents, &agent.agent_name, PatternContext::default()) {
+                let reason = "this caller may not dispatch this agent";
                 return Err(PolicyError::forbidden(field("agent_name"), reason));
             }
             let size = agent.metadata.len();
@@ -322,42 +375,47 @@ impl CallerPolicy {
             name,
             metadata: metadata.map(|(_, text)| text),
             attributes,
-            agents: asked.agents,
+            agents: request.agents,
         })
     }
 }
 
-fn any_matches(patterns: &[NamePattern], name: &str, known: PatternContext<'_>) -> bool {
-    patterns.iter().any(|pattern| pattern.matches(name, known))
+fn any_matches(patterns: &[NamePattern], name: &str, context: PatternContext<'_>) -> bool {
+    patterns
+        .iter()
+        .any(|pattern| pattern.matches(name, context))
 }
 
-/// The name that patterns leave no choice about, or a random one that fits the first of them.
+/// The only name that the patterns allow, or a random one that matches the first pattern.
 fn default_name(
     patterns: &[NamePattern],
-    known: PatternContext<'_>,
-    may_be_random: bool,
+    context: PatternContext<'_>,
+    is_random_allowed: bool,
     random: &impl Fn() -> String,
 ) -> Option<String> {
     match patterns {
-        [only] if only.is_without_wildcard() => only.expand(known, ""),
-        [first, ..] if may_be_random => first.expand(known, &random()),
+        [only] if only.is_without_wildcard() => only.expand(context, ""),
+        [first, ..] if is_random_allowed => first.expand(context, &random()),
         _ => None,
     }
 }
 
-/// `most` is the caller's bound, `limit` LiveKit's own.
-fn check_size(field: &str, size: usize, most: usize, limit: usize) -> Result<(), PolicyError> {
-    if size > limit {
-        return Err(PolicyError::invalid(
-            field,
-            format!("at most {limit} bytes"),
-        ));
+/// Checks a size in bytes against the caller's bound and LiveKit's own.
+fn check_size(
+    field: &str,
+    size: usize,
+    caller_max: usize,
+    livekit_max: usize,
+) -> Result<(), PolicyError> {
+    if size > livekit_max {
+        let expected = format!("at most {livekit_max} bytes");
+        return Err(PolicyError::invalid(field, expected));
     }
-    if most == 0 {
+    if caller_max == 0 {
         return Err(PolicyError::forbidden(field, "this caller may not set it"));
     }
-    if size > most {
-        let reason = format!("this caller may set at most {most} bytes");
+    if size > caller_max {
+        let reason = format!("this caller may set at most {caller_max} bytes");
         return Err(PolicyError::forbidden(field, reason));
     }
     Ok(())

@@ -1,5 +1,4 @@
 use super::*;
-use crate::token::caller::CallerName;
 use serde_json::json;
 
 fn patterns(texts: &[&str]) -> Vec<NamePattern> {
@@ -9,23 +8,22 @@ fn patterns(texts: &[&str]) -> Vec<NamePattern> {
         .collect()
 }
 
-fn allow_as(
+fn authorize_with_claims(
     policy: &CallerPolicy,
-    claims: serde_json::Value,
-    asked: ParticipantRequest,
+    claims: Value,
+    request: ParticipantRequest,
 ) -> Result<TokenGrant, PolicyError> {
-    let caller = Caller {
-        name: CallerName::parse("app").unwrap(),
-        claims: claims.as_object().cloned(),
-    };
-    policy.authorize(&caller, asked, || "random".into())
+    policy.authorize(claims.as_object(), request, || "random".into())
 }
 
-fn allow(policy: &CallerPolicy, asked: ParticipantRequest) -> Result<TokenGrant, PolicyError> {
-    allow_as(policy, json!(null), asked)
+fn authorize(
+    policy: &CallerPolicy,
+    request: ParticipantRequest,
+) -> Result<TokenGrant, PolicyError> {
+    authorize_with_claims(policy, Value::Null, request)
 }
 
-fn asked(room: &str, name: &str) -> ParticipantRequest {
+fn request(room: &str, name: &str) -> ParticipantRequest {
     ParticipantRequest {
         room: Some(room.into()),
         display_name: Some(name.into()),
@@ -33,96 +31,102 @@ fn asked(room: &str, name: &str) -> ParticipantRequest {
     }
 }
 
-/// The field that is refused.
-fn refused(outcome: Result<TokenGrant, PolicyError>) -> String {
-    outcome.unwrap_err().field().to_owned()
+/// The field of the error.
+fn refused_field(result: Result<TokenGrant, PolicyError>) -> String {
+    result.unwrap_err().field().to_owned()
 }
 
 #[test]
-fn by_default_anyone_enters_any_one_room_to_talk_and_listen() {
-    let terms = allow(&CallerPolicy::default(), asked("room", "me")).unwrap();
+fn the_default_policy_allows_publishing_and_subscribing_in_any_one_room() {
+    let grant = authorize(&CallerPolicy::default(), request("room", "me")).unwrap();
     assert_eq!(
-        (terms.room.as_str(), terms.identity.as_str()),
+        (grant.room.as_str(), grant.identity.as_str()),
         ("room", "me")
     );
-    assert_eq!(terms.profile.name.as_deref(), Some("me"));
-    assert_eq!((terms.lifetime, terms.sources.len()), (86_400, 0));
+    assert_eq!(grant.profile.name.as_deref(), Some("me"));
+    assert_eq!((grant.lifetime, grant.sources.len()), (86_400, 0));
     assert_eq!(
-        terms.grants,
+        grant.grants,
         [Grant::Publish, Grant::Subscribe, Grant::PublishData].into()
     );
 }
 
 #[test]
-fn what_is_missing_is_missing_unless_the_policy_makes_it_up() {
+fn a_missing_room_or_identity_is_an_error_unless_the_policy_implies_it() {
     let nothing = ParticipantRequest::default();
     assert_eq!(
-        allow(&CallerPolicy::default(), nothing.clone()),
+        authorize(&CallerPolicy::default(), nothing.clone()),
         Err(PolicyError::Missing(vec!["room_name", "participant_name"]))
     );
-    let generous = CallerPolicy {
+    let permissive = CallerPolicy {
         rooms: patterns(&["meeting-*"]),
-        identities: patterns(&["guest-*"]),
+        identities: patterns(&["visitor-*"]),
         random_room: true,
         random_identity: true,
         ..CallerPolicy::default()
     };
-    let terms = allow(&generous, nothing).unwrap();
-    assert_eq!(terms.room.as_str(), "meeting-random");
-    assert_eq!(terms.identity.as_str(), "guest-random");
-    let definite = CallerPolicy {
+    let grant = authorize(&permissive, nothing).unwrap();
+    assert_eq!(grant.room.as_str(), "meeting-random");
+    assert_eq!(grant.identity.as_str(), "visitor-random");
+    let one_room = CallerPolicy {
         rooms: patterns(&["lobby"]),
         ..CallerPolicy::default()
     };
-    let nameless = ParticipantRequest {
+    let without_room = ParticipantRequest {
         room: None,
-        ..asked("", "me")
+        ..request("", "me")
     };
-    assert_eq!(allow(&definite, nameless).unwrap().room.as_str(), "lobby");
+    assert_eq!(
+        authorize(&one_room, without_room).unwrap().room.as_str(),
+        "lobby"
+    );
 }
 
 #[test]
-fn a_name_says_who_somebody_is_where_nothing_else_does() {
+fn a_display_name_is_the_identity_if_the_request_has_no_other() {
     let standard = |identity: Option<&str>| ParticipantRequest {
         identity: identity.map(str::to_owned),
         is_standard_form: true,
-        ..asked("room", "My Name")
+        ..request("room", "My Name")
     };
     let policy = CallerPolicy::default();
     assert_eq!(
-        allow(&policy, standard(Some("me")))
+        authorize(&policy, standard(Some("me")))
             .unwrap()
             .identity
             .as_str(),
         "me"
     );
     assert_eq!(
-        allow(&policy, standard(None)).unwrap().identity.as_str(),
+        authorize(&policy, standard(None))
+            .unwrap()
+            .identity
+            .as_str(),
         "My Name"
     );
     let random = CallerPolicy {
         random_identity: true,
         ..policy
     };
-    let terms = allow(&random, standard(None)).unwrap();
-    assert_eq!(terms.identity.as_str(), "random");
-    assert_eq!(terms.profile.name.as_deref(), Some("My Name"));
-    let example = allow(&random, asked("room", "My Name")).unwrap();
+    let grant = authorize(&random, standard(None)).unwrap();
+    assert_eq!(grant.identity.as_str(), "random");
+    assert_eq!(grant.profile.name.as_deref(), Some("My Name"));
+    let example = authorize(&random, request("room", "My Name")).unwrap();
     assert_eq!(example.identity.as_str(), "My Name");
 }
 
 #[test]
-fn a_user_of_a_login_is_themselves_whatever_they_call_themselves() {
+fn a_jwt_user_has_the_identity_of_the_claim_whatever_the_display_name() {
     let policy = CallerPolicy {
         rooms: patterns(&["{claim:tenant}/*", "home-{identity}"]),
         identities: vec![NamePattern::equal_to_claim("sub")],
         ..CallerPolicy::default()
     };
     let claims = || json!({"sub": "u1", "tenant": "acme"});
-    let terms = allow_as(&policy, claims(), asked("acme/1", "Alice")).unwrap();
-    assert_eq!(terms.identity.as_str(), "u1");
-    assert_eq!(terms.profile.name.as_deref(), Some("Alice"));
-    assert!(allow_as(&policy, claims(), asked("home-u1", "Alice")).is_ok());
+    let grant = authorize_with_claims(&policy, claims(), request("acme/1", "Alice")).unwrap();
+    assert_eq!(grant.identity.as_str(), "u1");
+    assert_eq!(grant.profile.name.as_deref(), Some("Alice"));
+    assert!(authorize_with_claims(&policy, claims(), request("home-u1", "Alice")).is_ok());
     for room in [
         "other/1",
         "acme",
@@ -132,25 +136,33 @@ fn a_user_of_a_login_is_themselves_whatever_they_call_themselves() {
         "../acme/1",
     ] {
         assert_eq!(
-            refused(allow_as(&policy, claims(), asked(room, "Alice"))),
+            refused_field(authorize_with_claims(
+                &policy,
+                claims(),
+                request(room, "Alice")
+            )),
             "room_name"
         );
     }
     let other = ParticipantRequest {
         identity: Some("u2".into()),
-        ..asked("acme/1", "Alice")
+        ..request("acme/1", "Alice")
     };
     assert_eq!(
-        refused(allow_as(&policy, claims(), other)),
+        refused_field(authorize_with_claims(&policy, claims(), other)),
         "participant_identity"
     );
-    // without the claim there is nobody to be
-    let nobody = allow_as(&policy, json!({"tenant": "acme"}), asked("acme/1", "Alice"));
-    assert_eq!(refused(nobody), "participant_name");
+    // without the claim there is no allowed identity
+    let without_claim = authorize_with_claims(
+        &policy,
+        json!({"tenant": "acme"}),
+        request("acme/1", "Alice"),
+    );
+    assert_eq!(refused_field(without_claim), "participant_name");
 }
 
 #[test]
-fn names_are_those_that_livekit_takes() {
+fn names_must_be_accepted_by_livekit_and_the_policy() {
     let policy = CallerPolicy {
         min_name_length: 3,
         ..CallerPolicy::default()
@@ -158,29 +170,29 @@ fn names_are_those_that_livekit_takes() {
     let long = "a".repeat(MAX_NAME_BYTES + 1);
     for name in ["", "ab", "éé", "a\0bc", "a\nbc", &long] {
         assert_eq!(
-            refused(allow(&policy, asked(name, "abc"))),
+            refused_field(authorize(&policy, request(name, "abc"))),
             "room_name",
             "{name:?}"
         );
         assert_eq!(
-            refused(allow(&policy, asked("abc", name))),
+            refused_field(authorize(&policy, request("abc", name))),
             "participant_name"
         );
         if name.chars().count() != 2 {
             let named = ParticipantRequest {
                 identity: Some("me, myself".into()),
-                ..asked("abc", name)
+                ..request("abc", name)
             };
-            let outcome = allow(&policy, named);
-            assert_eq!(outcome.is_ok(), name.is_empty(), "{name:?}");
+            let result = authorize(&policy, named);
+            assert_eq!(result.is_ok(), name.is_empty(), "{name:?}");
         }
     }
-    assert!(allow(&policy, asked("   ", "   ")).is_ok());
-    assert!(allow(&policy, asked(&"a".repeat(MAX_NAME_BYTES), "ééé")).is_ok());
+    assert!(authorize(&policy, request("   ", "   ")).is_ok());
+    assert!(authorize(&policy, request(&"a".repeat(MAX_NAME_BYTES), "ééé")).is_ok());
 }
 
 #[test]
-fn grants_are_given_by_policy_and_can_be_declined() {
+fn the_policy_determines_grants_and_a_request_can_decline_them() {
     let policy = CallerPolicy {
         grants_on_request: [Grant::UpdateOwnMetadata].into(),
         sources: [TrackSource::Microphone, TrackSource::Camera].into(),
@@ -189,18 +201,18 @@ fn grants_are_given_by_policy_and_can_be_declined() {
     let asking = |grants: &[(Grant, bool)], sources: Option<&[TrackSource]>| ParticipantRequest {
         grants: grants.iter().copied().collect(),
         sources: sources.map(|sources| sources.iter().copied().collect()),
-        ..asked("room", "me")
+        ..request("room", "me")
     };
-    let plain = allow(&policy, asking(&[], None)).unwrap();
+    let plain = authorize(&policy, asking(&[], None)).unwrap();
     assert_eq!((plain.grants.len(), &plain.sources), (3, &policy.sources));
-    let wishes = [
+    let changes = [
         (Grant::UpdateOwnMetadata, true),
         (Grant::Publish, false),
         (Grant::Hidden, false),
     ];
-    let terms = allow(&policy, asking(&wishes, Some(&[TrackSource::Microphone]))).unwrap();
+    let grant = authorize(&policy, asking(&changes, Some(&[TrackSource::Microphone]))).unwrap();
     assert_eq!(
-        terms.grants,
+        grant.grants,
         [
             Grant::Subscribe,
             Grant::PublishData,
@@ -208,14 +220,14 @@ fn grants_are_given_by_policy_and_can_be_declined() {
         ]
         .into()
     );
-    assert_eq!(terms.sources, [TrackSource::Microphone].into());
+    assert_eq!(grant.sources, [TrackSource::Microphone].into());
     for grant in [
         Grant::Hidden,
         Grant::Agent,
         Grant::Recorder,
         Grant::SubscribeMetrics,
     ] {
-        let field = refused(allow(&policy, asking(&[(grant, true)], None)));
+        let field = refused_field(authorize(&policy, asking(&[(grant, true)], None)));
         assert_eq!(field, format!("participant_grants.{}", grant.as_str()));
     }
     let beyond = asking(
@@ -223,35 +235,38 @@ fn grants_are_given_by_policy_and_can_be_declined() {
         Some(&[TrackSource::Microphone, TrackSource::ScreenShare]),
     );
     assert_eq!(
-        refused(allow(&policy, beyond)),
+        refused_field(authorize(&policy, beyond)),
         "participant_grants.canPublishSources"
     );
 }
 
 #[test]
-fn a_lifetime_is_what_is_asked_for_within_bounds() {
+fn a_requested_lifetime_is_bounded() {
     let policy = CallerPolicy {
         default_lifetime: 600,
         max_lifetime: 3600,
         ..CallerPolicy::default()
     };
-    let lasting = |lifetime| {
-        let asked = ParticipantRequest {
+    let granted_lifetime = |lifetime| {
+        let request = ParticipantRequest {
             lifetime,
-            ..asked("room", "me")
+            ..request("room", "me")
         };
-        allow(&policy, asked).map(|terms| terms.lifetime)
+        authorize(&policy, request).map(|grant| grant.lifetime)
     };
-    assert_eq!(lasting(None), Ok(600));
-    assert_eq!(lasting(Some(MIN_LIFETIME)), Ok(MIN_LIFETIME));
-    assert_eq!(lasting(Some(3600)), Ok(3600));
+    assert_eq!(granted_lifetime(None), Ok(600));
+    assert_eq!(granted_lifetime(Some(MIN_LIFETIME)), Ok(MIN_LIFETIME));
+    assert_eq!(granted_lifetime(Some(3600)), Ok(3600));
     for seconds in [0, MIN_LIFETIME - 1, 3601, 315_360_000, u64::MAX] {
-        assert_eq!(lasting(Some(seconds)).unwrap_err().field(), "ttl_seconds");
+        assert_eq!(
+            granted_lifetime(Some(seconds)).unwrap_err().field(),
+            "ttl_seconds"
+        );
     }
 }
 
 #[test]
-fn metadata_attributes_and_agents_have_the_bounds_of_the_policy() {
+fn the_policy_bounds_metadata_attributes_and_agents() {
     let policy = CallerPolicy {
         max_metadata: 10,
         max_attributes: 10,
@@ -265,10 +280,10 @@ fn metadata_attributes_and_agents_have_the_bounds_of_the_policy() {
             agent_name: agent.into(),
             metadata: task.into(),
         }],
-        ..asked("room", "me")
+        ..request("room", "me")
     };
-    assert!(allow(&policy, full("0123456789", "4567890", "helper-1", "")).is_ok());
-    for (asked, field) in [
+    assert!(authorize(&policy, full("0123456789", "4567890", "helper-1", "")).is_ok());
+    for (request, field) in [
         (full("0123456789x", "", "helper-1", ""), "metadata"),
         (
             full("", "45678901", "helper-1", ""),
@@ -284,7 +299,7 @@ fn metadata_attributes_and_agents_have_the_bounds_of_the_policy() {
             "room_config.agents[0].metadata",
         ),
     ] {
-        assert_eq!(refused(allow(&policy, asked)), field);
+        assert_eq!(refused_field(authorize(&policy, request)), field);
     }
     let none = CallerPolicy {
         max_metadata: 0,
@@ -292,16 +307,22 @@ fn metadata_attributes_and_agents_have_the_bounds_of_the_policy() {
         ..policy.clone()
     };
     assert_eq!(
-        refused(allow(&none, full("x", "", "helper-1", ""))),
+        refused_field(authorize(&none, full("x", "", "helper-1", ""))),
         "metadata"
     );
     assert_eq!(
-        refused(allow(&none, full("", "", "helper-1", ""))),
+        refused_field(authorize(&none, full("", "", "helper-1", ""))),
         "participant_attributes"
     );
-    let mut many = asked("room", "me");
+    let mut many = request("room", "me");
     many.agents = vec![full("", "", "helper-1", "").agents[0].clone(); MAX_AGENTS + 1];
-    assert_eq!(refused(allow(&policy, many)), "room_config.agents");
-    let by_default = allow(&CallerPolicy::default(), full("", "", "helper-1", ""));
-    assert_eq!(refused(by_default), "room_config.agents[0].agent_name");
+    assert_eq!(
+        refused_field(authorize(&policy, many)),
+        "room_config.agents"
+    );
+    let by_default = authorize(&CallerPolicy::default(), full("", "", "helper-1", ""));
+    assert_eq!(
+        refused_field(by_default),
+        "room_config.agents[0].agent_name"
+    );
 }

@@ -1,6 +1,7 @@
 //! Logins: what belongs to one, and how they are told apart.
 
 use super::*;
+use crate::token::jwt::KeySource;
 
 #[test]
 fn a_login_needs_issuer_audience_and_one_source_of_keys() {
@@ -11,7 +12,7 @@ fn a_login_needs_issuer_audience_and_one_source_of_keys() {
     ];
     let callers = server(&complete).callers;
     assert_eq!(callers.summary(), "jwt");
-    let rules = &callers.policies.callers[&name("jwt")].policy;
+    let rules = &callers.policies[&name("jwt")];
     assert_eq!(rules.identities, [NamePattern::equal_to_claim("sub")]);
     let [issuer, audience, secret] = complete;
     let by_mail = server(&[
@@ -20,7 +21,7 @@ fn a_login_needs_issuer_audience_and_one_source_of_keys() {
         secret,
         ("TOKEN_SERVER_JWT_IDENTITY_CLAIM", "email"),
     ]);
-    let rules = &by_mail.callers.policies.callers[&name("jwt")].policy;
+    let rules = &by_mail.callers.policies[&name("jwt")];
     assert_eq!(rules.identities, [NamePattern::equal_to_claim("email")]);
 
     let url = (
@@ -28,8 +29,8 @@ fn a_login_needs_issuer_audience_and_one_source_of_keys() {
         "https://login.example.com/jwks.json",
     );
     assert!(matches!(
-        server(&[issuer, audience, url]).callers.jwt_issuers[0].keys,
-        JwtKeysConfig::JwksUrl(_)
+        server(&[issuer, audience, url]).callers.issuers[0].keys,
+        KeySource::Remote(_)
     ));
     for (wrong, starts) in [
         (
@@ -107,7 +108,7 @@ fn logins_can_be_told_apart_and_are_few() {
     assert_eq!(
         server(&[("TOKEN_SERVER_POLICY_FILE", few.path())])
             .callers
-            .jwt_issuers
+            .issuers
             .len(),
         2
     );

@@ -78,12 +78,12 @@ fn the_example_s_variables_open_its_door_and_no_other() {
     ]);
     assert!(!config.matrix_enabled);
     let server = config.token_endpoint.unwrap();
-    assert_eq!(server.callers.policies.default.default_lifetime, 7200);
+    assert_eq!(server.callers.default_policy.default_lifetime, 7200);
     assert_eq!(
         server.allowed_origins,
         AllowedOrigins::parse("http://a http://b:3000").unwrap()
     );
-    assert_eq!(server.callers.summary(), "nobody");
+    assert_eq!(server.callers.summary(), "none");
     // nobody is told of homeservers
     assert!(
         report.warnings().iter().all(|w| w.contains("older name")),
@@ -127,11 +127,12 @@ fn each_door_has_settings_that_open_it() {
 #[test]
 fn api_keys_come_by_hash_directly_or_in_a_file() {
     let other = HASH.replace('a', "b");
+    let third = HASH.replace('a', "c");
     let file = TempFile::new("keys", &format!("# comment\napp:{other}\n"));
     let callers = server(&[
         (
             "TOKEN_SERVER_API_KEYS",
-            &format!("booking:{HASH}, app:sha256:{HASH}"),
+            &format!("booking:{HASH}, app:sha256:{third}"),
         ),
         ("TOKEN_SERVER_API_KEYS_FILE", file.path()),
     ])
@@ -209,7 +210,7 @@ fn the_policy_file_has_rules_for_callers_of_the_variables() {
         ("TOKEN_SERVER_JWT_SECRET", SECRET),
     ])
     .callers;
-    let jwt = &callers.policies.callers[&name("jwt")].policy;
+    let jwt = &callers.policies[&name("jwt")];
     assert_eq!(jwt.rooms, [NamePattern::parse("j").unwrap()]);
     assert_eq!(jwt.identities, [NamePattern::equal_to_claim("sub")]);
     assert_eq!(callers.summary(), "booking,jwt");
@@ -227,7 +228,7 @@ fn what_the_variables_name_is_read_again_and_nothing_else() {
     fs::write(&file.0, "[default]\nrooms = ['b']").unwrap();
     let again = server.reload_callers(&env).unwrap();
     assert_eq!(
-        again.policies.default.rooms,
+        again.default_policy.rooms,
         [NamePattern::parse("b").unwrap()]
     );
     fs::write(&file.0, "[default]\nrooms = 'b'").unwrap();
@@ -255,7 +256,7 @@ fn open_to_everyone_is_loud_and_dev_is_so_on_this_host() {
         config.token_endpoint.unwrap().callers
     };
     assert_eq!(dev(&[]).summary(), "anyone");
-    assert!(dev(&[]).policies.default.random_identity);
+    assert!(dev(&[]).default_policy.random_identity);
     let keyed = dev(&[("TOKEN_SERVER_API_KEYS", &format!("booking:{HASH}"))]);
     assert_eq!(keyed.summary(), "booking");
     let reachable = dev(&[
@@ -263,7 +264,7 @@ fn open_to_everyone_is_loud_and_dev_is_so_on_this_host() {
         ("LIVEKIT_SECRET", "never-logged-secret-of-32-characters"),
         ("LIVEKIT_JWT_BIND", ":9000"),
     ]);
-    assert_eq!(reachable.summary(), "nobody");
+    assert_eq!(reachable.summary(), "none");
 }
 
 #[test]

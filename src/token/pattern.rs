@@ -1,15 +1,15 @@
-//! Names that a caller may use: literal text, `*` for any text, `{identity}` and `{claim:NAME}` for what is known of the caller.
+//! Patterns of names that a caller may request: literal text, `*` for any text, `{identity}` and `{claim:NAME}`.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// Longest pattern in bytes: the longest name, and a few placeholders.
-pub(crate) const MAX_PATTERN: usize = 512;
-/// Longest value of a claim that is put into a pattern, in bytes: the longest name that it could be part of.
+/// Longest pattern in bytes: the longest name and a few placeholders.
+const MAX_PATTERN_BYTES: usize = 512;
+/// Longest value of a claim in bytes, the same as the longest name.
 const MAX_CLAIM_BYTES: usize = 256;
 
-/// A pattern of names. Names are compared byte by byte, so that nothing that merely looks alike matches.
+/// A pattern of names. Names are compared byte by byte: characters that only look alike do not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern(Vec<PatternSegment>);
 
@@ -21,36 +21,34 @@ enum PatternSegment {
     Claim(String),
 }
 
-/// What placeholders stand for.
+/// Values of the placeholders.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PatternContext<'a> {
-    /// The participant, once it is certain who that is.
+    /// The participant's identity, if it is known.
     pub identity: Option<&'a str>,
-    /// What the caller's login says of them.
+    /// The claims of the caller's JWT.
     pub claims: Option<&'a Map<String, Value>>,
 }
 
-/// Why a text is no pattern.
+/// Error for a text that is not a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidPattern {
-    /// Empty, or longer than [`MAX_PATTERN`].
+    /// Empty, or longer than [`MAX_PATTERN_BYTES`].
     Length,
-    /// A control character, which no name has.
+    /// A control character, which no name contains.
     ControlCharacter,
     /// A brace that is not part of `{identity}` or `{claim:NAME}`.
     Placeholder,
-    /// A placeholder with nothing between it and another one or a `*`, so that nobody can tell where its value ends.
+    /// A placeholder next to another one or to a `*`, so that the end of its value is ambiguous.
     MissingSeparator,
 }
 
 impl fmt::Display for InvalidPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Length => write!(f, "expected a pattern of 1 to {MAX_PATTERN} bytes"),
+            Self::Length => write!(f, "expected a pattern of 1 to {MAX_PATTERN_BYTES} bytes"),
             Self::ControlCharacter => f.write_str("expected a pattern without control characters"),
-            Self::Placeholder => {
-                f.write_str("expected {identity} or {claim:NAME} where there are braces")
-            }
+            Self::Placeholder => f.write_str("expected {identity} or {claim:NAME} between braces"),
             Self::MissingSeparator => f.write_str(
                 "expected a separator such as / between a placeholder and another one or *",
             ),
@@ -61,59 +59,62 @@ impl fmt::Display for InvalidPattern {
 impl std::error::Error for InvalidPattern {}
 
 impl NamePattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
+    ///
+    /// # Errors
+    /// See [`InvalidPattern`].
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        if text.is_empty() || text.len() > MAX_PATTERN {
+        if text.is_empty() || text.len() > MAX_PATTERN_BYTES {
             return Err(InvalidPattern::Length);
         }
         if text.chars().any(char::is_control) {
             return Err(InvalidPattern::ControlCharacter);
         }
-        let mut pieces = Vec::new();
+        let mut segments = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find(['*', '{', '}']) {
             if at > 0 {
-                pieces.push(PatternSegment::Literal(rest[..at].to_owned()));
+                segments.push(PatternSegment::Literal(rest[..at].to_owned()));
             }
-            let (piece, length) =
+            let (segment, length) =
                 parse_special_segment(&rest[at..]).ok_or(InvalidPattern::Placeholder)?;
-            pieces.push(piece);
+            segments.push(segment);
             rest = &rest[at + length..];
         }
         if !rest.is_empty() {
-            pieces.push(PatternSegment::Literal(rest.to_owned()));
+            segments.push(PatternSegment::Literal(rest.to_owned()));
         }
-        let blurred = |pair: &[PatternSegment]| {
-            pair.iter().all(|piece| !piece.is_literal())
+        let is_ambiguous = |pair: &[PatternSegment]| {
+            pair.iter().all(|segment| !segment.is_literal())
                 && pair.iter().any(PatternSegment::is_placeholder)
         };
-        if pieces.windows(2).any(blurred) {
+        if segments.windows(2).any(is_ambiguous) {
             return Err(InvalidPattern::MissingSeparator);
         }
-        Ok(Self(pieces))
+        Ok(Self(segments))
     }
 
-    /// `*`.
+    /// The pattern `*`.
     pub fn wildcard() -> Self {
         Self(vec![PatternSegment::Wildcard])
     }
 
-    /// A pattern that one claim must equal.
+    /// The pattern `{claim:NAME}`.
     pub fn equal_to_claim(name: &str) -> Self {
         Self(vec![PatternSegment::Claim(name.to_owned())])
     }
 
-    /// Whether it speaks of the participant.
+    /// Whether the pattern contains `{identity}`.
     pub fn uses_identity(&self) -> bool {
         self.0.contains(&PatternSegment::ParticipantIdentity)
     }
 
-    /// Whether a name is one of those. None is if a placeholder stands for nothing. Takes time in proportion to both lengths.
-    pub fn matches(&self, name: &str, known: PatternContext<'_>) -> bool {
-        let Some(texts) = self.resolve_parts(known) else {
+    /// Whether a name matches; no name does if a placeholder has no value. Takes time proportional to both lengths.
+    pub fn matches(&self, name: &str, context: PatternContext<'_>) -> bool {
+        let Some(parts) = self.resolve_parts(context) else {
             return false;
         };
-        let Some((last, before)) = texts.split_last() else {
+        let Some((last, before)) = parts.split_last() else {
             return false;
         };
         let Some((first, between)) = before.split_first() else {
@@ -122,9 +123,9 @@ impl NamePattern {
         let Some(mut rest) = name.strip_prefix(first.as_str()) else {
             return false;
         };
-        for text in between {
-            // the leftmost place leaves the most for what follows
-            let Some((_, after)) = rest.split_once(text.as_str()) else {
+        for part in between {
+            // the leftmost match leaves the most text for the next parts, so no backtracking is needed
+            let Some((_, after)) = rest.split_once(part.as_str()) else {
                 return false;
             };
             rest = after;
@@ -132,55 +133,51 @@ impl NamePattern {
         rest.ends_with(last.as_str())
     }
 
-    /// The name that it stands for, with `any` in the place of `*`; none if a placeholder stands for nothing.
-    pub fn expand(&self, known: PatternContext<'_>, any: &str) -> Option<String> {
-        Some(self.resolve_parts(known)?.join(any))
+    /// The name with `wildcard` instead of each `*`; none if a placeholder has no value.
+    pub fn expand(&self, context: PatternContext<'_>, wildcard: &str) -> Option<String> {
+        Some(self.resolve_parts(context)?.join(wildcard))
     }
 
-    /// Whether it stands for one name only.
+    /// Whether the pattern matches one name only.
     pub fn is_without_wildcard(&self) -> bool {
         !self.0.contains(&PatternSegment::Wildcard)
     }
 
-    /// What stands before, between and behind the `*`.
-    fn resolve_parts(&self, known: PatternContext<'_>) -> Option<Vec<String>> {
-        let mut texts = vec![String::new()];
-        for (index, piece) in self.0.iter().enumerate() {
-            let text = match piece {
+    /// The text before, between and after the wildcards.
+    fn resolve_parts(&self, context: PatternContext<'_>) -> Option<Vec<String>> {
+        let mut parts = vec![String::new()];
+        for (index, segment) in self.0.iter().enumerate() {
+            let text = match segment {
                 PatternSegment::Wildcard => {
-                    texts.push(String::new());
+                    parts.push(String::new());
                     continue;
                 }
                 PatternSegment::Literal(text) => text.clone(),
-                PatternSegment::ParticipantIdentity => known.identity?.to_owned(),
-                PatternSegment::Claim(name) => claim_as_text(known.claims?.get(name)?)?,
+                PatternSegment::ParticipantIdentity => context.identity?.to_owned(),
+                PatternSegment::Claim(name) => claim_as_text(context.claims?.get(name)?)?,
             };
-            if piece.is_placeholder() && !self.is_delimited(index, &text) {
+            if segment.is_placeholder() && !self.is_delimited(index, &text) {
                 return None;
             }
-            texts.last_mut()?.push_str(&text);
+            parts.last_mut()?.push_str(&text);
         }
-        Some(texts)
+        Some(parts)
     }
 
-    /// Whether the value of a placeholder cannot be taken for more than that: with `{claim:tenant}-*` a tenant `a` would have
-    /// the rooms of a tenant `a-b`, so there a value with `-` stands for nothing.
+    /// Whether the value of a placeholder does not contain the characters that delimit it: with `{claim:tenant}-*`, a tenant `a`
+    /// would otherwise match the rooms of a tenant `a-b`.
     fn is_delimited(&self, index: usize, value: &str) -> bool {
         let after = match &self.0[index + 1..] {
-            // with nothing but text behind it, its end is certain
+            // before literal text at the end of the pattern, the end of the value is unambiguous
             [PatternSegment::Literal(text), rest @ ..] if !rest.is_empty() => text.chars().next(),
             _ => None,
         };
-        let before = match self.0[..index] {
-            [
-                ..,
-                PatternSegment::Wildcard,
-                PatternSegment::Literal(ref text),
-            ] => text.chars().last(),
+        let before = match &self.0[..index] {
+            [.., PatternSegment::Wildcard, PatternSegment::Literal(text)] => text.chars().last(),
             _ => None,
         };
-        let mut borders = after.into_iter().chain(before);
-        !borders.any(|border| value.contains(border))
+        let mut delimiters = after.into_iter().chain(before);
+        !delimiters.any(|delimiter| value.contains(delimiter))
     }
 }
 
@@ -194,32 +191,33 @@ impl PatternSegment {
     }
 }
 
-/// What begins with `*` or a brace, and its length in bytes.
+/// Parses a segment that starts with `*` or a brace. Returns its length in bytes too.
 fn parse_special_segment(text: &str) -> Option<(PatternSegment, usize)> {
     if text.starts_with('*') {
         return Some((PatternSegment::Wildcard, 1));
     }
     let end = text.find('}')?;
     let word = text[..end].strip_prefix('{')?;
-    let piece = match word.strip_prefix("claim:") {
+    let segment = match word.strip_prefix("claim:") {
         Some(name) if !name.is_empty() && !name.contains(['{', '*']) => {
             PatternSegment::Claim(name.to_owned())
         }
         None if word == "identity" => PatternSegment::ParticipantIdentity,
         _ => return None,
     };
-    Some((piece, end + 1))
+    Some((segment, end + 1))
 }
 
-/// A claim as part of a name: a string or a whole number, and nothing that no name could hold.
+/// The value of a claim as a part of a name; none unless it is a string or an integer that a name can contain.
 fn claim_as_text(claim: &Value) -> Option<String> {
     let text = match claim {
         Value::String(text) => text.clone(),
         Value::Number(number) if !number.is_f64() => number.to_string(),
         _ => return None,
     };
-    let fits = (1..=MAX_CLAIM_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
-    fits.then_some(text)
+    let is_usable =
+        (1..=MAX_CLAIM_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
+    is_usable.then_some(text)
 }
 
 #[cfg(test)]
@@ -229,15 +227,15 @@ mod tests {
 
     fn matches(pattern: &str, name: &str) -> bool {
         let claims = json!({"tenant": "acme", "n": 7, "empty": "", "star": "*", "list": ["x"], "odd": "a\u{0}"});
-        let known = PatternContext {
+        let context = PatternContext {
             identity: Some("alice"),
             claims: claims.as_object(),
         };
-        NamePattern::parse(pattern).unwrap().matches(name, known)
+        NamePattern::parse(pattern).unwrap().matches(name, context)
     }
 
     #[test]
-    fn a_star_stands_for_any_text_and_nothing_else_does() {
+    fn only_a_wildcard_matches_any_text() {
         for (pattern, name) in [
             ("*", ""),
             ("*", "anything at all"),
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_stand_for_what_is_known_and_never_for_a_pattern() {
+    fn a_placeholder_matches_its_value_literally() {
         assert!(matches("{identity}", "alice"));
         assert!(matches("{claim:tenant}/{identity}/*", "acme/alice/1"));
         assert!(matches("{claim:n}", "7"));
@@ -284,28 +282,24 @@ mod tests {
         ] {
             assert!(!matches(pattern, "x"), "{pattern}");
         }
-        let nobody = PatternContext::default();
-        assert!(
-            !NamePattern::parse("{identity}")
-                .unwrap()
-                .matches("", nobody)
-        );
+        let empty = PatternContext::default();
+        assert!(!NamePattern::parse("{identity}").unwrap().matches("", empty));
         assert!(
             !NamePattern::parse("{claim:sub}")
                 .unwrap()
-                .matches("", nobody)
+                .matches("", empty)
         );
     }
 
     #[test]
-    fn nobody_gets_the_names_of_others_by_a_longer_value() {
+    fn a_value_with_the_delimiter_does_not_match_the_names_of_another_value() {
         let matches = |pattern: &str, tenant: &str, name: &str| {
             let claims = json!({ "t": tenant });
-            let known = PatternContext {
+            let context = PatternContext {
                 identity: None,
                 claims: claims.as_object(),
             };
-            NamePattern::parse(pattern).unwrap().matches(name, known)
+            NamePattern::parse(pattern).unwrap().matches(name, context)
         };
         assert!(matches("{claim:t}-*", "a", "a-b-1"));
         assert!(!matches("{claim:t}-*", "a-b", "a-b-1"));
@@ -318,8 +312,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
-        let long = "a".repeat(MAX_PATTERN + 1);
+    fn invalid_patterns_are_rejected() {
+        let long = "a".repeat(MAX_PATTERN_BYTES + 1);
         for text in [
             "",
             &long,
@@ -341,8 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_name_takes_no_more_than_linear_time() {
-        // a matcher that tries again after each failure would take 2^40 steps or more
+    fn matching_takes_linear_time() {
+        // with backtracking it would take 2^40 steps or more
         let pattern = "a*".repeat(40) + "b";
         let started = std::time::Instant::now();
         assert!(!matches(&pattern, &"a".repeat(256)));
@@ -350,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_can_be_filled() {
-        let known = PatternContext {
+    fn a_pattern_expands_to_a_name() {
+        let context = PatternContext {
             identity: Some("alice"),
             claims: None,
         };
-        let filled = |text: &str| NamePattern::parse(text).unwrap().expand(known, "r");
-        assert_eq!(filled("{identity}-*").as_deref(), Some("alice-r"));
-        assert_eq!(filled("{claim:sub}-*"), None);
+        let expanded = |text: &str| NamePattern::parse(text).unwrap().expand(context, "r");
+        assert_eq!(expanded("{identity}-*").as_deref(), Some("alice-r"));
+        assert_eq!(expanded("{claim:sub}-*"), None);
         assert!(
             NamePattern::parse("{identity}")
                 .unwrap()

@@ -2,7 +2,7 @@ use super::*;
 
 const HASH: &str = "sha256:a3b27c1c2f20dc5d6ee2d4e0a27d9ea2d9c9a0d1d9c8f31bd6f3c9cd8f3f6a11";
 
-fn read_from(text: &str) -> Result<PolicyFile, String> {
+fn parse_text(text: &str) -> Result<PolicyFile, String> {
     parse(text, &CallerPolicy::default()).map_err(|error| error.to_string())
 }
 
@@ -11,28 +11,27 @@ fn caller<'a>(file: &'a PolicyFile, name: &str) -> &'a PolicyFileCaller {
 }
 
 #[test]
-fn the_example_says_what_it_says_and_shows_every_key_with_its_default() {
-    let text = include_str!("../../../../contrib/policy.toml");
-    let file = read_from(text).unwrap();
+fn the_example_documents_every_key_with_its_default() {
+    let text = include_str!("../../../contrib/policy.toml");
+    let file = parse_text(text).unwrap();
     assert_eq!(file.default, CallerPolicy::default());
     assert_eq!(caller(&file, "booking").policy.default_lifetime, 3600);
     assert_eq!(caller(&file, "booking").key_hashes.len(), 1);
 
-    // without the marks of comments, what is shown is what holds
-    let shown: String = text
+    // the commented settings are the defaults
+    let uncommented: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             Some(rest) if rest.contains(" = ") || rest.starts_with('[') => format!("{rest}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
-    let file = read_from(&shown).unwrap_or_else(|error| panic!("{error}\n{shown}"));
-    let everything = TrackSource::ALL.iter().copied().collect();
-    let shown_default = CallerPolicy {
-        sources: everything,
+    let file = parse_text(&uncommented).unwrap_or_else(|error| panic!("{error}\n{uncommented}"));
+    let default_with_sources = CallerPolicy {
+        sources: TrackSource::ALL.iter().copied().collect(),
         ..CallerPolicy::default()
     };
-    assert_eq!(file.default, shown_default);
+    assert_eq!(file.default, default_with_sources);
     let jwt = caller(&file, "app").jwt.as_ref().unwrap();
     assert_eq!(jwt.audience, "livekit");
     assert_eq!(
@@ -63,8 +62,8 @@ fn the_example_says_what_it_says_and_shows_every_key_with_its_default() {
 }
 
 #[test]
-fn what_a_caller_does_not_say_is_as_in_the_default_and_then_as_in_the_settings() {
-    let ground = CallerPolicy {
+fn a_caller_inherits_from_the_default_entry_and_then_from_the_settings() {
+    let base = CallerPolicy {
         default_lifetime: 7200,
         max_lifetime: 7200,
         min_name_length: 3,
@@ -73,19 +72,19 @@ fn what_a_caller_does_not_say_is_as_in_the_default_and_then_as_in_the_settings()
     let text = format!(
         "[default]\nrooms = ['d-*']\nrandom_room = true\n[callers.a]\nkeys = ['{HASH}']\n[callers.b]\nrooms = ['b']\nrandom_room = false"
     );
-    let file = parse(&text, &ground).unwrap();
+    let file = parse(&text, &base).unwrap();
     let d = NamePattern::parse("d-*").unwrap();
     let a = &caller(&file, "a").policy;
     assert_eq!((&a.rooms, a.random_room), (&vec![d], true));
     assert_eq!((a.default_lifetime, a.min_name_length), (7200, 3));
     let b = &caller(&file, "b").policy;
     assert_eq!((b.rooms.len(), b.random_room), (1, false));
-    assert_eq!(parse("", &ground).unwrap().default, ground);
+    assert_eq!(parse("", &base).unwrap().default, base);
 }
 
 #[test]
-fn a_longest_lifetime_bounds_the_usual_one_and_the_usual_one_sets_it() {
-    let policy = |text: &str| read_from(&format!("[default]\n{text}")).unwrap().default;
+fn the_maximum_lifetime_lowers_the_default_and_the_default_raises_the_maximum() {
+    let policy = |text: &str| parse_text(&format!("[default]\n{text}")).unwrap().default;
     let short = policy("max_lifetime_seconds = 60");
     assert_eq!((short.default_lifetime, short.max_lifetime), (60, 60));
     let long = policy("lifetime_seconds = 100000");
@@ -98,7 +97,7 @@ fn a_longest_lifetime_bounds_the_usual_one_and_the_usual_one_sets_it() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_line() {
+fn an_error_names_its_line() {
     for (text, line, reason) in [
         ("\n[defaults]", 2, "unknown field `defaults`"),
         ("[default]\nroom = ['a']", 2, "unknown field `room`"),
@@ -131,7 +130,7 @@ fn what_is_wrong_is_told_with_its_line() {
             "expected sources of camera",
         ),
         ("[default]\nsources = []", 2, "sources"),
-        ("[default]\nkeys = []", 1, "[default] is nobody"),
+        ("[default]\nkeys = []", 1, "[default] is not a caller"),
         (
             "[default]\nmax_metadata_bytes = 524289",
             2,
@@ -153,7 +152,7 @@ fn what_is_wrong_is_told_with_its_line() {
             2,
             "expected 0 to 1000000",
         ),
-        ("[callers.\"a b\"]", 1, "a caller's name"),
+        ("[callers.\"a b\"]", 1, "caller name"),
         ("[callers.a]\nkeys = ['lts_x']", 2, "keys: expected sha256:"),
         ("[callers.anyone]\nkeys = []", 1, "[callers.anyone]"),
         (
@@ -164,7 +163,7 @@ fn what_is_wrong_is_told_with_its_line() {
         (
             "[callers.a]\njwt = { issuer = '', audience = 'a', keys = 'k' }",
             2,
-            "issuer: expected something",
+            "issuer: expected a text",
         ),
         (
             "[callers.a]\njwt = { issuer = 'i', keys = 'k' }",
@@ -181,17 +180,17 @@ fn what_is_wrong_is_told_with_its_line() {
 }
 
 #[test]
-fn a_wrong_key_is_not_repeated() {
-    let error = read_from("[callers.a]\nkeys = ['lts_00000000_never-logged']").unwrap_err();
+fn an_error_does_not_repeat_an_api_key() {
+    let error = parse_text("[callers.a]\nkeys = ['lts_00000000_never-logged']").unwrap_err();
     assert!(!error.contains("never-logged"), "{error}");
 }
 
 #[test]
 fn lists_are_bounded() {
     let rooms = |count| format!("[default]\nrooms = [{}]", "'a',".repeat(count));
-    assert!(read_from(&rooms(MAX_PATTERNS)).is_ok());
+    assert!(parse_text(&rooms(MAX_LIST_ENTRIES)).is_ok());
     assert!(
-        read_from(&rooms(MAX_PATTERNS + 1))
+        parse_text(&rooms(MAX_LIST_ENTRIES + 1))
             .unwrap_err()
             .contains("at most 100")
     );
