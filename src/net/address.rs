@@ -1,20 +1,20 @@
-//! Which addresses may be dialled: what keeps strangers from using us against our own network.
+//! Addresses of other servers, and the policy that keeps callers from reaching the local network through this service (SSRF).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A host to connect to: an address, or a name that is still to be looked up.
+/// A host: an address, or a name to look up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
-    /// A literal.
+    /// An IP literal.
     Ip(IpAddr),
     /// A DNS name.
     Dns(Box<str>),
 }
 
 impl Host {
-    /// Reads the host of a URL or of a server name, an IPv6 literal with or without brackets.
+    /// Parses the host of a URL or of a server name, an IPv6 literal with or without brackets.
     pub fn parse(text: &str) -> Self {
         let inside = text
             .strip_prefix('[')
@@ -27,7 +27,7 @@ impl Host {
 }
 
 impl fmt::Display for Host {
-    /// As it stands in a URL: an IPv6 literal in brackets.
+    /// As in a URL: an IPv6 literal in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
@@ -60,22 +60,23 @@ impl Network {
         }
     }
 
-    /// The part of the Internet that one party is likely to own: the /24 or /64 of an address.
-    pub fn subnet_of(ip: IpAddr) -> Self {
-        match ip {
+    /// The subnet that one party is likely to own: the /24 or /64 of an address. An address with an embedded IPv4 address belongs to
+    /// the /24 of that one: with DNS64, every IPv4 server has an address in the same /64.
+    pub(crate) fn subnet_of(ip: IpAddr) -> Self {
+        match embedded_ipv4(ip).unwrap_or(ip) {
             IpAddr::V4(v4) => Self {
                 base: Ipv4Addr::from(u32::from(v4) & !0xff).into(),
                 prefix: 24,
             },
             IpAddr::V6(v6) => Self {
-                base: Ipv6Addr::from(u128::from(v6) & (u128::MAX << 64)).into(),
+                base: prefix_64(v6).into(),
                 prefix: 64,
             },
         }
     }
 
-    /// Whether the address is in the range; IPv4 and IPv6 never match each other.
-    pub fn contains(&self, ip: IpAddr) -> bool {
+    /// Whether the address is in the range. IPv4 and IPv6 never match each other.
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         let (base, ip, width) = match (self.base, ip) {
             (IpAddr::V4(base), IpAddr::V4(ip)) => {
                 (u32::from(base).into(), u32::from(ip).into(), 32)
@@ -123,7 +124,7 @@ impl fmt::Debug for Network {
     }
 }
 
-/// A range that is not one.
+/// Not a range of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidNetwork;
 
@@ -135,7 +136,7 @@ impl fmt::Display for InvalidNetwork {
 
 impl std::error::Error for InvalidNetwork {}
 
-/// Not of the public Internet (IANA's special-purpose registries): dialled only for names that the administrator listed.
+/// Ranges that are not public (IANA's special-purpose registries): allowed for listed servers only.
 const PRIVATE_RANGES: [Network; 20] = [
     Network::v4(10, 0, 0, 0, 8),
     Network::v4(100, 64, 0, 0, 10),
@@ -159,7 +160,7 @@ const PRIVATE_RANGES: [Network; 20] = [
     Network::v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
 ];
 
-/// No homeserver is there, but a cloud's metadata service may be: dialled only if the administrator allows the very range.
+/// Ranges without homeservers, but perhaps with a cloud's metadata service: allowed only by `LIVEKIT_ALLOWED_NETWORKS`.
 const BLOCKED_RANGES: [Network; 11] = [
     Network::v4(0, 0, 0, 0, 8),
     Network::v4(169, 254, 0, 0, 16),
@@ -175,10 +176,10 @@ const BLOCKED_RANGES: [Network; 11] = [
     Network::v4(100, 100, 100, 200, 32),
 ];
 
-/// What IANA has given out of IPv6 so far: nothing else is routed, whatever it may come to mean.
+/// The part of IPv6 that IANA has allocated so far; nothing else is routed.
 const GLOBAL_UNICAST_V6: Network = Network::v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// The IPv4 address that an IPv6 address carries: mapped, translated (RFC 2765), compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
+/// The IPv4 address embedded in an IPv6 address: mapped, translated (RFC 2765), compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
 fn embedded_ipv4(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = ip else { return None };
     let v4 =
@@ -193,40 +194,43 @@ fn embedded_ipv4(ip: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// Whether one of the networks has the address, or the IPv4 address that it carries.
+/// Whether one of the networks contains the address, or its embedded IPv4 address.
 fn any_contains(networks: &[Network], ip: IpAddr) -> bool {
-    let carried = embedded_ipv4(ip);
+    let embedded = embedded_ipv4(ip);
     networks
         .iter()
-        .any(|n| n.contains(ip) || carried.is_some_and(|v4| n.contains(v4)))
+        .any(|n| n.contains(ip) || embedded.is_some_and(|v4| n.contains(v4)))
 }
 
-/// Whether an address is one of the public Internet.
 pub(crate) fn is_public(ip: IpAddr) -> bool {
     let routed = ip.is_ipv4() || GLOBAL_UNICAST_V6.contains(ip) || embedded_ipv4(ip).is_some();
     routed && !any_contains(&PRIVATE_RANGES, ip) && !any_contains(&BLOCKED_RANGES, ip)
 }
 
-/// What one party is likely to own: an IPv4 address, or the /64 of an IPv6 one.
+/// The address by which a client is counted: an IPv4 address, or the /64 of an IPv6 address, which one party is likely to own.
 pub(crate) fn client_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+        IpAddr::V6(v6) => prefix_64(v6).into(),
         v4 => v4,
     }
 }
 
-/// Whose wish it is to dial an address.
+fn prefix_64(ip: Ipv6Addr) -> Ipv6Addr {
+    (ip.to_bits() & (u128::MAX << 64)).into()
+}
+
+/// Trust in a server, by who has named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Trust {
-    /// A caller's: anybody's.
+    /// Named by a caller.
     Unlisted,
-    /// A caller's, who named a homeserver of `LIVEKIT_FULL_ACCESS_HOMESERVERS`.
+    /// Named by a caller, and listed in `LIVEKIT_FULL_ACCESS_HOMESERVERS`.
     Listed,
-    /// The administrator's: an override or the SFU.
+    /// Named by the administrator: an override or the SFU.
     Administrator,
 }
 
-/// The rules for addresses: `LIVEKIT_ALLOWED_NETWORKS` beats `LIVEKIT_DENIED_NETWORKS` and everything built in.
+/// Addresses that may be dialled: `LIVEKIT_ALLOWED_NETWORKS`, then `LIVEKIT_DENIED_NETWORKS`, then the built-in ranges.
 #[derive(Debug, Clone, Default)]
 pub struct AddressPolicy {
     allowed: Vec<Network>,
@@ -239,7 +243,6 @@ impl AddressPolicy {
         Self { allowed, denied }
     }
 
-    /// Whether an address may be dialled.
     pub fn allows(&self, ip: IpAddr, trust: Trust) -> bool {
         match trust {
             Trust::Administrator => true,
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_reach_the_public_internet_only() {
+    fn unlisted_servers_have_public_addresses_only() {
         let policy = AddressPolicy::default();
         for address in [
             "127.0.0.1",
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_homeservers_may_be_on_the_lan_but_not_on_a_metadata_service() {
+    fn listed_servers_may_have_private_addresses_but_not_that_of_a_metadata_service() {
         let policy = AddressPolicy::default();
         for address in [
             "10.0.0.5",
@@ -352,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_administrators_ranges_come_first() {
+    fn the_ranges_of_the_settings_precede_the_built_in_ones() {
         let ranges = |text: &str| text.split(' ').map(|r| r.parse().unwrap()).collect();
         let policy = AddressPolicy::new(
             ranges("169.254.169.254 10.0.0.0/24"),
@@ -366,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_strictly() {
+    fn ranges_are_parsed_strictly() {
         let all: Network = "0.0.0.0/0".parse().unwrap();
         assert!(all.contains(ip("9.9.9.9")) && !all.contains(ip("::1")));
         let everything: Network = "::/0".parse().unwrap();
@@ -385,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_share_a_24_or_a_64() {
+    fn a_subnet_is_a_24_or_a_64() {
         assert_eq!(
             Network::subnet_of(ip("192.0.2.7")),
             Network::subnet_of(ip("192.0.2.200"))
@@ -398,5 +401,19 @@ mod tests {
             Network::subnet_of(ip("2001:db8::1")),
             Network::subnet_of(ip("2001:db8::2:0:0:1"))
         );
+    }
+
+    #[test]
+    fn an_embedded_ipv4_address_decides_the_subnet() {
+        let v4 = Network::subnet_of(ip("93.184.216.34"));
+        for same in [
+            "64:ff9b::5db8:d801",
+            "2002:5db8:d802::1",
+            "::ffff:93.184.216.3",
+        ] {
+            assert_eq!(Network::subnet_of(ip(same)), v4, "{same}");
+        }
+        // another IPv4 server behind the same NAT64
+        assert_ne!(Network::subnet_of(ip("64:ff9b::5db8:d922")), v4);
     }
 }

@@ -1,4 +1,4 @@
-//! The address of a server that the administrator named.
+//! URLs of servers in the settings.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::net::address::Host;
 /// Longest URL that a setting may hold, in bytes: far above any real one.
 const MAX_URL: usize = 2048;
 
-/// `http[s]://host[:port][/path]`, without a trailing slash.
+/// A URL `http[s]://host[:port][/path]`, without a trailing slash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     tls: bool,
@@ -18,7 +18,7 @@ pub struct BaseUrl {
     path: Box<str>,
 }
 
-/// A URL that cannot be a base.
+/// Not a base URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidBaseUrl;
 
@@ -46,9 +46,9 @@ impl BaseUrl {
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => None,
             Some(port) => {
-                // parse alone would take a sign as well, and any number of zeros
-                let few = |p: &&str| p.len() <= 5 && !p.starts_with('+');
-                let digits = port.strip_prefix(':').filter(few);
+                // str::parse accepts a sign as well, and any number of zeros
+                let is_short = |p: &&str| p.len() <= 5 && !p.starts_with('+');
+                let digits = port.strip_prefix(':').filter(is_short);
                 let port = digits.and_then(|p| p.parse().ok());
                 Some(port.filter(|p| *p != 0).ok_or(InvalidBaseUrl)?)
             }
@@ -68,19 +68,18 @@ impl BaseUrl {
         })
     }
 
-    /// Whether it leads to the same place, however that is spelled: names are alike in any case, and the scheme's port goes without saying.
+    /// Whether both URLs name the same resource: host names in any case, the scheme's port given or not.
     pub fn is_equivalent_to(&self, other: &Self) -> bool {
         let name = |url: &Self| url.host.to_string().to_ascii_lowercase();
         let rest = |url: &Self| (url.tls, url.port(), url.path.clone());
         rest(self) == rest(other) && name(self) == name(other)
     }
 
-    /// Whether the server is spoken to over TLS.
+    /// Whether the scheme is `https` or `wss`.
     pub fn tls(&self) -> bool {
         self.tls
     }
 
-    /// The host to look up.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -95,12 +94,12 @@ impl BaseUrl {
         self.port.unwrap_or(if self.tls { 443 } else { 80 })
     }
 
-    /// The path before every request's own, empty or with a leading slash.
+    /// The prefix of all request paths: empty or with a leading slash.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The `Host` header: the port only where it was given.
+    /// Value of the `Host` header field; with the port only if the URL has one.
     pub fn authority(&self) -> String {
         match self.port {
             Some(port) => format!("{}:{port}", self.host),
@@ -127,8 +126,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_keeps_its_prefix_and_loses_its_slash() {
-        for (text, shown, port, authority, path) in [
+    fn a_base_url_keeps_its_path_and_loses_its_slash() {
+        for (text, displayed, port, authority, path) in [
             (
                 "wss://sfu.example.com",
                 "https://sfu.example.com",
@@ -159,14 +158,14 @@ mod tests {
             ),
         ] {
             let url = BaseUrl::parse(text).unwrap();
-            assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
+            assert_eq!((url.to_string().as_str(), url.port()), (displayed, port));
             assert_eq!((url.authority().as_str(), url.path()), (authority, path));
         }
     }
 
     #[test]
-    fn a_place_can_be_spelled_in_several_ways() {
-        let means = |one: &str, other: &str| {
+    fn equivalent_urls_have_several_spellings() {
+        let is_equivalent = |one: &str, other: &str| {
             let [one, other] = [one, other].map(|text| BaseUrl::parse(text).unwrap());
             assert_eq!(one.is_equivalent_to(&other), other.is_equivalent_to(&one));
             one.is_equivalent_to(&other)
@@ -177,7 +176,7 @@ mod tests {
             "WSS://SFU.Example.COM",
             "https://sfu.example.com",
         ] {
-            assert!(means("wss://sfu.example.com/", same), "{same}");
+            assert!(is_equivalent("wss://sfu.example.com/", same), "{same}");
         }
         for other in [
             "ws://sfu.example.com",
@@ -186,14 +185,17 @@ mod tests {
             "wss://sfu.example.com.",
             "wss://sfu2.example.com",
         ] {
-            assert!(!means("wss://sfu.example.com", other), "{other}");
+            assert!(!is_equivalent("wss://sfu.example.com", other), "{other}");
         }
-        assert!(!means("wss://h/a", "wss://h/A"), "a path has its case");
-        assert!(means("ws://[::1]:80", "ws://[0:0::1]"));
+        assert!(
+            !is_equivalent("wss://h/a", "wss://h/A"),
+            "paths are compared with their case"
+        );
+        assert!(is_equivalent("ws://[::1]:80", "ws://[0:0::1]"));
     }
 
     #[test]
-    fn what_is_no_base_is_refused() {
+    fn other_text_is_no_base_url() {
         for text in [
             "",
             "sfu.example.com",

@@ -1,4 +1,4 @@
-//! A server of one's own for the tests of the wires. A fake, as no real one can be told what to answer to each request.
+//! Fake HTTP server for unit tests of clients, with a response of the test's choice to each request.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,60 +7,54 @@ use std::thread;
 
 use crate::net::base_url::BaseUrl;
 
-/// A request as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RecordedRequest {
     /// Method and target.
     pub(crate) request_line: String,
-    /// The value of `Authorization`.
+    /// Value of `Authorization`.
     pub(crate) authorization: Option<String>,
-    /// The body.
     pub(crate) body: Vec<u8>,
 }
 
-/// A server on a port of its own, until the test ends.
+/// The server, until the test process ends.
 pub(crate) struct FakeServer {
     port: u16,
     requests: Arc<Mutex<Vec<RecordedRequest>>>,
 }
 
 impl FakeServer {
-    /// Answers each request with what `answer` gives for it: status line and fields without the length, and the body. Without
-    /// an answer the connection is closed.
+    /// Answers each request with the result of `respond`: status line and header fields without the length, and the body; `None`
+    /// closes the connection.
     pub(crate) fn new(
-        answer: impl Fn(&RecordedRequest) -> Option<(&'static str, Vec<u8>)> + Send + Sync + 'static,
+        respond: impl Fn(&RecordedRequest) -> Option<(&'static str, Vec<u8>)> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let asked = Arc::<Mutex<Vec<RecordedRequest>>>::default();
-        let (all, answer) = (asked.clone(), Arc::new(answer));
+        let requests = Arc::<Mutex<Vec<RecordedRequest>>>::default();
+        let (recorded, respond) = (requests.clone(), Arc::new(respond));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (all, answer) = (all.clone(), answer.clone());
-                thread::spawn(move || serve_connection(stream, &all, &*answer));
+                let (recorded, respond) = (recorded.clone(), respond.clone());
+                thread::spawn(move || serve_connection(stream, &recorded, &*respond));
             }
         });
-        Self {
-            port,
-            requests: asked,
-        }
+        Self { port, requests }
     }
 
-    /// Where it is.
     pub(crate) fn url(&self, path: &str) -> BaseUrl {
         BaseUrl::parse(&format!("http://127.0.0.1:{}{path}", self.port)).unwrap()
     }
 
-    /// What it was asked so far.
+    /// All requests so far.
     pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// Methods and targets of what it was asked so far.
+    /// Methods and targets of all requests so far.
     pub(crate) fn request_lines(&self) -> Vec<String> {
         self.requests()
             .into_iter()
-            .map(|asked| asked.request_line)
+            .map(|request| request.request_line)
             .collect()
     }
 }
@@ -69,8 +63,8 @@ type Responder = dyn Fn(&RecordedRequest) -> Option<(&'static str, Vec<u8>)>;
 
 fn serve_connection(
     stream: TcpStream,
-    all: &Mutex<Vec<RecordedRequest>>,
-    answer: &Responder,
+    recorded: &Mutex<Vec<RecordedRequest>>,
+    respond: &Responder,
 ) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {
@@ -91,15 +85,13 @@ fn serve_connection(
         let length = field("content-length").map_or(0, |value| value.parse().unwrap());
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
-        let line = head[0].trim_end_matches(" HTTP/1.1").to_owned();
-        let authorization = field("authorization");
-        let asked = RecordedRequest {
-            request_line: line,
-            authorization,
+        let request = RecordedRequest {
+            request_line: head[0].trim_end_matches(" HTTP/1.1").to_owned(),
+            authorization: field("authorization"),
             body,
         };
-        all.lock().unwrap().push(asked.clone());
-        let (head, body) = answer(&asked)?;
+        recorded.lock().unwrap().push(request.clone());
+        let (head, body) = respond(&request)?;
         let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len());
         (&stream)
             .write_all(&[head.as_bytes(), &body].concat())

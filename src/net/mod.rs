@@ -1,4 +1,4 @@
-//! The network, as a service may use it whose callers choose the addresses.
+//! Access to other servers, whose names may be chosen by callers.
 
 pub(crate) mod address;
 pub(crate) mod base_url;

@@ -1,4 +1,4 @@
-//! What a TLS connection is trusted by: Mozilla's roots, compiled in, and the administrator's files.
+//! TLS for outgoing connections: trusted authorities (Mozilla's, compiled in, the system's and the administrator's) and configuration.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,18 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::net::address::Host;
 use crate::util::file::read_bounded;
 
-/// Largest certificate file that is read, in bytes; a system's whole bundle has some 250 KB.
+/// Largest certificate file, in bytes. A system's bundle has some 250 KB.
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
-/// Files of a certificate directory that are read; a system's has some 300.
+/// Files of a certificate directory that are read. A system's has some 300.
 const MAX_FILES: usize = 2048;
-/// Where distributions keep their bundle, and so where an administrator's own authority is found without a setting.
+/// Bundles of distributions, to which an administrator may have added an authority.
 const SYSTEM_BUNDLES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
 ];
 
-/// A certificate file that is of no use.
+/// A certificate file that cannot be used.
 #[derive(Debug)]
 pub struct Error {
     path: PathBuf,
@@ -33,7 +33,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// What is wrong with it, without its path.
+    /// The reason without the path.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -47,18 +47,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The authorities whose certificates are believed.
+/// Trusted certificate authorities.
 #[derive(Debug, Clone)]
 pub struct RootCertificates(RootCertStore);
 
 impl RootCertificates {
-    /// Mozilla's, and the system's if it has a bundle where one is expected.
+    /// Mozilla's, and those of the first of the system's bundles.
     pub fn built_in_and_system() -> Self {
         let mut roots = Self(RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         });
         for bundle in SYSTEM_BUNDLES {
-            // the compiled-in roots are enough without it
+            // optional: the compiled-in roots suffice
             if roots.add_file(Path::new(bundle)).is_ok() {
                 break;
             }
@@ -66,7 +66,7 @@ impl RootCertificates {
         roots
     }
 
-    /// Adds the authorities of a PEM file; at least one of them has to be usable.
+    /// Adds the authorities of a PEM file, at least one of which has to be valid.
     pub fn add_file(&mut self, path: &Path) -> Result<(), Error> {
         let fail = |reason: String| Error {
             path: path.to_owned(),
@@ -83,32 +83,30 @@ impl RootCertificates {
         }
     }
 
-    /// Adds what the files of a directory hold (`SSL_CERT_DIR`); files that are no certificates are passed over.
+    /// Adds the authorities in the files of a directory (`SSL_CERT_DIR`). Other files are skipped.
     pub fn add_directory(&mut self, path: &Path) -> Result<(), Error> {
         let entries = std::fs::read_dir(path).map_err(|e| Error {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
         for entry in entries.flatten().take(MAX_FILES) {
-            // directories, keys and links to nowhere are common there
+            // directories, keys and dangling links are common there
             let _ = self.add_file(&entry.path());
         }
         Ok(())
     }
 }
 
-/// Whether certificates are checked.
+/// Whether server certificates are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CertificateVerification {
-    /// They are.
     On,
-    /// Any certificate will do: `LIVEKIT_INSECURE_SKIP_VERIFY_TLS`.
+    /// `LIVEKIT_INSECURE_SKIP_VERIFY_TLS`.
     Off,
 }
 
-/// TLS for connections of ours.
-///
-/// Sessions are not resumed: the tickets and certificate chains of strangers' servers would have to be kept.
+/// The TLS configuration of outgoing connections. Sessions are not resumed, which would keep tickets and certificate chains of other
+/// servers in memory.
 pub(crate) fn client_config(
     roots: &RootCertificates,
     verification: CertificateVerification,
@@ -116,17 +114,17 @@ pub(crate) fn client_config(
     let provider = Arc::new(ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    // ring speaks TLS 1.2 and 1.3
+    // ring supports both versions
     let builder = builder.unwrap_or_else(|_| unreachable!());
     let mut config = match verification {
         CertificateVerification::On => builder
             .with_root_certificates(roots.0.clone())
             .with_no_client_auth(),
         CertificateVerification::Off => {
-            let any = Arc::new(InsecureCertVerifier(provider));
+            let verifier = Arc::new(InsecureCertVerifier(provider));
             builder
                 .dangerous()
-                .with_custom_certificate_verifier(any)
+                .with_custom_certificate_verifier(verifier)
                 .with_no_client_auth()
         }
     };
@@ -147,7 +145,7 @@ pub(crate) fn server_name(host: &Host) -> Result<ServerName<'static>, rustls::Er
     }
 }
 
-/// Believes every certificate, but still wants the peer to hold its key.
+/// Accepts every certificate whose key the peer holds.
 #[derive(Debug)]
 struct InsecureCertVerifier(Arc<CryptoProvider>);
 
@@ -201,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_certificates_is_refused_by_name() {
+    fn a_file_without_certificates_is_an_error() {
         let path = std::env::temp_dir().join(format!("lts-not-a-ca-{}.pem", std::process::id()));
         std::fs::write(&path, "nothing to see").unwrap();
         let error = RootCertificates::built_in_and_system()
@@ -226,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_roots_that_are_compiled_in_are_always_there() {
+    fn the_compiled_in_roots_are_trusted() {
         assert!(
             RootCertificates::built_in_and_system().0.len() >= webpki_roots::TLS_SERVER_ROOTS.len()
         );

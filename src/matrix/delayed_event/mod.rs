@@ -16,7 +16,6 @@ use crate::matrix::client_api::{
 };
 use crate::matrix::id::{DelayId, ServerName, UserId};
 use crate::matrix::registration::AppServiceSecret;
-use crate::net::address::Trust;
 use crate::net::circuit_breaker::CircuitBreaker;
 use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher};
 use crate::net::permits::{KeyedPermitPool, MAX_CALLS_PER_SUBNET};

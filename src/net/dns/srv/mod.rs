@@ -1,4 +1,4 @@
-//! SRV records (RFC 2782) of absolute names: resolv.conf(5), UDP with EDNS0, TCP when an answer was cut.
+//! Stub resolver for SRV records (RFC 2782): servers from resolv.conf(5), UDP with EDNS0, TCP after a truncated response.
 
 #[cfg(test)]
 mod tests;
@@ -12,49 +12,48 @@ use simple_dns::rdata::{OPT, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE};
 
 use super::Error;
+use crate::util::clock::time_left;
 use crate::util::random;
 
-/// Servers of resolv.conf that are asked: the resolver's own limit (MAXNS).
+/// Servers of resolv.conf that are queried: the system resolver's own limit (MAXNS).
 const MAX_SERVERS: usize = 3;
 /// Rounds over all servers: resolv.conf(5) allows 5.
 const MAX_ATTEMPTS: u32 = 5;
-/// Longest wait for one server: resolv.conf(5) allows 30 s, which no caller waits for.
+/// Longest wait for one server: resolv.conf(5) allows 30 s, which is longer than any caller waits.
 const MAX_SERVER_WAIT: Duration = Duration::from_secs(5);
-/// Shortest wait for one server, however little time there is for all of them.
+/// Shortest wait for one server, even if the deadline leaves less for each.
 const MIN_SERVER_WAIT: Duration = Duration::from_millis(500);
-/// Largest answer over UDP that we announce, in bytes: the size that passes everywhere unfragmented (DNS flag day 2020).
+/// Largest response over UDP that a query announces, in bytes: passes everywhere unfragmented (DNS flag day 2020).
 const UDP_PAYLOAD: u16 = 1232;
-/// Largest answer over TCP that is read, in bytes: room for some 200 records; more are of no use.
-const MAX_TCP_ANSWER: usize = 16 * 1024;
-/// Records of an answer that are looked at.
+/// Largest response over TCP, in bytes: some 200 records.
+const MAX_TCP_RESPONSE: usize = 16 * 1024;
+/// Records of a response that are read.
 const MAX_RECORDS: usize = 64;
-/// CNAMEs that are followed within an answer.
+/// CNAMEs that are followed within a response.
 const MAX_CNAMES: usize = 8;
-/// Datagrams that are read for one query, in case others pretend to answer it.
+/// Datagrams that are read for one query, since forged ones may arrive before the response.
 const MAX_DATAGRAMS: usize = 64;
-/// Where a system without resolv.conf has its resolver, if any.
+/// Server that is queried without resolv.conf.
 const LOCAL_RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DNS_PORT);
 const DNS_PORT: u16 = 53;
 
-/// One server that a service runs on.
+/// Target of an SRV record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SrvTarget {
-    /// Its name in lower case, without the final dot; empty if the record says that there is none.
+    /// Name in lower case, without the final dot; empty if the record says that there is no such service.
     pub host: String,
-    /// Its port.
     pub port: u16,
 }
 
-/// The servers of a service.
+/// SRV records of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SrvAnswer {
-    /// In the order in which to try them; empty if there is no such record.
+    /// In the order in which to try them; empty without a record.
     pub targets: Vec<SrvTarget>,
-    /// How long the answer holds.
     pub ttl: Duration,
 }
 
-/// Looks up the SRV records of an absolute name. That there are none is an answer, not an error.
+/// Looks up the SRV records of an absolute name. A name without records is no error.
 pub(crate) fn lookup_srv(name: &str, deadline: Instant) -> Result<SrvAnswer, Error> {
     let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
     let (conf, _) = resolv_conf::Config::parse_with_errors(&text);
@@ -67,7 +66,7 @@ pub(crate) fn lookup_srv(name: &str, deadline: Instant) -> Result<SrvAnswer, Err
     if servers.is_empty() {
         servers.push(LOCAL_RESOLVER);
     }
-    // a first server that is dead must leave time for the others, and for another round
+    // a dead first server has to leave time for the others, and for another round
     let share = deadline.saturating_duration_since(Instant::now()) / (2 * servers.len() as u32);
     let wait = Duration::from_secs(conf.timeout.max(1).into())
         .min(MAX_SERVER_WAIT)
@@ -90,7 +89,7 @@ pub(crate) fn lookup_srv(name: &str, deadline: Instant) -> Result<SrvAnswer, Err
 
 fn server_address(ip: &ScopedIp) -> Option<SocketAddr> {
     match ip {
-        // the system knows what an interface's name means
+        // the system resolves the name of an interface
         ScopedIp::V6(ip, Some(scope)) => (format!("{ip}%{scope}"), DNS_PORT)
             .to_socket_addrs()
             .ok()?
@@ -103,24 +102,20 @@ fn query_server(
     server: SocketAddr,
     name: &str,
     tcp: bool,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<SrvAnswer, Error> {
-    let once = |edns| {
+    let query = |edns| {
         let id = u16::from_ne_bytes(random::bytes());
-        let query = build_query(id, name, edns)?;
-        if tcp {
-            query_tcp(server, &query, id, name, until)
-        } else {
-            query_udp(server, &query, id, name, until)
-        }
+        let message = build_query(id, name, edns)?;
+        let exchange = if tcp { query_tcp } else { query_udp };
+        exchange(server, &message, id, name, deadline)
     };
-    match once(true)? {
-        // a server from before EDNS0 (RFC 6891, 7)
-        DnsReply::Failed(RCODE::FormatError | RCODE::NotImplemented) => match once(false)? {
-            DnsReply::Answer(answer) => Ok(answer),
-            DnsReply::Failed(code) => Err(Error::ResponseCode(format!("{code:?}"))),
-            _ => Err(Error::Malformed),
-        },
+    let mut reply = query(true)?;
+    // a server from before EDNS0 (RFC 6891, 7)
+    if let DnsReply::Failed(RCODE::FormatError | RCODE::NotImplemented) = reply {
+        reply = query(false)?;
+    }
+    match reply {
         DnsReply::Answer(answer) => Ok(answer),
         DnsReply::Failed(code) => Err(Error::ResponseCode(format!("{code:?}"))),
         _ => Err(Error::Malformed),
@@ -156,27 +151,27 @@ fn query_udp(
     query: &[u8],
     id: u16,
     name: &str,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<DnsReply, Error> {
-    let any: SocketAddr = if server.is_ipv4() {
+    let local: SocketAddr = if server.is_ipv4() {
         ([0; 4], 0).into()
     } else {
         ([0u16; 8], 0).into()
     };
-    // a fresh socket has a random port, and, connected, hears nobody but the server
-    let socket = UdpSocket::bind(any).map_err(Error::Io)?;
+    // a new socket has a random port, and a connected one receives from the server only
+    let socket = UdpSocket::bind(local).map_err(Error::Io)?;
     socket.connect(server).map_err(Error::Io)?;
     socket.send(query).map_err(Error::Io)?;
     let mut buffer = [0; 4096];
     for _ in 0..MAX_DATAGRAMS {
         socket
-            .set_read_timeout(Some(time_left(until)?))
+            .set_read_timeout(Some(time_left(deadline).ok_or(Error::Timeout)?))
             .map_err(Error::Io)?;
         let length = socket.recv(&mut buffer).map_err(map_io_error)?;
         match parse_reply(&buffer[..length], id, name) {
             DnsReply::Unrelated => {}
-            DnsReply::Truncated => return query_tcp(server, query, id, name, until),
-            reading => return Ok(reading),
+            DnsReply::Truncated => return query_tcp(server, query, id, name, deadline),
+            reply => return Ok(reply),
         }
     }
     Err(Error::Malformed)
@@ -187,40 +182,41 @@ fn query_tcp(
     query: &[u8],
     id: u16,
     name: &str,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<DnsReply, Error> {
     let mut stream =
-        TcpStream::connect_timeout(&server, time_left(until)?).map_err(map_io_error)?;
+        TcpStream::connect_timeout(&server, time_left(deadline).ok_or(Error::Timeout)?)
+            .map_err(map_io_error)?;
     stream
-        .set_write_timeout(Some(time_left(until)?))
+        .set_write_timeout(Some(time_left(deadline).ok_or(Error::Timeout)?))
         .map_err(Error::Io)?;
     let length = u16::try_from(query.len()).map_err(|_| name_too_long(name))?;
     stream
         .write_all(&[&length.to_be_bytes(), query].concat())
         .map_err(map_io_error)?;
     let mut length = [0; 2];
-    read_exact_until(&mut stream, &mut length, until)?;
+    read_exact_until(&mut stream, &mut length, deadline)?;
     let length = usize::from(u16::from_be_bytes(length));
-    if length > MAX_TCP_ANSWER {
+    if length > MAX_TCP_RESPONSE {
         return Err(Error::Malformed);
     }
     let mut answer = vec![0; length];
-    read_exact_until(&mut stream, &mut answer, until)?;
+    read_exact_until(&mut stream, &mut answer, deadline)?;
     match parse_reply(&answer, id, name) {
-        reading @ (DnsReply::Answer(_) | DnsReply::Failed(_)) => Ok(reading),
+        reply @ (DnsReply::Answer(_) | DnsReply::Failed(_)) => Ok(reply),
         DnsReply::Truncated | DnsReply::Unrelated => Err(Error::Malformed),
     }
 }
 
-/// `Read::read_exact` with a deadline for the whole, so that a server that drips is cut off.
+/// `Read::read_exact` with a deadline for the whole buffer, which a slow server cannot extend.
 fn read_exact_until(
     stream: &mut TcpStream,
     mut buffer: &mut [u8],
-    until: Instant,
+    deadline: Instant,
 ) -> Result<(), Error> {
     while !buffer.is_empty() {
         stream
-            .set_read_timeout(Some(time_left(until)?))
+            .set_read_timeout(Some(time_left(deadline).ok_or(Error::Timeout)?))
             .map_err(Error::Io)?;
         match stream.read(buffer) {
             Ok(0) => return Err(Error::Malformed),
@@ -230,15 +226,6 @@ fn read_exact_until(
         }
     }
     Ok(())
-}
-
-fn time_left(until: Instant) -> Result<Duration, Error> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(Error::Timeout)
-    } else {
-        Ok(left)
-    }
 }
 
 fn map_io_error(error: io::Error) -> Error {
@@ -252,9 +239,9 @@ fn map_io_error(error: io::Error) -> Error {
 enum DnsReply {
     Answer(SrvAnswer),
     Failed(RCODE),
-    /// To be asked again over TCP.
+    /// To be queried again over TCP.
     Truncated,
-    /// Not an answer to our question: broken, late or forged.
+    /// No response to the query: broken, late or forged.
     Unrelated,
 }
 
@@ -266,15 +253,15 @@ fn parse_reply(message: &[u8], id: u16, name: &str) -> DnsReply {
         return DnsReply::Unrelated;
     }
     let code = packet.rcode();
-    let asked = |q: &Question<'_>| {
+    let is_own = |q: &Question<'_>| {
         lowercase_name(&q.qname) == name.to_ascii_lowercase()
             && q.qtype == QTYPE::TYPE(TYPE::SRV)
             && q.qclass == QCLASS::CLASS(CLASS::IN)
     };
     match packet.questions.as_slice() {
-        // FORMERR may come without the question that was not understood
+        // FORMERR may lack the question that the server could not parse
         [] if code != RCODE::NoError => return DnsReply::Failed(code),
-        [question] if asked(question) => {}
+        [question] if is_own(question) => {}
         _ => return DnsReply::Unrelated,
     }
     if packet.has_flags(PacketFlag::TRUNCATION) {
@@ -341,7 +328,7 @@ fn collect_srv(packet: &Packet<'_>, name: &str) -> SrvAnswer {
     }
 }
 
-/// RFC 2782: by priority, and within one at random by weight. `pick(n)` gives a number from 0 to n.
+/// Orders by priority, and within a priority at random by weight (RFC 2782). `pick(n)` returns a number from 0 to n.
 fn order_targets(mut records: Vec<SrvRecord>, mut pick: impl FnMut(u32) -> u32) -> Vec<SrvTarget> {
     records.sort_by_key(|r| (r.priority, r.weight));
     let mut ordered = Vec::with_capacity(records.len());
@@ -362,10 +349,10 @@ fn order_targets(mut records: Vec<SrvRecord>, mut pick: impl FnMut(u32) -> u32) 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    /// The records in a DNS server's answer to a question for `name` under `id`, if it is one.
+    /// The records in a response to the query `id` for `name`, if it is one.
     pub fn srv_answer(message: &[u8], id: u16, name: &str) -> Option<super::SrvAnswer> {
-        match super::read(message, id, name) {
-            super::Reading::Answer(answer) => Some(answer),
+        match super::parse_reply(message, id, name) {
+            super::DnsReply::Answer(answer) => Some(answer),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! The exchange itself is tried against misbehaving servers in `tests/e2e`; here is what their bytes mean.
+//! Parsing of responses. The exchange with misbehaving servers is tested in `tests/e2e`.
 
 use simple_dns::ResourceRecord;
 use simple_dns::rdata::{CNAME, SRV};
@@ -43,17 +43,17 @@ fn reply(records: Vec<ResourceRecord<'_>>) -> Packet<'_> {
     packet
 }
 
-fn reading(packet: &Packet<'_>) -> DnsReply {
+fn parse(packet: &Packet<'_>) -> DnsReply {
     parse_reply(&packet.build_bytes_vec_compressed().unwrap(), 7, NAME)
 }
 
 #[test]
-fn records_are_ordered_and_the_shortest_ttl_holds() {
+fn records_are_ordered_and_the_shortest_ttl_applies() {
     let packet = reply(vec![
         srv(NAME, 20, 2, "B.example.org", 60),
         srv(NAME, 10, 1, "a.example.org", 300),
     ]);
-    let DnsReply::Answer(answer) = reading(&packet) else {
+    let DnsReply::Answer(answer) = parse(&packet) else {
         panic!("no answer")
     };
     let hosts: Vec<_> = answer
@@ -66,14 +66,14 @@ fn records_are_ordered_and_the_shortest_ttl_holds() {
 }
 
 #[test]
-fn aliases_are_followed_and_strangers_records_ignored() {
+fn aliases_are_followed_and_records_of_other_names_ignored() {
     let alias = RData::CNAME(CNAME(name("srv.example.net")));
     let packet = reply(vec![
         ResourceRecord::new(name(NAME), CLASS::IN, 30, alias),
         srv("srv.example.net", 1, 443, "real.example.net", 60),
         srv("_matrix-fed._tcp.evil.org", 0, 25, "evil.org", 60),
     ]);
-    let DnsReply::Answer(answer) = reading(&packet) else {
+    let DnsReply::Answer(answer) = parse(&packet) else {
         panic!("no answer")
     };
     assert_eq!(
@@ -87,10 +87,10 @@ fn aliases_are_followed_and_strangers_records_ignored() {
 }
 
 #[test]
-fn only_the_answer_to_our_question_counts() {
+fn only_a_response_to_the_query_is_read() {
     let mut other = reply(vec![]);
     other.questions = vec![question("_matrix._tcp.example.org")];
-    assert!(matches!(reading(&other), DnsReply::Unrelated));
+    assert!(matches!(parse(&other), DnsReply::Unrelated));
     let packet = reply(vec![]);
     let bytes = packet.build_bytes_vec().unwrap();
     assert!(matches!(parse_reply(&bytes, 8, NAME), DnsReply::Unrelated));
@@ -101,23 +101,23 @@ fn only_the_answer_to_our_question_counts() {
     let mut query = bytes.clone();
     query[2] &= 0x7f;
     assert!(matches!(parse_reply(&query, 7, NAME), DnsReply::Unrelated));
-    let mut cut = packet.clone();
-    cut.set_flags(PacketFlag::TRUNCATION);
-    assert!(matches!(reading(&cut), DnsReply::Truncated));
+    let mut truncated = packet.clone();
+    truncated.set_flags(PacketFlag::TRUNCATION);
+    assert!(matches!(parse(&truncated), DnsReply::Truncated));
     let mut failed = packet.clone();
     *failed.rcode_mut() = RCODE::ServerFailure;
     assert!(matches!(
-        reading(&failed),
+        parse(&failed),
         DnsReply::Failed(RCODE::ServerFailure)
     ));
     *failed.rcode_mut() = RCODE::NameError;
-    assert!(matches!(reading(&failed), DnsReply::Answer(answer) if answer.targets.is_empty()));
+    assert!(matches!(parse(&failed), DnsReply::Answer(answer) if answer.targets.is_empty()));
 }
 
 #[test]
-fn a_service_that_is_decidedly_not_there_has_an_empty_target() {
+fn a_service_that_does_not_exist_has_an_empty_target() {
     let packet = reply(vec![srv(NAME, 0, 0, ".", 60)]);
-    let DnsReply::Answer(answer) = reading(&packet) else {
+    let DnsReply::Answer(answer) = parse(&packet) else {
         panic!("no answer")
     };
     assert_eq!(
@@ -161,11 +161,11 @@ fn broken_messages_neither_panic_nor_loop() {
         }
         answers += usize::from(matches!(parse_reply(&mutant, 7, NAME), DnsReply::Answer(_)));
     }
-    assert!(answers > 0, "nothing that was mutated was ever read");
+    assert!(answers > 0, "no mutated message was a valid response");
 }
 
 #[test]
-fn weights_share_the_load_as_rfc_2782_wants() {
+fn targets_are_ordered_by_weight_as_in_rfc_2782() {
     let record = |priority, weight, host: &str| SrvRecord {
         priority,
         weight,
@@ -174,14 +174,14 @@ fn weights_share_the_load_as_rfc_2782_wants() {
             port: 1,
         },
     };
-    let first = |picked| {
+    let first = |pick| {
         let records = vec![
             record(20, 0, "last"),
             record(10, 0, "zero"),
             record(10, 60, "big"),
             record(10, 20, "small"),
         ];
-        let ordered = order_targets(records, |most| if most == 80 { picked } else { 0 });
+        let ordered = order_targets(records, |max| if max == 80 { pick } else { 0 });
         assert_eq!(ordered.len(), 4);
         assert_eq!(ordered[3].host, "last");
         ordered[0].host.clone()
