@@ -97,7 +97,7 @@ impl<F: CachedFact> ServerCache<F> {
         }
     }
 
-    /// Changes facts without a refresh. A refresh under way overwrites the change.
+    /// Changes facts without a refresh. A refresh in progress overwrites the change.
     pub(super) fn update(&self, trust: Trust, name: &ServerName, change: impl FnOnce(&mut F)) {
         self.partition(trust)
             .with_entry(name, |entry| change(Arc::make_mut(&mut entry.facts)));
@@ -107,7 +107,7 @@ impl<F: CachedFact> ServerCache<F> {
     pub(super) fn invalidate(&self, trust: Trust, name: &ServerName, since: Instant) -> bool {
         let now = Instant::now();
         self.partition(trust).with_entry(name, |entry| {
-            // a refresh of stale facts is due anyway, or under way
+            // a refresh of stale facts is due anyway, or in progress
             if entry.facts.is_stale(now)
                 || entry.refreshed_at.is_none_or(|at| at >= since)
                 || entry

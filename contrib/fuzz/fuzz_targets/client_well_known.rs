@@ -1,4 +1,4 @@
-//! Whatever a well-known document says, it leads to the host that it names, by https, or nowhere.
+//! The base URL of a client well-known document has the https scheme, host, port and path of the document.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,19 +15,19 @@ fuzz_target!(|bytes: &[u8]| {
         .as_str()
         .expect("a string");
     assert!(base.tls() && url[..8].eq_ignore_ascii_case("https://"));
-    // all that follows the scheme is the host, its port and a path, and nothing of it is anything else
+    // after the scheme there are host, port and path only
     let rest = &url[8..];
     let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
     let port = |name: &ServerName| name.port().unwrap_or(443);
-    let named = ServerName::parse(authority).expect("a server name");
-    let dialled = ServerName::parse(&base.authority()).expect("a server name");
+    let expected = ServerName::parse(authority).expect("a server name");
+    let parsed = ServerName::parse(&base.authority()).expect("a server name");
     assert!(
-        named.host().eq_ignore_ascii_case(dialled.host())
-            || named.ip() == dialled.ip() && named.ip().is_some()
+        expected.host().eq_ignore_ascii_case(parsed.host())
+            || expected.ip() == parsed.ip() && expected.ip().is_some()
     );
     assert_eq!(
-        (port(&named), base.port()),
-        (port(&dialled), port(&dialled))
+        (port(&expected), base.port()),
+        (port(&parsed), port(&parsed))
     );
     let path = base.path();
     assert!(path.is_empty() || path.starts_with('/') && !path.ends_with('/'));

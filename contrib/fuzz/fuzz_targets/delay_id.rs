@@ -1,4 +1,4 @@
-//! No `delay_id` gets out of its segment of the path, however often and by whom it is decoded.
+//! A `delay_id` stays within its segment of the request path, also after a proxy has decoded the path.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,12 +9,14 @@ const BEFORE: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events
 
 fn decode(text: &str) -> Vec<u8> {
     let (bytes, mut decoded) = (text.as_bytes(), Vec::new());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+    let mut index = 0;
+    while index < bytes.len() {
+        let hex = text
+            .get(index + 1..index + 3)
+            .filter(|_| bytes[index] == b'%');
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => (decoded.push(byte), at += 3),
-            None => (decoded.push(bytes[at]), at += 1),
+            Some(byte) => (decoded.push(byte), index += 3),
+            None => (decoded.push(bytes[index]), index += 1),
         };
     }
     decoded
@@ -25,21 +27,21 @@ fuzz_target!(|text: &str| {
         return;
     };
     let target = restart_target(&id);
-    let inside = target
+    let segment = target
         .strip_prefix(BEFORE)
         .and_then(|rest| rest.strip_suffix("/restart"))
-        .expect("the one action on the one id");
+        .expect("one id and the action");
     assert!(
-        inside
+        segment
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b))
     );
-    assert_eq!(decode(inside), text.as_bytes());
-    // a proxy that decodes, and then walks the path
+    assert_eq!(decode(segment), text.as_bytes());
+    // a proxy that decodes the path and resolves dot segments
     assert!(
         !text
             .split(['/', '\\'])
-            .any(|segment| segment == ".." || segment == ".")
+            .any(|part| part == ".." || part == ".")
     );
     assert!(!text.contains(char::is_control));
 });

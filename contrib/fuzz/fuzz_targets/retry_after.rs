@@ -1,12 +1,11 @@
-//! However a server asks us to wait, it is for five minutes at most, and for as long as the header says if that is less and the
-//! body says nothing.
+//! The delay that a 429 asks for is at most five minutes, and that of the header if the body has none.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use livekit_token_service::fuzzing::retry_after;
 use std::time::{Duration, UNIX_EPOCH};
 
-const LONGEST: Duration = Duration::from_secs(300);
+const MAX_DELAY: Duration = Duration::from_secs(300);
 
 fuzz_target!(|bytes: &[u8]| {
     let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -18,17 +17,17 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(header) = std::str::from_utf8(header) else {
         return;
     };
-    let alone = retry_after(header, b"", now);
+    let header_only = retry_after(header, b"", now);
     let both = retry_after(header, body, now);
-    for wait in [alone, both].into_iter().flatten() {
-        assert!(wait <= LONGEST);
+    for delay in [header_only, both].into_iter().flatten() {
+        assert!(delay <= MAX_DELAY);
     }
-    assert!(both >= alone);
+    assert!(both >= header_only);
     let text = header.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && header.is_ascii() {
         let seconds = text.parse().unwrap_or(u64::MAX);
-        if let Some(wait) = alone {
-            assert_eq!(wait, Duration::from_secs(seconds).min(LONGEST));
+        if let Some(delay) = header_only {
+            assert_eq!(delay, Duration::from_secs(seconds).min(MAX_DELAY));
         }
     }
 });

@@ -1,5 +1,5 @@
-//! What is a server name is one byte for byte, and its host can neither be an address in disguise nor anything that a URL
-//! would take for more than a host.
+//! A server name keeps its bytes, and its host is an IP literal or a DNS name that neither a URL parser nor a resolver reads as
+//! something else.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +28,7 @@ fuzz_target!(|text: &str| {
     }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     assert_eq!(bare.parse::<IpAddr>().ok(), name.ip());
-    // what getaddrinfo would read as an address without asking anybody, as inet_aton does
+    // getaddrinfo parses numeric labels as an address, as inet_aton does
     let number = |label: &str| match label.strip_prefix("0x").or(label.strip_prefix("0X")) {
         Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
         None => !label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()),

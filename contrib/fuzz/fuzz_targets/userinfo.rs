@@ -1,4 +1,4 @@
-//! No homeserver vouches for a stranger, whatever it answers.
+//! A userinfo response of a homeserver yields a user of that homeserver or none.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         let text = user.as_str();
         assert!(text.starts_with('@') && text.ends_with(&format!(":{server}")));
         assert!(text.len() <= 255 && !text.chars().any(char::is_control));
-        // nothing but the first colon ends the localpart
+        // the localpart ends at the first colon
         assert_eq!(text.find(':'), Some(text.len() - server.as_str().len() - 1));
     }
 });

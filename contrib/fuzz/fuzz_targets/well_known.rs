@@ -1,4 +1,4 @@
-//! Whatever a well-known document or a redirect says, it leads to a server name by https or nowhere.
+//! A server well-known document yields the server name that it contains; a redirect yields an https URL or none.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         target.starts_with('/') && target.bytes().all(|b| b.is_ascii_graphic()),
         "{target:?}"
     );
-    // a host other than before must stand in the location, and nothing of it may be a user or a path
+    // another host is part of the location, without user name and path
     if authority != "a.example" {
         assert!(location.contains(&authority));
         let scheme = location
