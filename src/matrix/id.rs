@@ -92,18 +92,6 @@ impl ServerName {
     }
 }
 
-impl fmt::Display for ServerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.raw)
-    }
-}
-
-impl fmt::Debug for ServerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.raw)
-    }
-}
-
 const NOT_A_SERVER_NAME: InvalidIdentifier = InvalidIdentifier(
     "a server name like example.com, example.com:8448, 192.0.2.1 or [2001:db8::1]:8448",
 );
@@ -188,17 +176,17 @@ impl UserId {
     }
 }
 
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.raw)
-    }
+macro_rules! impl_fmt {
+    ($($trait:ident for $name:ident),*) => {
+        $(impl fmt::$trait for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.raw)
+            }
+        })*
+    };
 }
 
-impl fmt::Debug for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.raw)
-    }
-}
+impl_fmt!(Display for ServerName, Debug for ServerName, Display for UserId, Debug for UserId);
 
 /// An identifier of 1 to 255 bytes without control characters, for which `$check` holds too.
 macro_rules! opaque_id {

@@ -14,10 +14,6 @@ const MAX_SERVERS_PER_PARTITION: usize = 1024;
 /// Shortest time between two invalidations of one server.
 const INVALIDATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A refresh of the same name by another caller took longer than the deadline.
-#[derive(Debug)]
-pub(super) struct LookupTimeout;
-
 /// What the cache holds for a server name. The default is an entry without any facts.
 pub(super) trait CachedFact: Clone + Default {
     /// Whether a refresh is due.
@@ -66,14 +62,14 @@ impl<F: CachedFact> ServerCache<F> {
     }
 
     /// Returns the facts about `name`; stale ones are refreshed first, by one caller at a time. Facts that `refresh` learns before it
-    /// fails are stored. If the refresh of another caller fails, this one tries its own.
-    pub(super) fn get_or_refresh<E: From<LookupTimeout>>(
+    /// fails are stored. If the refresh of another caller fails, this one tries its own. `None` after `deadline`.
+    pub(super) fn get_or_refresh<E>(
         &self,
         trust: Trust,
         name: &ServerName,
         deadline: Instant,
         refresh: impl FnOnce(&mut F) -> Result<(), E>,
-    ) -> Result<Arc<F>, E> {
+    ) -> Option<Result<Arc<F>, E>> {
         let partition = self.partition(trust);
         let mut refresh = Some(refresh);
         let mut result = None;
@@ -81,17 +77,17 @@ impl<F: CachedFact> ServerCache<F> {
             let facts = partition.get(name);
             let now = Instant::now();
             if !facts.is_stale(now) {
-                return Ok(facts);
+                return Some(Ok(facts));
             }
             if now >= deadline {
-                return Err(LookupTimeout.into());
+                return None;
             }
             partition.refreshes.run_or_join(name, deadline, || {
                 result = refresh
                     .take()
                     .map(|refresh| partition.refresh(name, refresh));
             });
-            if let Some(result) = result {
+            if result.is_some() {
                 return result;
             }
         }
@@ -254,7 +250,7 @@ mod tests {
         ServerName::parse(text).unwrap()
     }
 
-    fn set_fresh(fact: &mut TestFact) -> Result<(), LookupTimeout> {
+    fn set_fresh(fact: &mut TestFact) -> Result<(), ()> {
         fact.fresh = true;
         Ok(())
     }
@@ -265,17 +261,18 @@ mod tests {
 
     fn get(
         cache: &ServerCache<TestFact>,
-        refresh: impl FnOnce(&mut TestFact) -> Result<(), LookupTimeout>,
-    ) -> Result<Arc<TestFact>, LookupTimeout> {
-        cache.get_or_refresh(Trust::Listed, &name("a"), in_a_minute(), refresh)
+        refresh: impl FnOnce(&mut TestFact) -> Result<(), ()>,
+    ) -> Result<Arc<TestFact>, ()> {
+        let facts = cache.get_or_refresh(Trust::Listed, &name("a"), in_a_minute(), refresh);
+        facts.unwrap()
     }
 
     /// Runs `first` in a refresh, and `others` once the refresh has begun; the argument of `others` ends it.
     fn during_refresh(
         cache: &ServerCache<TestFact>,
-        first: impl FnOnce(&mut TestFact) -> Result<(), LookupTimeout> + Send,
+        first: impl FnOnce(&mut TestFact) -> Result<(), ()> + Send,
         others: impl FnOnce(Sender<()>),
-    ) -> thread::Result<Result<Arc<TestFact>, LookupTimeout>> {
+    ) -> thread::Result<Result<Arc<TestFact>, ()>> {
         let (started, has_started) = channel();
         let (finish, may_finish): (Sender<()>, Receiver<()>) = channel();
         thread::scope(|scope| {
@@ -325,7 +322,7 @@ mod tests {
                     Instant::now() + Duration::from_millis(10),
                     set_fresh,
                 );
-                assert!(matches!(late, Err(LookupTimeout)));
+                assert!(late.is_none());
                 assert!(!cache.invalidate(Trust::Listed, &name("a"), in_a_minute()));
                 finish.send(()).unwrap();
             },
@@ -339,7 +336,7 @@ mod tests {
         let cache = ServerCache::<TestFact>::default();
         let fail = |fact: &mut TestFact| {
             fact.learned += 1;
-            Err(LookupTimeout)
+            Err(())
         };
         let (joined, has_joined) = channel();
         thread::scope(|scope| {
@@ -373,6 +370,7 @@ mod tests {
                     in_a_minute(),
                     set_fresh,
                 )
+                .unwrap()
                 .unwrap();
         }
         assert_eq!(

@@ -1,6 +1,7 @@
 //! `/.well-known/matrix/…` documents: fetching, redirects, lifetime.
 
 use std::fmt;
+use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Uri, header};
@@ -34,6 +35,8 @@ const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 const MIN_TTL: Duration = Duration::from_secs(300);
 const MAX_TTL: Duration = Duration::from_secs(48 * 3600);
 
+use WellKnownFailure::{Absent, Unreachable};
+
 /// A kind of well-known document.
 #[derive(Debug)]
 pub(super) struct WellKnownDocument<T> {
@@ -50,43 +53,33 @@ pub(super) struct WellKnownBackoff {
     pub(super) unreachable: Backoff,
 }
 
-/// Result of a fetch.
-#[derive(Debug)]
-pub(super) enum WellKnownResult<T> {
-    /// The value and its lifetime.
-    Found(T, Duration),
-    Failed(FailureKind, String),
-}
+/// A value with its lifetime, or why there is none.
+pub(super) type WellKnownResult<T> = Result<(T, Duration), WellKnownFailure>;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureKind {
+/// Why a fetch gave no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WellKnownFailure {
     /// The server responded, without a usable document.
-    Absent,
+    Absent(String),
     /// The server did not respond, or asked to try again later.
-    Unreachable,
-}
-
-/// Why the last fetch failed.
-#[derive(Debug, Clone)]
-pub(super) struct WellKnownFailure {
-    pub(super) kind: FailureKind,
-    pub(super) cause: Box<str>,
-    /// Failures of this kind in a row.
-    count: u32,
+    Unreachable(String),
 }
 
 /// The value of a server's document. A server that becomes unreachable keeps its value for the rest of its lifetime.
 #[derive(Debug, Clone)]
 pub(super) struct CachedWellKnown<T> {
     pub(super) cached: CachedValue<T>,
-    pub(super) failure: Option<WellKnownFailure>,
+    pub(super) last_failure: Option<WellKnownFailure>,
+    /// Failures like the last one in a row.
+    failures: u32,
 }
 
 impl<T> Default for CachedWellKnown<T> {
     fn default() -> Self {
         Self {
             cached: CachedValue::default(),
-            failure: None,
+            last_failure: None,
+            failures: 0,
         }
     }
 }
@@ -105,22 +98,23 @@ impl<T: fmt::Display> CachedWellKnown<T> {
         trust: Trust,
         deadline: Instant,
     ) -> Result<(), http_client::Error> {
-        if self.cached.is_stale(Instant::now()) {
-            let result = fetch(document, fetcher, server, trust, deadline)?;
-            let path = document.path;
-            match &result {
-                WellKnownResult::Found(value, ttl) => {
-                    debug!(server:% = server, path, value:% = value, ttl_s = ttl.as_secs(); "well-known found")
-                }
-                WellKnownResult::Failed(FailureKind::Absent, cause) => {
-                    debug!(server:% = server, path, cause:% = cause; "well-known absent")
-                }
-                WellKnownResult::Failed(FailureKind::Unreachable, cause) => {
-                    debug!(server:% = server, path, cause:% = cause; "well-known unreachable")
-                }
-            }
-            self.record(result, document.retry, Instant::now());
+        if !self.cached.is_stale(Instant::now()) {
+            return Ok(());
         }
+        let result = fetch(document, fetcher, server, trust, deadline)?;
+        let path = document.path;
+        match &result {
+            Ok((value, ttl)) => {
+                debug!(server:% = server, path, value:% = value, ttl_s = ttl.as_secs(); "well-known found")
+            }
+            Err(Absent(cause)) => {
+                debug!(server:% = server, path, cause:% = cause; "well-known absent")
+            }
+            Err(Unreachable(cause)) => {
+                debug!(server:% = server, path, cause:% = cause; "well-known unreachable")
+            }
+        }
+        self.record(result, document.retry, Instant::now());
         Ok(())
     }
 }
@@ -128,7 +122,7 @@ impl<T: fmt::Display> CachedWellKnown<T> {
 impl<T> CachedWellKnown<T> {
     /// Stores a value from another source for the longest lifetime.
     pub(super) fn set(&mut self, value: T, now: Instant) {
-        self.failure = None;
+        self.last_failure = None;
         self.cached.store(value, MAX_TTL, Duration::ZERO, now);
     }
 
@@ -139,26 +133,21 @@ impl<T> CachedWellKnown<T> {
         now: Instant,
     ) {
         match result {
-            WellKnownResult::Found(value, ttl) => {
+            Ok((value, ttl)) => {
                 // 5 to 15 % early: a failure then finds the value still valid
                 let early = ttl.mul_f64(f64::from(random::up_to(10)) / 100.0 + 0.05);
-                self.failure = None;
                 self.cached.store(value, ttl, early, now);
+                self.last_failure = None;
             }
-            WellKnownResult::Failed(kind, cause) => {
-                let previous = self.failure.take().filter(|last| last.kind == kind);
-                let count = previous.map_or(1, |last| last.count.saturating_add(1));
-                match kind {
-                    FailureKind::Absent => self.cached.store_none(retry.absent.delay(count), now),
-                    FailureKind::Unreachable => self
-                        .cached
-                        .store_failure(retry.unreachable.delay(count), now),
+            Err(failure) => {
+                let last = self.last_failure.as_ref().map(discriminant);
+                let is_repeated = last == Some(discriminant(&failure));
+                self.failures = if is_repeated { self.failures.saturating_add(1) } else { 1 };
+                match failure {
+                    Absent(_) => self.cached.store_none(retry.absent.delay(self.failures), now),
+                    Unreachable(_) => self.cached.store_failure(retry.unreachable.delay(self.failures), now),
                 }
-                self.failure = Some(WellKnownFailure {
-                    kind,
-                    cause: cause.into(),
-                    count,
-                });
+                self.last_failure = Some(failure);
             }
         }
     }
@@ -171,8 +160,6 @@ fn fetch<T>(
     trust: Trust,
     deadline: Instant,
 ) -> Result<WellKnownResult<T>, http_client::Error> {
-    use FailureKind::{Absent, Unreachable};
-    use WellKnownResult::{Failed, Found};
     let deadline = deadline.min(Instant::now() + FETCH_BUDGET);
     // the server name's own port is not the one of its website
     let mut route = https_route(server.network_host(), 443, server.host(), trust);
@@ -181,14 +168,12 @@ fn fetch<T>(
         let response = match fetcher.fetch(&route, FetchRequest::get(&target), LIMITS, deadline) {
             Ok(response) => response,
             Err(error) if error.is_local_overload() => return Err(error),
-            Err(error) => return Ok(Failed(Unreachable, error.to_string())),
+            Err(error) => return Ok(Err(Unreachable(error.to_string()))),
         };
         match response.status {
             200 => {
-                return Ok(match (document.parse)(&response.body) {
-                    Ok(value) => Found(value, cache_lifetime(&response.headers)),
-                    Err(cause) => Failed(Absent, cause),
-                });
+                let value = (document.parse)(&response.body).map_err(Absent);
+                return Ok(value.map(|value| (value, cache_lifetime(&response.headers))));
             }
             301 | 302 | 303 | 307 | 308 => {
                 let location = response.headers.get(header::LOCATION);
@@ -197,11 +182,11 @@ fn fetch<T>(
                     .and_then(|location| resolve_location(&route.authority, &target, location));
                 let Some((authority, next_target)) = next else {
                     let cause = "redirect to something other than https";
-                    return Ok(Failed(Absent, cause.into()));
+                    return Ok(Err(Absent(cause.into())));
                 };
                 if *authority != *route.authority {
                     let Ok(name) = ServerName::parse(&authority) else {
-                        return Ok(Failed(Absent, "redirect to an invalid host".into()));
+                        return Ok(Err(Absent("redirect to an invalid host".into())));
                     };
                     let (host, port) = (name.network_host(), name.port().unwrap_or(443));
                     // the administrator listed the server, not the targets of its redirects
@@ -215,13 +200,13 @@ fn fetch<T>(
                 target = next_target;
             }
             status @ (408 | 425 | 429 | 500..) => {
-                return Ok(Failed(Unreachable, format!("status {status}")));
+                return Ok(Err(Unreachable(format!("status {status}"))));
             }
-            status => return Ok(Failed(Absent, format!("status {status}"))),
+            status => return Ok(Err(Absent(format!("status {status}")))),
         }
     }
     let cause = format!("more than {MAX_REDIRECTS} redirects");
-    Ok(Failed(Absent, cause))
+    Ok(Err(Absent(cause)))
 }
 
 /// Lifetime of a response by `Cache-Control` (RFC 9111). `Expires` is ignored, as it depends on correct clocks.
@@ -301,28 +286,32 @@ mod tests {
         unreachable: Backoff::doubling(Duration::from_secs(60), MAX_DELAY),
     };
 
-    fn failed<T>(kind: FailureKind) -> WellKnownResult<T> {
-        WellKnownResult::Failed(kind, "for the test".into())
+    fn absent<T>() -> WellKnownResult<T> {
+        Err(Absent("for the test".into()))
+    }
+
+    fn unreachable<T>() -> WellKnownResult<T> {
+        Err(Unreachable("for the test".into()))
     }
 
     #[test]
     fn retry_delays_double_up_to_the_maximum() {
         let now = Instant::now();
-        for (kind, first) in [
-            (FailureKind::Absent, BACKOFF.absent.delay(1)),
-            (FailureKind::Unreachable, BACKOFF.unreachable.delay(1)),
+        for (failure, first) in [
+            (absent as fn() -> _, BACKOFF.absent.delay(1)),
+            (unreachable, BACKOFF.unreachable.delay(1)),
         ] {
             let mut well_known = CachedWellKnown::<()>::default();
             let is_stale_after =
                 |well_known: &CachedWellKnown<()>, delay| well_known.cached.is_stale(now + delay);
-            well_known.record(failed(kind), BACKOFF, now);
+            well_known.record(failure(), BACKOFF, now);
             assert!(!is_stale_after(&well_known, Duration::ZERO));
             assert!(is_stale_after(&well_known, first));
-            well_known.record(failed(kind), BACKOFF, now);
+            well_known.record(failure(), BACKOFF, now);
             assert!(!is_stale_after(&well_known, first));
             assert!(is_stale_after(&well_known, 2 * first));
             for _ in 0..100 {
-                well_known.record(failed(kind), BACKOFF, now);
+                well_known.record(failure(), BACKOFF, now);
             }
             assert!(is_stale_after(&well_known, MAX_DELAY));
         }
@@ -333,12 +322,11 @@ mod tests {
         let now = Instant::now();
         let mut well_known = CachedWellKnown::<()>::default();
         for _ in 0..5 {
-            well_known.record(failed(FailureKind::Unreachable), BACKOFF, now);
+            well_known.record(unreachable(), BACKOFF, now);
         }
-        assert_eq!(well_known.failure.as_ref().unwrap().count, 5);
-        well_known.record(failed(FailureKind::Absent), BACKOFF, now);
-        let failure = well_known.failure.as_ref().unwrap();
-        assert_eq!((failure.kind, failure.count), (FailureKind::Absent, 1));
+        assert_eq!(well_known.failures, 5);
+        well_known.record(absent(), BACKOFF, now);
+        assert_eq!(well_known.failures, 1);
         assert!(well_known.cached.is_stale(now + BACKOFF.absent.delay(1)));
     }
 
@@ -346,22 +334,22 @@ mod tests {
     fn a_value_outlives_an_unreachable_server_until_its_ttl_but_not_an_absent_document() {
         let now = Instant::now();
         let ttl = Duration::from_secs(1000);
-        let found = || WellKnownResult::Found("b.org", ttl);
+        let found = || Ok(("b.org", ttl));
         let mut well_known = CachedWellKnown::default();
         well_known.record(found(), BACKOFF, now);
         assert!(!well_known.cached.is_stale(now + ttl * 8 / 10));
         assert!(well_known.cached.is_stale(now + ttl * 95 / 100));
         well_known.record(
-            failed(FailureKind::Unreachable),
+            unreachable(),
             BACKOFF,
             now + ttl * 95 / 100,
         );
         assert!(well_known.cached.value().is_some());
         assert!(well_known.cached.is_stale(now + ttl));
-        well_known.record(failed(FailureKind::Unreachable), BACKOFF, now + ttl);
+        well_known.record(unreachable(), BACKOFF, now + ttl);
         assert!(well_known.cached.value().is_none());
         well_known.record(found(), BACKOFF, now);
-        well_known.record(failed(FailureKind::Absent), BACKOFF, now);
+        well_known.record(absent(), BACKOFF, now);
         assert!(well_known.cached.value().is_none());
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use log::debug;
 use serde::Deserialize;
 
-use super::server_cache::{CachedFact, CachedValue, LookupTimeout, ServerCache};
-use super::well_known::{CachedWellKnown, FailureKind, WellKnownBackoff, WellKnownDocument};
+use super::server_cache::{CachedFact, CachedValue, ServerCache};
+use super::well_known::{CachedWellKnown, WellKnownBackoff, WellKnownDocument, WellKnownFailure};
 use crate::matrix::id::ServerName;
 use crate::matrix::server_directory::ServerDirectory;
 use crate::net::address::Trust;
@@ -107,12 +107,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<LookupTimeout> for Error {
-    fn from(_: LookupTimeout) -> Self {
-        Self::Busy(BUSY_RETRY)
-    }
-}
-
 #[derive(Debug, Clone, Default)]
 struct ClientApiFacts {
     well_known: CachedWellKnown<BaseUrl>,
@@ -176,18 +170,15 @@ impl ClientApiDiscovery {
         deadline: Instant,
     ) -> Result<ResolvedClientApi, Error> {
         let trust = self.directory.trust(server);
-        let facts = self
-            .cache
-            .get_or_refresh(trust, server, deadline, |facts| {
-                let deadline = deadline.min(Instant::now() + LOOKUP_BUDGET);
-                self.refresh(facts, server, trust, deadline)
-            })?;
+        let facts = self.cache.get_or_refresh(trust, server, deadline, |facts| {
+            let deadline = deadline.min(Instant::now() + LOOKUP_BUDGET);
+            self.refresh(facts, server, trust, deadline)
+        });
+        let facts = facts.unwrap_or(Err(Error::Busy(BUSY_RETRY)))?;
         let Some(base_url) = facts.well_known.cached.value() else {
-            return Err(match &facts.well_known.failure {
-                Some(failure) if failure.kind == FailureKind::Absent => {
-                    Error::Absent(failure.cause.to_string())
-                }
-                Some(failure) => Error::Unreachable(failure.cause.to_string()),
+            return Err(match facts.well_known.last_failure.clone() {
+                Some(WellKnownFailure::Absent(cause)) => Error::Absent(cause),
+                Some(WellKnownFailure::Unreachable(cause)) => Error::Unreachable(cause),
                 None => Error::Busy(BUSY_RETRY),
             });
         };

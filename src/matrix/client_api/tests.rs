@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::matrix::well_known::WellKnownResult;
 use crate::net::address::AddressPolicy;
 use crate::net::fake_server::FakeServer;
 use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
@@ -110,10 +109,10 @@ fn failures_are_cached_until_the_retry_delay_ends() {
     let now = Instant::now();
     let mut facts = ClientApiFacts::default();
     assert!(facts.is_stale(now));
-    let failed = |kind| WellKnownResult::Failed(kind, "for the test".into());
+    let absent = WellKnownFailure::Absent("for the test".into());
     facts
         .well_known
-        .record(failed(FailureKind::Absent), WELL_KNOWN.retry, now);
+        .record(Err(absent), WELL_KNOWN.retry, now);
     assert!(!facts.is_stale(now));
     assert!(facts.is_stale(now + WELL_KNOWN.retry.absent.delay(1)));
 }

@@ -13,7 +13,7 @@ use log::debug;
 use serde::Deserialize;
 
 use super::https_route;
-use super::server_cache::{CachedFact, CachedValue, LookupTimeout, ServerCache};
+use super::server_cache::{CachedFact, CachedValue, ServerCache};
 use super::well_known::{CachedWellKnown, WellKnownBackoff, WellKnownDocument};
 use crate::matrix::id::ServerName;
 use crate::net::address::{Host, Trust};
@@ -100,12 +100,6 @@ impl FederationFacts {
     }
 }
 
-impl From<LookupTimeout> for LimitReached {
-    fn from(_: LookupTimeout) -> Self {
-        Self::Service
-    }
-}
-
 impl FederationDiscovery {
     pub(crate) fn new(fetcher: Arc<Fetcher>) -> Self {
         Self {
@@ -136,7 +130,8 @@ impl FederationDiscovery {
         let facts = self.cache.get_or_refresh(trust, name, deadline, |facts| {
             self.refresh(facts, name, trust, deadline)
                 .map_err(|error| limit_reached(&error))
-        })?;
+        });
+        let facts = facts.unwrap_or(Err(LimitReached::Service))?;
         Ok(resolve_from_facts(name, &facts, trust))
     }
 

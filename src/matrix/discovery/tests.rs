@@ -1,7 +1,7 @@
 //! Every row of the resolution table, from facts to routes. `tests/e2e` covers the same rows on a real network.
 
 use super::*;
-use crate::matrix::well_known::{FailureKind, WellKnownResult};
+use crate::matrix::well_known::WellKnownFailure;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -17,8 +17,8 @@ fn facts(
     let mut facts = FederationFacts::default();
     facts.well_known.record(
         match delegated {
-            Some(to) => WellKnownResult::Found(name(to), 60 * MINUTE),
-            None => WellKnownResult::Failed(FailureKind::Absent, "status 404".into()),
+            Some(to) => Ok((name(to), 60 * MINUTE)),
+            None => Err(WellKnownFailure::Absent("status 404".into())),
         },
         WELL_KNOWN.retry,
         now,
