@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use crate::matrix::federation::{self, FederationClient};
 use crate::matrix::id::{ServerName, UserId};
 use crate::net::http_client::FetchLimits;
-use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::json;
 use crate::util::metrics;
 use crate::util::text::percent_encode;
@@ -22,14 +21,7 @@ const MAX_OPENID_TOKEN: usize = 2048;
 const MAX_CACHED_RESULTS: usize = 4096;
 /// Longest time that a refusal is cached, as the homeserver may accept the token a moment later.
 const MAX_REFUSAL_TTL: Duration = Duration::from_secs(10);
-const LIMITS: FetchLimits = FetchLimits {
-    kind: "openid",
-    connect_timeout: Duration::from_secs(5),
-    head_timeout: Duration::from_secs(8),
-    body_timeout: Duration::from_secs(3),
-    max_body: 64 * 1024,
-    max_subnet_calls: MAX_CALLS_PER_SUBNET,
-};
+const LIMITS: FetchLimits = FetchLimits::new("openid");
 
 /// An OpenID token. Its bearer can act as the user.
 #[derive(Clone)]

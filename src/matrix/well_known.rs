@@ -12,7 +12,6 @@ use super::server_cache::CachedValue;
 use crate::matrix::id::ServerName;
 use crate::net::address::Trust;
 use crate::net::http_client::{self, FetchLimits, FetchRequest, Fetcher};
-use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::backoff::Backoff;
 use crate::util::random;
 
@@ -21,12 +20,9 @@ const MAX_REDIRECTS: usize = 5;
 /// Longest `Location` that is followed, in bytes.
 const MAX_LOCATION: usize = 2048;
 const LIMITS: FetchLimits = FetchLimits {
-    kind: "well_known",
-    connect_timeout: Duration::from_secs(5),
     head_timeout: Duration::from_secs(5),
-    body_timeout: Duration::from_secs(3),
     max_body: 50 * 1024,
-    max_subnet_calls: MAX_CALLS_PER_SUBNET,
+    ..FetchLimits::new("well_known")
 };
 /// Time for a document, redirects included. Less than the callers' budgets, which also pay for the homeserver itself.
 const FETCH_BUDGET: Duration = Duration::from_secs(8);
@@ -142,10 +138,18 @@ impl<T> CachedWellKnown<T> {
             Err(failure) => {
                 let last = self.last_failure.as_ref().map(discriminant);
                 let is_repeated = last == Some(discriminant(&failure));
-                self.failures = if is_repeated { self.failures.saturating_add(1) } else { 1 };
+                self.failures = if is_repeated {
+                    self.failures.saturating_add(1)
+                } else {
+                    1
+                };
                 match failure {
-                    Absent(_) => self.cached.store_none(retry.absent.delay(self.failures), now),
-                    Unreachable(_) => self.cached.store_failure(retry.unreachable.delay(self.failures), now),
+                    Absent(_) => self
+                        .cached
+                        .store_none(retry.absent.delay(self.failures), now),
+                    Unreachable(_) => self
+                        .cached
+                        .store_failure(retry.unreachable.delay(self.failures), now),
                 }
                 self.last_failure = Some(failure);
             }
@@ -339,11 +343,7 @@ mod tests {
         well_known.record(found(), BACKOFF, now);
         assert!(!well_known.cached.is_stale(now + ttl * 8 / 10));
         assert!(well_known.cached.is_stale(now + ttl * 95 / 100));
-        well_known.record(
-            unreachable(),
-            BACKOFF,
-            now + ttl * 95 / 100,
-        );
+        well_known.record(unreachable(), BACKOFF, now + ttl * 95 / 100);
         assert!(well_known.cached.value().is_some());
         assert!(well_known.cached.is_stale(now + ttl));
         well_known.record(unreachable(), BACKOFF, now + ttl);

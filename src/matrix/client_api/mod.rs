@@ -18,7 +18,6 @@ use crate::matrix::server_directory::ServerDirectory;
 use crate::net::address::Trust;
 use crate::net::base_url::BaseUrl;
 use crate::net::http_client::{self, FetchLimits, FetchRequest, Fetcher, HttpRoute};
-use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::backoff::Backoff;
 use crate::util::json;
 
@@ -36,13 +35,8 @@ const WELL_KNOWN: WellKnownDocument<BaseUrl> = WellKnownDocument {
 /// Time for well-known and versions together, while the client of the request waits for a token.
 const LOOKUP_BUDGET: Duration = Duration::from_secs(10);
 const VERSIONS_LIMITS: FetchLimits = FetchLimits {
-    kind: "versions",
-    connect_timeout: Duration::from_secs(5),
     head_timeout: Duration::from_secs(5),
-    body_timeout: Duration::from_secs(3),
-    // Synapse responds with about 4 KiB
-    max_body: 64 * 1024,
-    max_subnet_calls: MAX_CALLS_PER_SUBNET,
+    ..FetchLimits::new("versions")
 };
 /// Lifetime of the versions response, by what it says about delayed events.
 const SUPPORTED_TTL: Duration = Duration::from_secs(3600);

@@ -110,9 +110,7 @@ fn failures_are_cached_until_the_retry_delay_ends() {
     let mut facts = ClientApiFacts::default();
     assert!(facts.is_stale(now));
     let absent = WellKnownFailure::Absent("for the test".into());
-    facts
-        .well_known
-        .record(Err(absent), WELL_KNOWN.retry, now);
+    facts.well_known.record(Err(absent), WELL_KNOWN.retry, now);
     assert!(!facts.is_stale(now));
     assert!(facts.is_stale(now + WELL_KNOWN.retry.absent.delay(1)));
 }

@@ -18,21 +18,13 @@ use crate::matrix::id::{DelayId, ServerName, UserId};
 use crate::matrix::registration::AppServiceSecret;
 use crate::net::circuit_breaker::CircuitBreaker;
 use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher};
-use crate::net::permits::{KeyedPermitPool, MAX_CALLS_PER_SUBNET};
+use crate::net::permits::KeyedPermitPool;
 use crate::util::json;
 use crate::util::text::percent_encode;
 
 /// Time for one call, discovery included. The caller retries.
 const CALL_BUDGET: Duration = Duration::from_secs(10);
-const LIMITS: FetchLimits = FetchLimits {
-    kind: "delayed_event",
-    connect_timeout: Duration::from_secs(5),
-    head_timeout: Duration::from_secs(8),
-    body_timeout: Duration::from_secs(3),
-    // `{}`, or an error of about 100 bytes; error pages of proxies are longer
-    max_body: 64 * 1024,
-    max_subnet_calls: MAX_CALLS_PER_SUBNET,
-};
+const LIMITS: FetchLimits = FetchLimits::new("delayed_event");
 /// Concurrent calls to one server: half of the 24 of the scheduler.
 const MAX_CALLS_PER_SERVER: usize = 12;
 /// Shortest time that the circuit breaker is open. Short, as leaves with a short delay need a restart soon after the server is back.
