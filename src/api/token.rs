@@ -49,8 +49,7 @@ impl TokenApi {
 
     /// Whether the answer will wait for another server.
     pub(crate) fn needs_upstream(&self, shown: Credentials<'_>) -> bool {
-        let caller = self.token_source.identify(shown, unix_seconds_now());
-        caller.is_ok_and(|caller| caller.needs_key_fetch())
+        self.token_source.needs_key_fetch(shown, unix_seconds_now())
     }
 
     /// What pages learn of any reply.
@@ -141,12 +140,12 @@ impl TokenApi {
             started: Instant::now(),
         };
         let clock = unix_seconds_now();
-        let caller = match self.token_source.identify(call.credentials, clock) {
-            Ok(caller) => caller,
-            Err(error) => return self.refuse(&line, &error),
-        };
-        let source = &self.token_source;
-        let admitted = match source.authenticate(&caller, call.rate_key, line.started) {
+        let admitted = match self.token_source.authenticate(
+            call.credentials,
+            call.rate_key,
+            line.started,
+            clock,
+        ) {
             Ok(admitted) => admitted,
             Err(error) => return self.refuse(&line, &error),
         };
@@ -236,7 +235,7 @@ struct TokenRequestContext {
 }
 
 impl TokenRequestContext {
-    fn log_issued(&self, admitted: &AuthenticatedCaller<'_>, granted: &ParticipantToken) {
+    fn log_issued(&self, admitted: &AuthenticatedCaller, granted: &ParticipantToken) {
         let (id, client, ms) = (
             self.request_id,
             self.client,
@@ -265,7 +264,7 @@ impl TokenRequestContext {
 
     fn log_refused(
         &self,
-        admitted: Option<&AuthenticatedCaller<'_>>,
+        admitted: Option<&AuthenticatedCaller>,
         status: u16,
         field: &str,
         error: &dyn std::fmt::Display,
@@ -292,7 +291,7 @@ impl TokenRequestContext {
 }
 
 /// Who asks, for the log.
-struct CallerLogFields<'a>(&'a AuthenticatedCaller<'a>);
+struct CallerLogFields<'a>(&'a AuthenticatedCaller);
 
 impl std::fmt::Display for CallerLogFields<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,7 +1,6 @@
 //! The general token endpoint: an application, or a user of one, becomes a participant of one LiveKit room.
 //!
-//! A request passes these steps: [`TokenSource::identify`] finds the caller whom the credentials name, and never waits;
-//! [`TokenSource::authenticate`] verifies a JWT's signature, for which it may fetch the issuer's keys, and limits the rate;
+//! [`TokenSource::authenticate`] verifies the credentials, for which it may fetch keys of a JWT issuer, and limits the rate.
 //! [`TokenSource::issue_access_token`] applies the caller's policy and signs.
 //!
 //! - `api_key`, `jwt`: the two kinds of credentials.
@@ -29,7 +28,7 @@ use serde_json::{Map, Value};
 
 use self::api_key::{API_KEY_PREFIX, CallerApiKeys};
 use self::jwks::{JwksRefresher, JwksUrl, RemoteJwks};
-use self::jwt::{JwtIssuer, JwtRejection, UnverifiedJwt};
+use self::jwt::{JwtIssuer, JwtRejection};
 use self::policy::{CallerPolicy, ParticipantRequest, PolicyError, TokenGrant};
 use crate::livekit::access_token::{AccessToken, Claims, SharedApiKeys};
 use crate::util::auth::parse_bearer;
@@ -107,7 +106,7 @@ impl<'a> Credentials<'a> {
 pub(crate) struct CallerRegistry<R = Arc<RemoteJwks>> {
     pub(crate) api_keys: CallerApiKeys,
     /// Issuers of JWTs; two with the same `iss` differ in `aud`.
-    pub(crate) issuers: Vec<Arc<JwtIssuer<R>>>,
+    pub(crate) issuers: Vec<JwtIssuer<R>>,
     /// The caller of requests without credentials, if such requests are allowed.
     pub(crate) anonymous: Option<CallerName>,
     pub(crate) policies: BTreeMap<CallerName, Arc<CallerPolicy>>,
@@ -119,10 +118,6 @@ impl<R> CallerRegistry<R> {
     /// Whether no request can be authenticated.
     fn is_empty(&self) -> bool {
         self.api_keys.is_empty() && self.issuers.is_empty() && self.anonymous.is_none()
-    }
-
-    fn policy_for(&self, name: &CallerName) -> Arc<CallerPolicy> {
-        Arc::clone(self.policies.get(name).unwrap_or(&self.default_policy))
     }
 
     /// The names of all callers, separated by commas, or `none`.
@@ -144,8 +139,7 @@ impl CallerRegistry<JwksUrl> {
     /// # Errors
     /// The refresh thread cannot be started.
     pub(crate) fn start(&self, refresher: &mut JwksRefresher) -> io::Result<CallerRegistry> {
-        let issuers = self.issuers.iter();
-        let issuers = issuers.map(|issuer| issuer.start(refresher).map(Arc::new));
+        let issuers = self.issuers.iter().map(|issuer| issuer.start(refresher));
         Ok(CallerRegistry {
             api_keys: self.api_keys.clone(),
             issuers: issuers.collect::<io::Result<_>>()?,
@@ -156,51 +150,74 @@ impl CallerRegistry<JwksUrl> {
     }
 }
 
-/// The caller that the credentials of a request name. An API key is verified, the signature of a JWT is not.
-#[derive(Debug)]
-pub(crate) struct UnverifiedCaller {
-    name: CallerName,
-    policy: Arc<CallerPolicy>,
-    credentials: CallerCredentials,
-}
-
-#[derive(Debug)]
-enum CallerCredentials {
-    ApiKey { id: String },
-    Jwt(Box<UnverifiedJwt>),
-    Anonymous,
-}
-
-impl UnverifiedCaller {
-    /// Whether [`TokenSource::authenticate`] would wait for the server of a JWT issuer.
-    pub(crate) fn needs_key_fetch(&self) -> bool {
-        matches!(&self.credentials, CallerCredentials::Jwt(jwt) if jwt.needs_key_fetch())
+impl CallerRegistry {
+    /// Authenticates a caller. Returns the key of its rate limit too.
+    fn authenticate(
+        &self,
+        credentials: Credentials<'_>,
+        client: Option<IpAddr>,
+        unix_now: u64,
+    ) -> Result<(AuthenticatedCaller, Option<RateKey>), Error> {
+        if self.is_empty() {
+            return Err(Error::NoCallerConfigured);
+        }
+        let caller = |name: &CallerName| AuthenticatedCaller {
+            policy: Arc::clone(self.policies.get(name).unwrap_or(&self.default_policy)),
+            name: name.clone(),
+            api_key_id: None,
+            claims: None,
+        };
+        match (credentials, &self.anonymous) {
+            (Credentials::ApiKeyOrJwt(key), _)
+                if key.starts_with(API_KEY_PREFIX) && !self.api_keys.is_empty() =>
+            {
+                let (name, id) = self.api_keys.find(key).ok_or(Error::UnknownApiKey)?;
+                let api_key_id = Some(id.to_owned());
+                let rate_key = Some(RateKey::Caller(name.clone()));
+                let caller = caller(name);
+                Ok((
+                    AuthenticatedCaller {
+                        api_key_id,
+                        ..caller
+                    },
+                    rate_key,
+                ))
+            }
+            (Credentials::ApiKeyOrJwt(token), _) if !self.issuers.is_empty() => {
+                let jwt = jwt::verify_jwt(token, &self.issuers, unix_now)?;
+                let user = jwt.user().unwrap_or_default().to_owned();
+                let rate_key = Some(RateKey::User(jwt.issuer.name.clone(), user));
+                let caller = caller(&jwt.issuer.name);
+                let claims = Some(jwt.claims);
+                Ok((AuthenticatedCaller { claims, ..caller }, rate_key))
+            }
+            // an authenticating proxy may forward the credentials that it accepted
+            (_, Some(name)) => Ok((caller(name), client.map(RateKey::Address))),
+            (Credentials::Missing, None) => Err(Error::MissingCredentials),
+            (Credentials::ApiKeyOrJwt(_) | Credentials::Unsupported, None) => {
+                Err(Error::UnsupportedCredentials)
+            }
+        }
     }
 }
 
 /// A caller whose credentials are verified, and whose rate limit is not exceeded.
 #[derive(Debug)]
-pub(crate) struct AuthenticatedCaller<'a>(&'a UnverifiedCaller);
+pub(crate) struct AuthenticatedCaller {
+    name: CallerName,
+    policy: Arc<CallerPolicy>,
+    api_key_id: Option<String>,
+    claims: Option<Map<String, Value>>,
+}
 
-impl AuthenticatedCaller<'_> {
+impl AuthenticatedCaller {
     pub(crate) fn name(&self) -> &CallerName {
-        &self.0.name
+        &self.name
     }
 
     /// The id of the API key.
     pub(crate) fn api_key_id(&self) -> Option<&str> {
-        match &self.0.credentials {
-            CallerCredentials::ApiKey { id } => Some(id),
-            CallerCredentials::Jwt(_) | CallerCredentials::Anonymous => None,
-        }
-    }
-
-    /// The claims of the JWT.
-    fn claims(&self) -> Option<&Map<String, Value>> {
-        match &self.0.credentials {
-            CallerCredentials::Jwt(jwt) => Some(jwt.claims()),
-            CallerCredentials::ApiKey { .. } | CallerCredentials::Anonymous => None,
-        }
+        self.api_key_id.as_deref()
     }
 }
 
@@ -286,71 +303,36 @@ impl TokenSource {
         self.registry.replace(registry);
     }
 
-    /// Finds the caller that the credentials name at `now` (seconds since 1970). Never waits.
-    ///
-    /// # Errors
-    /// The credentials are missing, not supported, unknown, or a JWT that is rejected before its signature is verified.
-    pub(crate) fn identify(
-        &self,
-        credentials: Credentials<'_>,
-        now: u64,
-    ) -> Result<UnverifiedCaller, Error> {
-        let registry = self.registry.get();
-        if registry.is_empty() {
-            return Err(Error::NoCallerConfigured);
+    /// Whether [`Self::authenticate`] would wait for the server of a JWT issuer. Never waits itself.
+    pub(crate) fn needs_key_fetch(&self, credentials: Credentials<'_>, unix_now: u64) -> bool {
+        match credentials {
+            Credentials::ApiKeyOrJwt(token) if !token.starts_with(API_KEY_PREFIX) => {
+                jwt::needs_key_fetch(token, &self.registry.get().issuers, unix_now)
+            }
+            Credentials::ApiKeyOrJwt(_) | Credentials::Missing | Credentials::Unsupported => false,
         }
-        let (name, credentials) = match (credentials, &registry.anonymous) {
-            (Credentials::ApiKeyOrJwt(key), _)
-                if key.starts_with(API_KEY_PREFIX) && !registry.api_keys.is_empty() =>
-            {
-                let (name, id) = registry.api_keys.find(key).ok_or(Error::UnknownApiKey)?;
-                let id = id.to_owned();
-                (name.clone(), CallerCredentials::ApiKey { id })
-            }
-            (Credentials::ApiKeyOrJwt(token), _) if !registry.issuers.is_empty() => {
-                let jwt = Box::new(UnverifiedJwt::parse(token, &registry.issuers, now)?);
-                (jwt.issuer().name.clone(), CallerCredentials::Jwt(jwt))
-            }
-            // an authenticating proxy may forward the credentials that it accepted
-            (_, Some(name)) => (name.clone(), CallerCredentials::Anonymous),
-            (Credentials::Missing, None) => return Err(Error::MissingCredentials),
-            (Credentials::ApiKeyOrJwt(_) | Credentials::Unsupported, None) => {
-                return Err(Error::UnsupportedCredentials);
-            }
-        };
-        Ok(UnverifiedCaller {
-            policy: registry.policy_for(&name),
-            name,
-            credentials,
-        })
     }
 
-    /// Verifies the signature of a JWT and counts the request at `now` against the rate limit. `client` is the rate-limit key of
-    /// an anonymous client, if its address is known. Waits if [`UnverifiedCaller::needs_key_fetch`].
+    /// Authenticates the caller that the credentials name, and counts the request against the caller's rate limit. `client` is
+    /// the rate-limit key of an anonymous client, if its address is known. `unix_now` is in seconds since 1970.
     ///
     /// # Errors
-    /// [`Error::JwtRejected`], [`Error::KeysUnavailable`], [`Error::RateLimited`].
-    pub(crate) fn authenticate<'a>(
+    /// See [`Error`].
+    pub(crate) fn authenticate(
         &self,
-        caller: &'a UnverifiedCaller,
+        credentials: Credentials<'_>,
         client: Option<IpAddr>,
         now: Instant,
-    ) -> Result<AuthenticatedCaller<'a>, Error> {
-        let name = caller.name.clone();
-        let rate_key = match &caller.credentials {
-            CallerCredentials::ApiKey { .. } => Some(RateKey::Caller(name)),
-            CallerCredentials::Jwt(jwt) => {
-                jwt.verify()?;
-                Some(RateKey::User(name, jwt.user().unwrap_or_default().into()))
-            }
-            CallerCredentials::Anonymous => client.map(RateKey::Address),
-        };
+        unix_now: u64,
+    ) -> Result<AuthenticatedCaller, Error> {
+        let registry = self.registry.get();
+        let (caller, rate_key) = registry.authenticate(credentials, client, unix_now)?;
         if let (Some(key), rate @ 1..) = (rate_key, caller.policy.requests_per_minute) {
             self.rate_limiter
                 .try_acquire(&key, Rate::per_minute(rate), now)
                 .map_err(|retry_after| Error::RateLimited(caller.name.clone(), retry_after))?;
         }
-        Ok(AuthenticatedCaller(caller))
+        Ok(caller)
     }
 
     /// Signs an access token at `now` (seconds since 1970) for the participant that the caller requests.
@@ -359,14 +341,14 @@ impl TokenSource {
     /// The caller's policy does not allow the request.
     pub(crate) fn issue_access_token(
         &self,
-        caller: &AuthenticatedCaller<'_>,
+        caller: &AuthenticatedCaller,
         request: ParticipantRequest,
         now: u64,
     ) -> Result<ParticipantToken, PolicyError> {
         // 128 bits: a random room cannot be guessed
         let random_name = || hex(&random::bytes::<16>());
-        let policy = &caller.0.policy;
-        let grant = policy.authorize(caller.claims(), request, random_name)?;
+        let claims = caller.claims.as_ref();
+        let grant = caller.policy.authorize(claims, request, random_name)?;
         let claims = Claims::join_with_grants(
             grant.identity.clone(),
             &grant.room,

@@ -30,24 +30,11 @@ fn api_key(caller: &str) -> (String, (ApiKeyHash, CallerName)) {
     (key, (hash, name(caller)))
 }
 
-fn authenticate_from(
-    source: &TokenSource,
-    credentials: Credentials<'_>,
-    client: Option<&str>,
-    now: Instant,
-) -> Result<UnverifiedCaller, Error> {
-    let caller = source.identify(credentials, NOW)?;
-    let client = client.map(|client| client_key(client.parse().unwrap()));
-    source.authenticate(&caller, client, now)?;
-    Ok(caller)
-}
-
-/// The caller, with verified credentials.
 fn authenticate(
     source: &TokenSource,
     credentials: Credentials<'_>,
-) -> Result<UnverifiedCaller, Error> {
-    authenticate_from(source, credentials, None, Instant::now())
+) -> Result<AuthenticatedCaller, Error> {
+    source.authenticate(credentials, None, Instant::now(), NOW)
 }
 
 fn policy_with_rate(requests_per_minute: u32) -> Arc<CallerPolicy> {
@@ -101,10 +88,7 @@ fn an_api_key_authenticates_its_caller() {
         policies: [(name("other"), Arc::new(no_rooms))].into(),
         ..empty_registry()
     });
-    let caller = source
-        .identify(Credentials::ApiKeyOrJwt(&key), NOW)
-        .unwrap();
-    let caller = source.authenticate(&caller, None, Instant::now()).unwrap();
+    let caller = authenticate(&source, Credentials::ApiKeyOrJwt(&key)).unwrap();
     assert_eq!(caller.name(), &name("app"));
     assert_eq!(caller.api_key_id(), Some(&key[4..12]));
     let request = ParticipantRequest {
@@ -166,9 +150,10 @@ fn each_caller_and_each_anonymous_address_has_a_rate_limit() {
         ..empty_registry()
     });
     let now = Instant::now();
-    let accepted = |credentials, client| {
+    let accepted = |credentials, client: Option<&str>| {
+        let client = client.map(|client| client_key(client.parse().unwrap()));
         (0..9)
-            .filter(|_| authenticate_from(&source, credentials, client, now).is_ok())
+            .filter(|_| source.authenticate(credentials, client, now, NOW).is_ok())
             .count()
     };
     assert_eq!(accepted(Credentials::ApiKeyOrJwt(&a), Some("1.1.1.1")), 3);
@@ -178,7 +163,9 @@ fn each_caller_and_each_anonymous_address_has_a_rate_limit() {
     assert_eq!(accepted(Credentials::Missing, Some("2001:db8::1")), 3);
     assert_eq!(accepted(Credentials::Missing, Some("2001:db8::2")), 0);
     assert_eq!(accepted(Credentials::Missing, None), 9);
-    let error = authenticate_from(&source, Credentials::ApiKeyOrJwt(&a), None, now).unwrap_err();
+    let error = source
+        .authenticate(Credentials::ApiKeyOrJwt(&a), None, now, NOW)
+        .unwrap_err();
     assert_eq!(
         error,
         Error::RateLimited(name("a"), Duration::from_secs(20))
@@ -207,7 +194,7 @@ fn the_summary_names_every_caller_once() {
     let (_, stored_z) = api_key("z");
     let registry = CallerRegistry {
         api_keys: CallerApiKeys::new([stored_z, stored_a, stored_again]),
-        issuers: vec![Arc::new(issuer_with_secret())],
+        issuers: vec![issuer_with_secret()],
         ..empty_registry()
     };
     assert_eq!(registry.summary(), "a,jwt,z");
@@ -231,9 +218,9 @@ fn issuer_with_secret() -> JwtIssuer {
 }
 
 #[test]
-fn what_is_not_a_jwt_of_the_issuer_is_refused_before_a_signature_is_verified() {
+fn only_a_jwt_of_a_remote_issuer_can_need_a_key_fetch() {
     let source = token_source(CallerRegistry {
-        issuers: vec![Arc::new(issuer_with_secret())],
+        issuers: vec![issuer_with_secret()],
         ..empty_registry()
     });
     for credentials in [
@@ -242,12 +229,11 @@ fn what_is_not_a_jwt_of_the_issuer_is_refused_before_a_signature_is_verified() {
         Credentials::ApiKeyOrJwt("lts_x"),
         Credentials::ApiKeyOrJwt("a.b.c"),
     ] {
-        assert!(source.identify(credentials, NOW).is_err());
+        assert!(!source.needs_key_fetch(credentials, NOW));
+        assert!(authenticate(&source, credentials).is_err());
     }
     assert_eq!(
-        source
-            .identify(Credentials::ApiKeyOrJwt("a.b.c"), NOW)
-            .unwrap_err(),
+        authenticate(&source, Credentials::ApiKeyOrJwt("a.b.c")).unwrap_err(),
         Error::JwtRejected(JwtRejection::Malformed)
     );
 }

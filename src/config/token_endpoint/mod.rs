@@ -149,7 +149,7 @@ fn read_callers(
     let policy = |(name, entry): (_, policy_file::PolicyFileCaller)| (name, Arc::new(entry.policy));
     Some(CallerRegistry {
         api_keys: CallerApiKeys::new(keys),
-        issuers: logins.into_iter().map(Arc::new).collect(),
+        issuers: logins,
         anonymous: open.then(|| CallerName::parse(ANONYMOUS_CALLER)).flatten(),
         policies: policies.callers.into_iter().map(policy).collect(),
         default_policy: Arc::new(policies.default),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::jwks::{JwksRefresher, JwksUrl, RemoteJwks};
-use super::keys::{JwsAlgorithm, KeyLookupError, KeySet, decode_base64url};
+use super::keys::{JwsAlgorithm, KeyLookupError, KeySet, VerificationKey, decode_base64url};
 use super::{CallerName, Error};
 use crate::util::json;
 use crate::util::text::truncate_chars;
@@ -122,106 +122,140 @@ impl fmt::Display for JwtRejection {
 
 impl std::error::Error for JwtRejection {}
 
-/// A JWT of a configured issuer, valid but for its signature, which is not verified yet.
+/// A JWT with a valid signature, of a configured issuer.
 #[derive(Debug)]
-pub struct UnverifiedJwt {
-    issuer: Arc<JwtIssuer>,
-    /// Header and claims, encoded.
-    signing_input: Box<str>,
-    signature: Vec<u8>,
-    algorithm: JwsAlgorithm,
-    key_id: Option<String>,
-    claims: Map<String, Value>,
+pub struct VerifiedJwt<'a> {
+    /// The issuer.
+    pub issuer: &'a JwtIssuer,
+    /// All claims.
+    pub claims: Map<String, Value>,
 }
 
-impl UnverifiedJwt {
-    /// Parses a JWT of one of `issuers`, and checks all but its signature at `now` (seconds since 1970). Never waits: only a
-    /// JWT that passes may trigger a fetch of keys.
-    ///
-    /// # Errors
-    /// The JWT is malformed, not supported, of another issuer, for another audience, or not valid at `now`.
-    pub fn parse(text: &str, issuers: &[Arc<JwtIssuer>], now: u64) -> Result<Self, JwtRejection> {
-        if text.len() > MAX_JWT_BYTES {
-            return Err(JwtRejection::Malformed);
-        }
-        let (signing_input, signature) = text.rsplit_once('.').ok_or(JwtRejection::Malformed)?;
-        let (header, claims) = signing_input
-            .split_once('.')
-            .ok_or(JwtRejection::Malformed)?;
-        let header: JwtHeader = decode_json_segment(header)?;
-        header.check_extensions_and_type()?;
-        let signature = decode_base64url(signature).ok_or(JwtRejection::Malformed)?;
-        let algorithm = JwsAlgorithm::parse(&header.alg)
-            .ok_or_else(|| JwtRejection::UnsupportedAlgorithm(truncate_for_log(&header.alg)))?;
-        let claims = decode_json_segment(claims)?;
-        let issuer = find_issuer(issuers, &claims)?;
-        check_time_claims(&claims, now)?;
-        Ok(Self {
-            issuer: issuer.clone(),
-            signing_input: signing_input.into(),
-            signature,
-            algorithm,
-            key_id: header.kid,
-            claims,
-        })
+impl VerifiedJwt<'_> {
+    /// The user's id, if the claim for it is a text.
+    pub fn user(&self) -> Option<&str> {
+        self.claims.get(&self.issuer.identity_claim)?.as_str()
     }
+}
 
-    /// Verifies the signature and returns the claims. Waits for the issuer's server if the key is unknown and can be fetched.
-    ///
-    /// # Errors
-    /// [`Error::JwtRejected`]; [`Error::KeysUnavailable`], if the key is unknown and the issuer's server did not respond.
-    pub fn verify(&self) -> Result<&Map<String, Value>, Error> {
-        let keys = match &self.issuer.keys {
-            KeySource::Fixed(keys) => return Ok(self.verify_with(keys)?),
+/// Verifies a JWT of one of `issuers` at `now` (seconds since 1970). The signature comes last: only a JWT that is valid otherwise
+/// can trigger a fetch of keys, for which this function waits.
+///
+/// # Errors
+/// [`Error::JwtRejected`]; [`Error::KeysUnavailable`], if the key is unknown and the issuer's server did not respond.
+pub fn verify_jwt<'a>(
+    text: &str,
+    issuers: &'a [JwtIssuer],
+    now: u64,
+) -> Result<VerifiedJwt<'a>, Error> {
+    let jwt = UnverifiedJwt::parse(text)?;
+    let (issuer, claims) = jwt.check_claims(issuers, now)?;
+    issuer.verify_signature(&jwt)?;
+    Ok(VerifiedJwt { issuer, claims })
+}
+
+/// Whether [`verify_jwt`] would wait for an issuer's server. Decodes no claims, unless an issuer lacks the key.
+pub fn needs_key_fetch(text: &str, issuers: &[JwtIssuer], now: u64) -> bool {
+    let Ok(jwt) = UnverifiedJwt::parse(text) else {
+        return false;
+    };
+    issuers.iter().any(|issuer| issuer.needs_key_fetch(&jwt))
+        && jwt
+            .check_claims(issuers, now)
+            .is_ok_and(|(issuer, _)| issuer.needs_key_fetch(&jwt))
+}
+
+impl JwtIssuer {
+    fn verify_signature(&self, jwt: &UnverifiedJwt<'_>) -> Result<(), Error> {
+        let keys = match &self.keys {
+            KeySource::Fixed(keys) => return Ok(jwt.verify_signature(keys)?),
             KeySource::Remote(keys) => keys,
         };
-        match keys
-            .cached(Instant::now())
-            .map(|keys| self.verify_with(&keys))
-        {
+        let cached = keys.cached(Instant::now());
+        match cached.map(|keys| jwt.verify_signature(&keys)) {
             None | Some(Err(JwtRejection::KeyLookup(KeyLookupError::UnknownKey))) => {}
             Some(result) => return Ok(result?),
         }
         let keys = keys.fetch().map_err(Error::KeysUnavailable)?;
-        Ok(self.verify_with(&keys)?)
+        Ok(jwt.verify_signature(&keys)?)
     }
 
-    fn verify_with(&self, keys: &KeySet) -> Result<&Map<String, Value>, JwtRejection> {
-        let key = keys
-            .select(self.algorithm, self.key_id.as_deref())
-            .map_err(JwtRejection::KeyLookup)?;
-        if key.verify_signature(self.signing_input.as_bytes(), &self.signature) {
-            Ok(&self.claims)
-        } else {
-            Err(JwtRejection::BadSignature)
-        }
-    }
-
-    /// Whether [`Self::verify`] would wait for the issuer's server.
-    pub fn needs_key_fetch(&self) -> bool {
-        let KeySource::Remote(keys) = &self.issuer.keys else {
+    fn needs_key_fetch(&self, jwt: &UnverifiedJwt<'_>) -> bool {
+        let KeySource::Remote(keys) = &self.keys else {
             return false;
         };
         let now = Instant::now();
-        let is_unknown = keys.cached(now).is_none_or(|keys| {
-            let key = keys.select(self.algorithm, self.key_id.as_deref());
-            matches!(key, Err(KeyLookupError::UnknownKey))
-        });
+        let cached = keys.cached(now);
+        let is_unknown = cached
+            .is_none_or(|keys| matches!(jwt.select_key(&keys), Err(KeyLookupError::UnknownKey)));
         is_unknown && keys.can_fetch(now)
     }
+}
 
-    /// The issuer whose `iss` and `aud` the JWT has.
-    pub fn issuer(&self) -> &JwtIssuer {
-        &self.issuer
+/// A JWT whose header is parsed; claims and signature are not verified, the claims not even decoded.
+struct UnverifiedJwt<'a> {
+    /// Header and claims, encoded.
+    signing_input: &'a str,
+    encoded_claims: &'a str,
+    signature: Vec<u8>,
+    algorithm: JwsAlgorithm,
+    key_id: Option<String>,
+}
+
+impl<'a> UnverifiedJwt<'a> {
+    fn parse(text: &'a str) -> Result<Self, JwtRejection> {
+        if text.len() > MAX_JWT_BYTES {
+            return Err(JwtRejection::Malformed);
+        }
+        let (signing_input, signature) = text.rsplit_once('.').ok_or(JwtRejection::Malformed)?;
+        let (header, encoded_claims) = signing_input
+            .split_once('.')
+            .ok_or(JwtRejection::Malformed)?;
+        let header: JwtHeader = decode_json_segment(header)?;
+        if header.crit {
+            return Err(JwtRejection::CriticalExtension);
+        }
+        if let Some(media_type) = header.typ {
+            // the prefix may be omitted (RFC 7515, 4.1.9)
+            let short = media_type.to_ascii_lowercase();
+            let short = short.strip_prefix("application/").unwrap_or(&short);
+            if !USER_TOKEN_TYPES.contains(&short) {
+                return Err(JwtRejection::UnsupportedType(truncate_for_log(&media_type)));
+            }
+        }
+        Ok(Self {
+            signing_input,
+            encoded_claims,
+            signature: decode_base64url(signature).ok_or(JwtRejection::Malformed)?,
+            algorithm: JwsAlgorithm::parse(&header.alg)
+                .ok_or_else(|| JwtRejection::UnsupportedAlgorithm(truncate_for_log(&header.alg)))?,
+            key_id: header.kid,
+        })
     }
 
-    pub(super) fn claims(&self) -> &Map<String, Value> {
-        &self.claims
+    /// Decodes the claims, and checks `iss`, `aud` and the time claims.
+    fn check_claims<'i>(
+        &self,
+        issuers: &'i [JwtIssuer],
+        now: u64,
+    ) -> Result<(&'i JwtIssuer, Map<String, Value>), JwtRejection> {
+        let claims = decode_json_segment(self.encoded_claims)?;
+        let issuer = find_issuer(issuers, &claims)?;
+        check_time_claims(&claims, now)?;
+        Ok((issuer, claims))
     }
 
-    /// The user's id, if the claim for it is a text.
-    pub(super) fn user(&self) -> Option<&str> {
-        self.claims.get(&self.issuer.identity_claim)?.as_str()
+    fn select_key<'k>(&self, keys: &'k KeySet) -> Result<&'k VerificationKey, KeyLookupError> {
+        keys.select(self.algorithm, self.key_id.as_deref())
+    }
+
+    fn verify_signature(&self, keys: &KeySet) -> Result<(), JwtRejection> {
+        let key = self.select_key(keys).map_err(JwtRejection::KeyLookup)?;
+        if key.verify_signature(self.signing_input.as_bytes(), &self.signature) {
+            Ok(())
+        } else {
+            Err(JwtRejection::BadSignature)
+        }
     }
 }
 
@@ -239,29 +273,10 @@ fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Err
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
-impl JwtHeader {
-    fn check_extensions_and_type(&self) -> Result<(), JwtRejection> {
-        if self.crit {
-            return Err(JwtRejection::CriticalExtension);
-        }
-        let Some(media_type) = &self.typ else {
-            return Ok(());
-        };
-        // the prefix may be omitted (RFC 7515, 4.1.9)
-        let short = media_type.to_ascii_lowercase();
-        let short = short.strip_prefix("application/").unwrap_or(&short);
-        if USER_TOKEN_TYPES.contains(&short) {
-            Ok(())
-        } else {
-            Err(JwtRejection::UnsupportedType(truncate_for_log(media_type)))
-        }
-    }
-}
-
 fn find_issuer<'a>(
-    issuers: &'a [Arc<JwtIssuer>],
+    issuers: &'a [JwtIssuer],
     claims: &Map<String, Value>,
-) -> Result<&'a Arc<JwtIssuer>, JwtRejection> {
+) -> Result<&'a JwtIssuer, JwtRejection> {
     let name = claims.get("iss").and_then(Value::as_str);
     let has_audience = |audience: &String| match claims.get("aud") {
         Some(Value::Array(audiences)) => audiences.iter().any(|one| one == audience),

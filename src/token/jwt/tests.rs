@@ -20,22 +20,22 @@ fn vectors() -> Value {
     serde_json::from_str(include_str!("../../../tests/vectors/login.json")).unwrap()
 }
 
-fn issuer(name: &str, audience: &str, keys: KeySet) -> Arc<JwtIssuer> {
-    Arc::new(JwtIssuer {
+fn issuer(name: &str, audience: &str, keys: KeySet) -> JwtIssuer {
+    JwtIssuer {
         name: CallerName::parse(name).unwrap(),
         issuer: ISSUER.to_owned(),
         audience: audience.to_owned(),
         identity_claim: DEFAULT_IDENTITY_CLAIM.to_owned(),
         keys: KeySource::Fixed(keys),
-    })
+    }
 }
 
-fn issuers(keys: KeySet) -> Vec<Arc<JwtIssuer>> {
+fn issuers(keys: KeySet) -> Vec<JwtIssuer> {
     vec![issuer("booking", AUDIENCE, keys)]
 }
 
 /// An issuer with the three public keys of the vectors.
-fn published() -> Vec<Arc<JwtIssuer>> {
+fn published() -> Vec<JwtIssuer> {
     let all = vectors();
     let keys: Vec<&Value> = all["keys"]
         .as_object()
@@ -91,10 +91,9 @@ fn sign(id: &str, message: &str) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn verify(issuers: &[Arc<JwtIssuer>], token: &str) -> Result<Map<String, Value>, JwtRejection> {
-    let jwt = UnverifiedJwt::parse(token, issuers, NOW)?;
-    match jwt.verify() {
-        Ok(claims) => Ok(claims.clone()),
+fn verify(issuers: &[JwtIssuer], token: &str) -> Result<Map<String, Value>, JwtRejection> {
+    match verify_jwt(token, issuers, NOW) {
+        Ok(jwt) => Ok(jwt.claims),
         Err(Error::JwtRejected(rejection)) => Err(rejection),
         Err(other) => panic!("{other}"),
     }
@@ -149,13 +148,12 @@ fn the_identity_claim_identifies_the_user() {
         ("email", Some("alice@example.org")),
         ("exp", None),
     ] {
-        let issuer = JwtIssuer {
+        let issuers = [JwtIssuer {
             identity_claim: claim.to_owned(),
-            ..JwtIssuer::clone(&published[0])
-        };
-        let jwt = UnverifiedJwt::parse(&token, &[Arc::new(issuer)], NOW).unwrap();
-        jwt.verify().unwrap();
-        assert_eq!(jwt.issuer().name.as_str(), "booking");
+            ..published[0].clone()
+        }];
+        let jwt = verify_jwt(&token, &issuers, NOW).unwrap();
+        assert_eq!(jwt.issuer.name.as_str(), "booking");
         assert_eq!(jwt.user(), user);
     }
 }
@@ -237,9 +235,8 @@ fn two_issuers_with_the_same_name_differ_by_audience() {
         issuer("second", AUDIENCE, secret),
     ];
     let token = all["secret_token"].as_str().unwrap();
-    let jwt = UnverifiedJwt::parse(token, &both, NOW).unwrap();
-    jwt.verify().unwrap();
-    assert_eq!(jwt.issuer().name.as_str(), "second");
+    let jwt = verify_jwt(token, &both, NOW).unwrap();
+    assert_eq!(jwt.issuer.name.as_str(), "second");
 }
 
 fn hs256(secret: &[u8], header: &Value) -> String {
