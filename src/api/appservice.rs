@@ -107,9 +107,11 @@ impl AppServiceApi {
                 .authenticate_user(proxied_credentials(call))?;
             let request = request_body::parse_client_delegate(call.body)
                 .map_err(AppServiceRequestError::InvalidBody)?;
-            let leave = inside.delegate_leave(&user, &request.membership, &request.delay_id)?;
+            let (participant, leave) =
+                inside.delegate_leave(&user, &request.membership, &request.delay_id)?;
             let (user, ms) = (user.id().as_str(), asked.elapsed_ms());
-            info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
+            let (room, identity) = (participant.room.as_str(), participant.identity.as_str());
+            info!("delegated {asked} user={user:?} room={room:?} identity={identity:?} leave={leave} ms={ms}");
             Ok(Response::empty_object())
         })
     }

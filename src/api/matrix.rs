@@ -9,9 +9,9 @@ use super::request_body;
 use super::response;
 use super::response::{ExchangeOperation, Response};
 use super::router::ApiRequest;
+use crate::delegation::leave::DelegationRequest;
 use crate::exchange::standalone::{
-    self as exchange, DelayedLeaveRequest, DelegationReceipt, Exchange, ExchangeRequest,
-    IssuedToken,
+    self as exchange, DelegationReceipt, Exchange, ExchangeRequest, IssuedToken,
 };
 use crate::server::ClientAddress;
 use crate::util::log_throttle::LogThrottle;
@@ -68,14 +68,14 @@ impl MatrixApi {
                     user,
                     access_level: access,
                     participant,
-                    leave_log_id: leave,
+                    leave,
                     ..
                 } = &granted;
                 let (user, access) = (user.id().as_str(), access.as_str());
                 let (identity, matrix_room) =
                     (participant.identity.as_str(), request.room.as_str());
                 let room = &participant.room;
-                let leave = leave.map_or(String::new(), |leave| format!(" leave={leave:08x}"));
+                let leave = leave.map_or(String::new(), |leave| format!(" leave={leave}"));
                 info!(
                     "granted {asked} user={user:?} access={access} matrix_room={matrix_room:?} room={room} \
                      identity={identity:?}{leave} ms={}",
@@ -97,7 +97,7 @@ impl MatrixApi {
     pub(super) fn handle_delegate(
         &self,
         call: &ApiRequest<'_>,
-        request: Result<(ExchangeRequest, DelayedLeaveRequest), request_body::Error>,
+        request: Result<(ExchangeRequest, DelegationRequest), request_body::Error>,
     ) -> Response {
         let asked = RequestContext::start("delegate_delayed_leave", call.client);
         let (request, delay) = match request {
@@ -105,18 +105,24 @@ impl MatrixApi {
             Err(error) => return asked.reject_body(&error),
         };
         let client = call.client.0;
+        let delay_ms = delay.timeout.as_millis();
         match self
             .state
             .get()
             .exchange
-            .delegate_leave(&request, &delay, client)
+            .delegate_leave(&request, delay, client)
         {
             Ok(DelegationReceipt {
                 user,
-                leave_log_id: leave,
+                participant,
+                leave,
             }) => {
                 let (user, ms) = (user.id().as_str(), asked.elapsed_ms());
-                info!("delegated {asked} user={user:?} leave={leave:08x} ms={ms}");
+                let (room, identity) = (participant.room.as_str(), participant.identity.as_str());
+                info!(
+                    "delegated {asked} user={user:?} room={room:?} identity={identity:?} leave={leave} delay_ms={delay_ms} \
+                     ms={ms}"
+                );
                 Response::empty_object()
             }
             Err(error) => self.refuse(

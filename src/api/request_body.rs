@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::delegation::leave::DelegationRequest;
 use crate::exchange::appservice::CallMembership;
-use crate::exchange::standalone::{DelayedLeaveRequest, ExchangeRequest, RequestedParticipant};
+use crate::exchange::standalone::{ExchangeRequest, RequestedParticipant};
 use crate::matrix::id::{
     DelayId, DeviceId, InvalidIdentifier, MemberId, RoomId, ServerName, SlotId, UserId,
 };
@@ -111,7 +112,7 @@ pub fn parse_sfu_get(body: &[u8]) -> Result<ExchangeRequest, Error> {
 /// The body is not JSON, or a field is missing or invalid.
 pub fn parse_delegate_delayed_leave(
     body: &[u8],
-) -> Result<(ExchangeRequest, DelayedLeaveRequest), Error> {
+) -> Result<(ExchangeRequest, DelegationRequest), Error> {
     let mut request = parse_get_token(body)?;
     match request.delayed_leave.take() {
         Some(leave) => Ok((request, leave)),
@@ -170,7 +171,7 @@ fn parse_call_membership(body: &BodyObject<'_>) -> Result<CallMembership, Error>
 }
 
 /// The two delay fields, which come together or not at all.
-fn parse_delayed_leave(body: &BodyObject<'_>) -> Result<Option<DelayedLeaveRequest>, Error> {
+fn parse_delayed_leave(body: &BodyObject<'_>) -> Result<Option<DelegationRequest>, Error> {
     let invalid = |name, expected: &str| Error::InvalidField(name, expected.into());
     let timeout = body.get("delay_timeout").map(|value| {
         let ms = match value {
@@ -191,7 +192,7 @@ fn parse_delayed_leave(body: &BodyObject<'_>) -> Result<Option<DelayedLeaveReque
     });
     match (timeout.transpose()?, delay_id.transpose()?) {
         (None, None) => Ok(None),
-        (Some(ms), Some(delay_id)) => Ok(Some(DelayedLeaveRequest {
+        (Some(ms), Some(delay_id)) => Ok(Some(DelegationRequest {
             delay_id,
             timeout: Duration::from_millis(ms),
         })),

@@ -227,6 +227,7 @@ impl Response {
             (
                 delegation::Error::NoClientApi(client_api::Error::Busy(_))
                 | delegation::Error::UserQuotaExceeded
+                | delegation::Error::ServerQuotaExceeded
                 | delegation::Error::CapacityExceeded
                 | delegation::Error::NotStored(_)
                 | delegation::Error::Stopping,
@@ -240,7 +241,8 @@ impl Response {
                 Self::rate_limited(DELEGATION_RETRY_AFTER)
             }
             (
-                delegation::Error::CapacityExceeded
+                delegation::Error::ServerQuotaExceeded
+                | delegation::Error::CapacityExceeded
                 | delegation::Error::NotStored(_)
                 | delegation::Error::Stopping,
                 ExchangeOperation::DelegateLeave,
@@ -260,7 +262,9 @@ pub(crate) fn log_level(error: &exchange::Error) -> Level {
         } => Level::Warn,
         exchange::Error::DelegationFailed { error, listed, .. } => match error {
             delegation::Error::NotStored(_) => Level::Error,
-            delegation::Error::CapacityExceeded => Level::Warn,
+            delegation::Error::ServerQuotaExceeded | delegation::Error::CapacityExceeded => {
+                Level::Warn
+            }
             delegation::Error::NotSupported | delegation::Error::NoClientApi(_) if *listed => {
                 Level::Warn
             }

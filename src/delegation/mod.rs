@@ -1,56 +1,58 @@
-//! The thread that keeps the leaves which clients have handed to us, and carries out what they call for.
+//! Delegated leaves (MSC4195): keeps each participant's delayed leave event (MSC4140) from being sent while the participant is
+//! connected, and has it sent after a disconnect.
 //!
-//! One thread owns all leaves and their timers (`keeper`); what [`self::leave`] wants done waits in `lanes` for its turn and is then
-//! done by a small pool (`pool`), so that nobody who does not answer holds up the others.
+//! One thread, the [`scheduler`], owns all leaves and their timers. The actions of a leave ([`leave`]) wait in the [`call_queue`] and
+//! are carried out by blocking [`workers`], so that a homeserver that does not answer delays its own leaves only. The [`store`] keeps
+//! leaves across restarts.
 
 mod call_queue;
 pub(crate) mod leave;
 mod quota;
 mod scheduler;
 pub(crate) mod store;
+mod time;
 mod workers;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use log::info;
-
-use self::leave::{DelegationRequest, Leave, UnixMillis};
+use self::leave::{DelegationRequest, Leave, LeaveId};
 use self::quota::LeaveQuota;
 use self::scheduler::{Scheduler, SchedulerMessage};
 use self::store::{LeaveStore, Ownership};
+use self::time::MonotonicUnixClock;
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::RoomServiceClient;
 use crate::livekit::webhook::WebhookEvent;
 use crate::matrix::client_api::{self, DelayedEventSupport};
 use crate::matrix::delayed_event::DelayedEventClient;
-use crate::matrix::id::ServerName;
+use crate::matrix::id::{ServerName, UserId};
 use crate::util::metrics;
 use crate::util::random;
 use crate::util::sync::Swappable;
 
-/// Events that wait for the thread; a burst of webhooks for a few thousand participants. It takes some 10,000 a second.
+/// Messages queued for the scheduler, which handles about 10,000 in a second; a burst of webhooks for some thousand participants.
 const MAX_QUEUED_MESSAGES: usize = 4096;
+/// Time to handle a webhook, with a query to the store; shorter than the SFU's timeout.
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(4);
+/// Attempts at one webhook while other replicas take its leave.
+const WEBHOOK_ATTEMPTS: usize = 3;
+/// Time for the scheduler to stop, which is never far from reading its next message.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a leave was not taken on.
+/// Why a leave cannot be delegated.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// The user's homeserver says that it has no delayed events.
     NotSupported,
-    /// Its client-server API could not be found or asked.
     NoClientApi(client_api::Error),
-    /// The user has as many leaves here as one may have.
     UserQuotaExceeded,
-    /// There are as many leaves as we can keep, or as we keep of one stranger's server.
+    ServerQuotaExceeded,
     CapacityExceeded,
-    /// The participant's leave is another user's.
     OwnedByOtherUser,
-    /// It could not be written down, and might be lost.
     NotStored(store::Error),
-    /// We are about to stop.
     Stopping,
 }
 
@@ -58,79 +60,57 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotSupported => {
-                f.write_str("the homeserver says that it does not support delayed events (MSC4140)")
+                f.write_str("the homeserver does not support delayed events (MSC4140)")
             }
             Self::NoClientApi(error) => write!(f, "client-server API: {error}"),
-            Self::UserQuotaExceeded => write!(
+            Self::UserQuotaExceeded => {
+                write!(f, "the user has {} delegated leaves", quota::MAX_PER_USER)
+            }
+            Self::ServerQuotaExceeded => write!(
                 f,
-                "the user has {} leaves here already",
-                quota::MAX_PER_USER
-            ),
-            Self::CapacityExceeded => write!(
-                f,
-                "there are {} leaves already, or {} of a homeserver that is not listed",
-                quota::MAX_LEAVES,
+                "the homeserver, which is not listed, has {} delegated leaves",
                 quota::MAX_PER_UNLISTED_SERVER
             ),
-            Self::OwnedByOtherUser => f.write_str("the participant's leave is another user's"),
-            Self::NotStored(error) => write!(f, "the leave could not be stored: {error}"),
-            Self::Stopping => f.write_str("the service is about to stop"),
+            Self::CapacityExceeded => {
+                write!(f, "there are {} delegated leaves", quota::MAX_LEAVES)
+            }
+            Self::OwnedByOtherUser => {
+                f.write_str("another user has delegated the participant's leave")
+            }
+            Self::NotStored(error) => write!(f, "the leave cannot be stored: {error}"),
+            Self::Stopping => f.write_str("the service is stopping"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// More to do than can be done: to be told again later.
+/// Error for a webhook that cannot be handled now, and has to be delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SchedulerBusy;
 
-/// Milliseconds since 1970 that go on steadily, whoever sets the host's clock meanwhile.
-#[derive(Debug, Clone, Copy)]
-struct MonotonicUnixClock {
-    unix_start: UnixMillis,
-    monotonic_start: Instant,
-}
-
-impl MonotonicUnixClock {
-    fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let ms = since.map_or(0, |since| since.as_millis());
-        Self {
-            unix_start: UnixMillis::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)),
-            monotonic_start: Instant::now(),
-        }
-    }
-
-    fn now(&self) -> UnixMillis {
-        self.unix_start + self.monotonic_start.elapsed()
-    }
-}
-
-/// What is reached for from every thread.
+/// State shared by the scheduler, its workers and the HTTP handlers.
 #[derive(Debug)]
 struct DelegationContext {
     store: Arc<dyn LeaveStore>,
-    /// Calls that are under way end on those that they began with.
+    /// A running call keeps the clients that it started with.
     clients: Swappable<DelegationClients>,
     quota: LeaveQuota,
     clock: MonotonicUnixClock,
-    /// How often the SFU is asked about those who are connected.
+    /// Time between two presence checks of a connected participant; `None` checks only after a doubt.
     check_interval: Option<Duration>,
 }
 
-/// The ways to others, which settings can change.
+/// Clients of other servers, which a reload replaces.
 #[derive(Debug)]
 pub(crate) struct DelegationClients {
-    /// To homeservers.
     pub delayed_events: Arc<DelayedEventClient>,
-    /// To the SFU.
     pub room_service: Arc<RoomServiceClient>,
-    /// Homeservers that the administrator answers for: they may have all the room that there is.
+    /// Homeservers named in the settings, which have no quota of their own.
     pub listed_servers: BTreeSet<ServerName>,
 }
 
-/// All leaves that are kept here.
+/// Handle to the scheduler and its leaves.
 #[derive(Debug, Clone)]
 pub(crate) struct DelegationService {
     context: Arc<DelegationContext>,
@@ -138,135 +118,107 @@ pub(crate) struct DelegationService {
 }
 
 impl DelegationService {
-    /// Takes up the leaves in the journal, and starts to keep them. The SFU is asked about those who are connected every `check`,
-    /// or only in doubt.
+    /// Starts the scheduler, and adopts the leaves in the store.
     pub(crate) fn start(
-        journal: Arc<dyn LeaveStore>,
-        wires: DelegationClients,
-        check: Option<Duration>,
+        store: Arc<dyn LeaveStore>,
+        clients: DelegationClients,
+        check_interval: Option<Duration>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(DelegationContext {
-            store: journal,
-            clients: Swappable::new(wires),
+        let context = Arc::new(DelegationContext {
+            store,
+            clients: Swappable::new(clients),
             quota: LeaveQuota::default(),
             clock: MonotonicUnixClock::start(),
-            check_interval: check,
+            check_interval,
         });
-        let (news, received) = sync_channel(MAX_QUEUED_MESSAGES);
-        Scheduler::start(shared.clone(), news.clone(), received)?;
-        workers::spawn_adopter(shared.clone(), news.clone())?;
-        Ok(Self {
-            context: shared,
-            scheduler: news,
-        })
+        let (scheduler, messages) = sync_channel(MAX_QUEUED_MESSAGES);
+        Scheduler::start(Arc::clone(&context), scheduler.clone(), messages)?;
+        workers::spawn_adopter(Arc::clone(&context), scheduler.clone())?;
+        Ok(Self { context, scheduler })
     }
 
-    /// Calls others in these ways from now on.
-    pub(crate) fn replace_clients(&self, wires: DelegationClients) {
-        self.context.clients.replace(wires);
+    pub(crate) fn replace_clients(&self, clients: DelegationClients) {
+        self.context.clients.replace(clients);
     }
 
-    /// Whether leaves can be delegated for users of this homeserver; waits for its answer when it is not known.
+    /// Checks that leaves can be delegated for users of this homeserver; waits for its answer unless that is cached.
     pub(crate) fn check_support(&self, server: &ServerName) -> Result<(), Error> {
-        let wires = self.context.clients.get();
-        match wires
-            .delayed_events
-            .client_api()
-            .delayed_event_support(server)
-        {
+        let clients = self.context.clients.get();
+        let client_api = clients.delayed_events.client_api();
+        match client_api.delayed_event_support(server) {
             Ok(DelayedEventSupport::Supported(_)) => Ok(()),
             Ok(DelayedEventSupport::Unsupported) => Err(Error::NotSupported),
             Err(error) => Err(Error::NoClientApi(error)),
         }
     }
 
-    /// Takes a leave on, in place of an earlier one for the same participant. It is in the journal when this returns.
+    /// Delegates a leave, in place of an earlier one of the same participant. It is stored when this returns.
     pub(crate) fn delegate(
         &self,
         key: ParticipantKey,
-        order: DelegationRequest,
-    ) -> Result<u32, Error> {
-        let shared = &*self.context;
-        let id = u32::from_ne_bytes(random::bytes());
-        let listed = shared
-            .clients
-            .get()
-            .listed_servers
-            .contains(order.user.server());
-        let place = shared.quota.reserve(&key, &order.user, listed)?;
-        let leave = Leave::new(key, order, id, shared.check_interval, shared.clock.now());
+        user: UserId,
+        request: DelegationRequest,
+    ) -> Result<LeaveId, Error> {
+        let context = &*self.context;
+        let listed = &context.clients.get().listed_servers;
+        let is_listed = listed.contains(user.server());
+        let reservation = context.quota.reserve(&key, &user, is_listed)?;
+        let id = LeaveId(u32::from_ne_bytes(random::bytes()));
+        let now = context.clock.now();
+        let leave = Leave::new(key, user, request, id, context.check_interval, now);
         let record = leave.to_record().unwrap_or_default();
-        let fence = match shared.store.put(leave.key(), &record) {
-            Ok(fence) => fence,
-            Err(error) => {
-                shared.quota.release(leave.key(), place);
-                return Err(Error::NotStored(error));
-            }
-        };
-        let order = leave.request();
-        info!(
-            "delegated leave={id:08x} user={:?} room={:?} identity={:?} delay_ms={}",
-            order.user.as_str(),
-            leave.key().room.as_str(),
-            leave.key().identity.as_str(),
-            order.timeout.as_millis()
-        );
-        let sent = self
-            .scheduler
-            .send(SchedulerMessage::Delegated(Box::new(leave), fence));
-        sent.map_err(|_| Error::Stopping)?;
+        let fence = context.store.put(leave.key(), &record);
+        let fence = fence.map_err(Error::NotStored)?;
+        self.scheduler
+            .send(SchedulerMessage::Delegated(Box::new(leave), fence))
+            .map_err(|_| Error::Stopping)?;
+        reservation.keep();
         metrics::count_delegated_leave_event("delegated");
         Ok(id)
     }
 
-    /// Takes in what the SFU tells. It is in the journal when this returns, for the SFU does not tell it again.
+    /// Handles an event of the SFU, which does not send it again after this succeeds. Its effect is stored when this returns.
     pub(crate) fn handle_webhook(&self, webhook: &WebhookEvent) -> Result<(), SchedulerBusy> {
-        let journal = &self.context.store;
+        let store = &self.context.store;
         for _ in 0..WEBHOOK_ATTEMPTS {
-            let (done, taken_in) = sync_channel(1);
-            let news = SchedulerMessage::WebhookReceived(Box::new(webhook.clone()), done);
-            self.scheduler.try_send(news).map_err(|_| SchedulerBusy)?;
-            // no answer if the journal gave none
-            let about = taken_in
+            let (reply, handled) = sync_channel(1);
+            let message = SchedulerMessage::WebhookReceived(Box::new(webhook.clone()), reply);
+            self.scheduler
+                .try_send(message)
+                .map_err(|_| SchedulerBusy)?;
+            let owned = handled
                 .recv_timeout(WEBHOOK_TIMEOUT)
                 .map_err(|_| SchedulerBusy)?;
-            journal.sync().map_err(|_| SchedulerBusy)?;
-            let held = match about {
-                Some((key, fence)) if journal.is_shared() => journal.check_ownership(&key, fence),
+            store.sync().map_err(|_| SchedulerBusy)?;
+            let ownership = match owned {
+                Some((key, fence)) if store.is_shared() => store.check_ownership(&key, fence),
                 _ => Ok(Ownership::Owned),
             };
-            // or else another one of us took the leave in this very moment, and does not know yet
-            if held.map_err(|_| SchedulerBusy)? == Ownership::Owned {
+            // otherwise another replica took the leave meanwhile, without knowing of this event
+            if ownership.map_err(|_| SchedulerBusy)? == Ownership::Owned {
                 return Ok(());
             }
         }
         Err(SchedulerBusy)
     }
 
-    /// How many leaves are kept here, those that are about to be included.
+    /// Number of leaves, reserved ones included.
     pub(crate) fn leave_count(&self) -> u64 {
         self.context.quota.count()
     }
 
-    /// What keeps leaves from being stored; none if nothing does.
+    /// Why leaves cannot be stored now; `None` if they can.
     pub(crate) fn store_problem(&self) -> Option<String> {
         self.context.store.problem()
     }
 
-    /// Stops; leaves stay in the journal, for whoever starts next.
+    /// Stops the scheduler. The leaves stay in the store for the next process.
     pub(crate) fn stop(&self) {
-        let (done, stopped) = sync_channel(1);
-        if self.scheduler.send(SchedulerMessage::Stop(done)).is_ok() {
-            // gone without a word is stopped as well
+        let (reply, stopped) = sync_channel(1);
+        if self.scheduler.send(SchedulerMessage::Stop(reply)).is_ok() {
+            // without a reply, the scheduler has ended by itself or is left behind
             let _ = stopped.recv_timeout(STOP_TIMEOUT);
         }
         self.context.store.close();
     }
 }
-
-/// For an event to be taken in, with a question to the journal; less than the SFU's own patience.
-const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often an event is taken in at most, as others take the leave that it is about.
-const WEBHOOK_ATTEMPTS: usize = 3;
-/// For the thread to come to its end: it is never far from it.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,44 +1,42 @@
-//! How many leaves there are, and whose.
+//! Limits on the number of delegated leaves: in all, per user, and per homeserver that is not listed.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::Error;
 use crate::livekit::id::ParticipantKey;
 use crate::matrix::id::{ServerName, UserId};
+use crate::util::sync::lock;
 
-/// Leaves of one user: some devices, some rooms, and what is left for up to an hour of those who reload a page again and again.
+/// Leaves of one user: several devices and rooms, and up to an hour of leaves that page reloads left behind.
 pub(super) const MAX_PER_USER: usize = 100;
-/// Leaves of one server's users, unless the administrator has listed it: it may have as many users as it likes.
+/// Leaves of all users of one homeserver, unless the administrator lists it: it can have any number of users.
 pub(super) const MAX_PER_UNLISTED_SERVER: usize = MAX_LEAVES / 10;
-/// Leaves in all, of some 1 KiB each.
+/// Leaves in all, of about 1 KiB each.
 pub(super) const MAX_LEAVES: usize = 50_000;
-
-/// Whether a place was taken, or the key had one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct QuotaReservation(bool);
 
 #[derive(Debug, Default)]
 struct QuotaCounts {
-    owners: HashMap<ParticipantKey, UserId>,
+    users_by_leave: HashMap<ParticipantKey, UserId>,
     per_user: HashMap<UserId, usize>,
     per_server: HashMap<ServerName, usize>,
 }
 
 impl QuotaCounts {
+    /// Counts a leave, and returns whether it was not counted before.
     fn insert(&mut self, key: &ParticipantKey, user: &UserId) -> bool {
-        if self.owners.contains_key(key) {
+        if self.users_by_leave.contains_key(key) {
             return false;
         }
-        self.owners.insert(key.clone(), user.clone());
+        self.users_by_leave.insert(key.clone(), user.clone());
         *self.per_user.entry(user.clone()).or_default() += 1;
         *self.per_server.entry(user.server().clone()).or_default() += 1;
         true
     }
 
     fn remove(&mut self, key: &ParticipantKey) {
-        let Some(user) = self.owners.remove(key) else {
+        let Some(user) = self.users_by_leave.remove(key) else {
             return;
         };
         decrement(&mut self.per_user, &user);
@@ -55,61 +53,78 @@ fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     }
 }
 
-/// All leaves, those that are about to be included.
+/// Counts of all leaves, reserved ones included.
 #[derive(Debug, Default)]
 pub(super) struct LeaveQuota(Mutex<QuotaCounts>);
 
 impl LeaveQuota {
-    fn lock(&self) -> MutexGuard<'_, QuotaCounts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for one more leave of a user, whose server is `listed` or a stranger's; one that replaces another needs none.
+    /// Reserves one leave for a user of a homeserver that is `listed` or not. A leave that replaces an earlier one counts once.
     pub(super) fn reserve(
         &self,
         key: &ParticipantKey,
         user: &UserId,
         listed: bool,
-    ) -> Result<QuotaReservation, Error> {
-        let mut pages = self.lock();
-        match pages.owners.get(key) {
-            // clients of `/sfu/get` choose their device, and so a part of their identity
+    ) -> Result<QuotaReservation<'_>, Error> {
+        let mut counts = lock(&self.0);
+        match counts.users_by_leave.get(key) {
+            // clients of `/sfu/get` choose their device id, and so a part of their identity
             Some(other) if other != user => return Err(Error::OwnedByOtherUser),
             Some(_) => {}
             None => {
-                let of_server = pages.per_server.get(user.server()).copied();
-                let crowd = !listed && of_server.is_some_and(|n| n >= MAX_PER_UNLISTED_SERVER);
-                if crowd || pages.owners.len() >= MAX_LEAVES {
+                let count = |n: Option<&usize>| n.copied().unwrap_or_default();
+                if counts.users_by_leave.len() >= MAX_LEAVES {
                     return Err(Error::CapacityExceeded);
                 }
-                if pages.per_user.get(user).is_some_and(|n| *n >= MAX_PER_USER) {
+                let of_server = count(counts.per_server.get(user.server()));
+                if !listed && of_server >= MAX_PER_UNLISTED_SERVER {
+                    return Err(Error::ServerQuotaExceeded);
+                }
+                if count(counts.per_user.get(user)) >= MAX_PER_USER {
                     return Err(Error::UserQuotaExceeded);
                 }
             }
         }
-        Ok(QuotaReservation(pages.insert(key, user)))
+        let is_new = counts.insert(key, user);
+        Ok(QuotaReservation {
+            quota: self,
+            release: is_new.then(|| key.clone()),
+        })
     }
 
-    /// How many there are.
     pub(super) fn count(&self) -> u64 {
-        u64::try_from(self.lock().owners.len()).unwrap_or(u64::MAX)
+        u64::try_from(lock(&self.0).users_by_leave.len()).unwrap_or(u64::MAX)
     }
 
-    /// What was reserved is not needed.
-    pub(super) fn release(&self, key: &ParticipantKey, taken: QuotaReservation) {
-        if taken.0 {
-            self.lock().remove(key);
-        }
-    }
-
-    /// There is such a leave, whatever the bounds say.
+    /// Counts a leave that exists already, beyond all limits.
     pub(super) fn insert(&self, key: &ParticipantKey, user: &UserId) {
-        self.lock().insert(key, user);
+        lock(&self.0).insert(key, user);
     }
 
-    /// There is none any more.
     pub(super) fn remove(&self, key: &ParticipantKey) {
-        self.lock().remove(key);
+        lock(&self.0).remove(key);
+    }
+}
+
+/// A counted leave that does not exist yet; dropping the reservation releases it.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct QuotaReservation<'a> {
+    quota: &'a LeaveQuota,
+    release: Option<ParticipantKey>,
+}
+
+impl QuotaReservation<'_> {
+    /// Leaves the count as it is, for the leave exists now.
+    pub(super) fn keep(mut self) {
+        self.release = None;
+    }
+}
+
+impl Drop for QuotaReservation<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = &self.release {
+            self.quota.remove(key);
+        }
     }
 }
 
@@ -130,59 +145,63 @@ mod tests {
     }
 
     #[test]
-    fn a_user_has_so_many_leaves_and_a_replaced_one_counts_once() {
-        let (book, alice) = (LeaveQuota::default(), user("alice", "hs"));
-        let reserve = |n| book.reserve(&key(n), &alice, true);
+    fn a_user_has_a_limited_number_of_leaves_and_a_replaced_one_counts_once() {
+        let (quota, alice) = (LeaveQuota::default(), user("alice", "hs"));
+        let reserve = |n| quota.reserve(&key(n), &alice, true);
         for n in 0..MAX_PER_USER {
-            reserve(n).unwrap();
+            reserve(n).unwrap().keep();
         }
         assert!(matches!(
             reserve(MAX_PER_USER),
             Err(Error::UserQuotaExceeded)
         ));
-        book.release(&key(0), reserve(0).unwrap());
+        drop(reserve(0).unwrap());
         assert!(matches!(
             reserve(MAX_PER_USER),
             Err(Error::UserQuotaExceeded)
         ));
-        book.remove(&key(0));
-        book.remove(&key(0));
-        book.release(&key(MAX_PER_USER), reserve(MAX_PER_USER).unwrap());
-        reserve(0).unwrap();
+        quota.remove(&key(0));
+        quota.remove(&key(0));
+        drop(reserve(MAX_PER_USER).unwrap());
+        reserve(0).unwrap().keep();
+        assert_eq!(quota.count(), MAX_PER_USER as u64);
     }
 
     #[test]
-    fn nobody_replaces_the_leave_of_another() {
-        let book = LeaveQuota::default();
-        book.reserve(&key(0), &user("alice", "hs"), true).unwrap();
-        let other = book.reserve(&key(0), &user("alice", "hs:8448"), true);
+    fn a_leave_of_another_user_is_not_replaced() {
+        let quota = LeaveQuota::default();
+        quota
+            .reserve(&key(0), &user("alice", "hs"), true)
+            .unwrap()
+            .keep();
+        let other = quota.reserve(&key(0), &user("alice", "hs:8448"), true);
         assert!(matches!(other, Err(Error::OwnedByOtherUser)));
     }
 
     #[test]
-    fn all_users_have_so_many_leaves_and_those_of_a_stranger_fewer() {
-        let book = LeaveQuota::default();
+    fn leaves_are_limited_in_all_and_for_each_unlisted_server() {
+        let quota = LeaveQuota::default();
         let reserve = |n: usize, server: &str, listed| {
-            book.reserve(&key(n), &user(&format!("u{n}"), server), listed)
+            quota.reserve(&key(n), &user(&format!("u{n}"), server), listed)
         };
         for n in 0..MAX_PER_UNLISTED_SERVER {
-            reserve(n, "evil", false).unwrap();
+            reserve(n, "evil", false).unwrap().keep();
         }
         assert!(matches!(
             reserve(MAX_LEAVES, "evil", false),
-            Err(Error::CapacityExceeded)
+            Err(Error::ServerQuotaExceeded)
         ));
         for n in MAX_PER_UNLISTED_SERVER..MAX_LEAVES {
-            reserve(n, "hs", true).unwrap();
+            reserve(n, "hs", true).unwrap().keep();
         }
         assert!(matches!(
             reserve(MAX_LEAVES, "other", true),
             Err(Error::CapacityExceeded)
         ));
         for n in 0..MAX_LEAVES {
-            book.remove(&key(n));
+            quota.remove(&key(n));
         }
-        let pages = book.lock();
-        assert!(pages.per_user.is_empty() && pages.per_server.is_empty());
+        let counts = lock(&quota.0);
+        assert!(counts.per_user.is_empty() && counts.per_server.is_empty());
     }
 }

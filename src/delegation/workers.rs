@@ -1,195 +1,164 @@
-//! Those who wait for homeservers, the SFU and the journal, so that the thread with the leaves need not.
+//! Threads that wait for homeservers, the SFU and the store on behalf of the scheduler.
 
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{io, panic, process, thread};
+use std::{io, thread};
 
-use log::{error, info, warn};
+use log::debug;
 
 use super::DelegationContext;
 use super::leave::{LeaveEvent, UnixMillis};
-use super::scheduler::{FinishedCall, SchedulerMessage};
-use super::store::{FencingToken, Ownership};
+use super::scheduler::SchedulerMessage;
+use super::store::{self, FencingToken, Ownership};
 use crate::livekit::id::ParticipantKey;
-use crate::livekit::room_service::ParticipantPresence;
+use crate::livekit::room_service::{self, ParticipantPresence};
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::{DelayId, UserId};
+use crate::util::sync::{lock, spawn};
 
-/// When to ask a journal again that cannot tell whether a leave is still ours.
+/// Pause before a call whose leave's ownership the store could not confirm is tried again.
 const OWNERSHIP_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// From one look at the journal for leaves without a keeper to the next.
+/// Time between two searches of the store for leaves without an owner.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(1);
-/// Leaves that are taken up at once.
+/// Leaves adopted in one search.
 const ADOPT_BATCH: usize = 500;
 
-/// What is to be waited for.
+/// A call to a homeserver about a leave. It returns to the scheduler with its outcome.
 #[derive(Debug)]
-pub(super) enum BlockingTask {
-    /// A homeserver, about a leave that is ours.
-    Call {
-        serial: u64,
-        key: ParticipantKey,
-        fence: FencingToken,
-        deed: DelayedEventAction,
-        user: UserId,
-        /// How long it may take.
-        patience: Duration,
-        delay: DelayId,
-        /// When this was asked for.
-        began: UnixMillis,
-    },
-    /// The SFU, about a participant.
-    CheckPresence { serial: u64, key: ParticipantKey },
-    /// The journal, about a leave that something has happened to and that another one of us may keep.
-    Claim {
-        key: ParticipantKey,
-        /// Under which it is ours, by all that we know.
-        fence: Option<FencingToken>,
-        told: PendingEvent,
-    },
+pub(super) struct DelayedEventCall {
+    pub(super) serial: u64,
+    pub(super) action: DelayedEventAction,
+    pub(super) key: ParticipantKey,
+    pub(super) fence: FencingToken,
+    pub(super) user: UserId,
+    pub(super) delay_id: DelayId,
+    pub(super) timeout: Duration,
+    pub(super) started_at: UnixMillis,
 }
 
-/// Does one task after the other until there are no more.
-pub(super) fn run_worker(
-    shared: &DelegationContext,
-    tasks: &Mutex<Receiver<BlockingTask>>,
-    news: &SyncSender<SchedulerMessage>,
-) {
-    loop {
-        let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(task) = task else {
-            return;
-        };
-        let done = panic::catch_unwind(panic::AssertUnwindSafe(|| run_task(shared, task)));
-        let Ok(done) = done else {
-            // the keeper would wait for ever for what has become of it
-            error!("a call for a leave has failed");
-            process::exit(1);
-        };
-        if news.send(done).is_err() {
-            return;
-        }
-    }
-}
-
-fn run_task(shared: &DelegationContext, task: BlockingTask) -> SchedulerMessage {
-    match task {
-        BlockingTask::Call {
-            serial,
-            key,
-            fence,
-            deed,
-            user,
-            patience,
-            delay,
-            began,
-        } => {
-            let outcome = match shared.store.check_ownership(&key, fence) {
-                Ok(Ownership::Owned) => {
-                    let deadline = Instant::now() + patience;
-                    let wires = shared.clients.get();
-                    Some(wires.delayed_events.perform(deed, &user, &delay, deadline))
-                }
-                Ok(Ownership::Lost) => None,
-                Err(_) => Some(DelayedEventOutcome::NotAttempted(OWNERSHIP_RETRY_DELAY)),
-            };
-            SchedulerMessage::CallFinished(FinishedCall {
-                serial,
-                server: user.server().clone(),
-                action: deed,
-                outcome,
-                started_at: began,
-            })
-        }
-        BlockingTask::CheckPresence { serial, key } => {
-            let wires = shared.clients.get();
-            let answer = wires.room_service.get_participant(&key);
-            let presence = answer.map_err(|error| error.to_string());
-            SchedulerMessage::PresenceChecked(serial, presence)
-        }
-        BlockingTask::Claim { key, fence, told } => {
-            let held = match fence {
-                Some(fence) => shared.store.check_ownership(&key, fence),
-                None => Ok(Ownership::Lost),
-            };
-            let taken = held.and_then(|held| match held {
-                Ownership::Owned => Ok(ClaimOutcome::AlreadyOwned),
-                Ownership::Lost => shared.store.claim(&key).map(|taken| match taken {
-                    Some((fence, record)) => ClaimOutcome::Claimed(fence, record),
-                    None => ClaimOutcome::NotFound,
-                }),
-            });
-            SchedulerMessage::ClaimFinished(key, fence, taken, told)
-        }
-    }
-}
-
-/// Something that has happened to a leave.
+/// An event of a leave that another replica may own.
 #[derive(Debug)]
 pub(super) struct PendingEvent {
+    pub(super) key: ParticipantKey,
+    /// Token under which this replica owns the leave, as far as it knows.
+    pub(super) fence: Option<FencingToken>,
     pub(super) event: LeaveEvent,
     pub(super) reason: String,
-    /// For the leave that it was about, if any, once it is taken in; gone without a word if it could not be.
-    pub(super) reply: SyncSender<Option<(ParticipantKey, FencingToken)>>,
+    /// Takes the leave's token once the event is handled; dropped if it cannot be handled.
+    pub(super) reply: WebhookReply,
 }
 
-/// Whose a leave is that something has happened to.
+pub(super) type WebhookReply = SyncSender<Option<(ParticipantKey, FencingToken)>>;
+
+/// Result of [`BlockingTask::Claim`].
 #[derive(Debug)]
 pub(super) enum ClaimOutcome {
-    /// Ours, as before.
     AlreadyOwned,
-    /// Ours, from now on.
+    /// This replica owns the leave from now on; its record.
     Claimed(FencingToken, String),
-    /// Nobody's.
     NotFound,
 }
 
-/// What the SFU said, or why it said nothing.
-pub(super) type PresenceResult = Result<ParticipantPresence, String>;
+/// Work of one worker thread.
+#[derive(Debug)]
+pub(super) enum BlockingTask {
+    Call(DelayedEventCall),
+    CheckPresence { serial: u64, key: ParticipantKey },
+    Claim(PendingEvent),
+}
 
-/// Starts to look into the journal for leaves that nobody keeps: all of them at first, later those of others who died.
+/// Runs tasks until the scheduler has ended.
+pub(super) fn run_worker(
+    context: &DelegationContext,
+    tasks: &Mutex<Receiver<BlockingTask>>,
+    scheduler: &SyncSender<SchedulerMessage>,
+) {
+    loop {
+        let task = lock(tasks).recv();
+        let Ok(task) = task else {
+            return;
+        };
+        let result = match task {
+            BlockingTask::Call(call) => {
+                let outcome = make_call(context, &call);
+                SchedulerMessage::CallFinished(call, outcome)
+            }
+            BlockingTask::CheckPresence { serial, key } => {
+                SchedulerMessage::PresenceChecked(serial, check_presence(context, &key))
+            }
+            BlockingTask::Claim(pending) => {
+                let outcome = claim(context, &pending);
+                SchedulerMessage::ClaimFinished(pending, outcome)
+            }
+        };
+        if scheduler.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes a call unless another replica owns the leave (`None`).
+fn make_call(context: &DelegationContext, call: &DelayedEventCall) -> Option<DelayedEventOutcome> {
+    match context.store.check_ownership(&call.key, call.fence) {
+        Ok(Ownership::Owned) => {
+            let clients = context.clients.get();
+            let deadline = Instant::now() + call.timeout;
+            let client = &clients.delayed_events;
+            Some(client.perform(call.action, &call.user, &call.delay_id, deadline))
+        }
+        Ok(Ownership::Lost) => None,
+        Err(_) => Some(DelayedEventOutcome::NotAttempted(OWNERSHIP_RETRY_DELAY)),
+    }
+}
+
+fn check_presence(
+    context: &DelegationContext,
+    key: &ParticipantKey,
+) -> Result<ParticipantPresence, room_service::Error> {
+    let clients = context.clients.get();
+    clients.room_service.get_participant(key)
+}
+
+fn claim(
+    context: &DelegationContext,
+    pending: &PendingEvent,
+) -> Result<ClaimOutcome, store::Error> {
+    let (store, key) = (&context.store, &pending.key);
+    if let Some(fence) = pending.fence
+        && store.check_ownership(key, fence)? == Ownership::Owned
+    {
+        return Ok(ClaimOutcome::AlreadyOwned);
+    }
+    Ok(match store.claim(key)? {
+        Some((fence, record)) => ClaimOutcome::Claimed(fence, record),
+        None => ClaimOutcome::NotFound,
+    })
+}
+
+/// Starts the thread that adopts leaves without an owner: all of them at the start, later those of replicas that died.
 pub(super) fn spawn_adopter(
-    shared: Arc<DelegationContext>,
-    news: SyncSender<SchedulerMessage>,
+    context: Arc<DelegationContext>,
+    scheduler: SyncSender<SchedulerMessage>,
 ) -> io::Result<()> {
-    let adopt = move || {
-        let mut well = true;
+    let adopt_forever = move || {
         loop {
-            let adopted = shared
-                .store
-                .check_lease()
-                .and_then(|()| shared.store.adopt(ADOPT_BATCH));
-            let more = match adopted {
-                Ok(leaves) => {
-                    if !well {
-                        info!("journal: well again");
-                    }
-                    well = true;
-                    let more = leaves.len() >= ADOPT_BATCH;
-                    for (key, fence, record) in leaves {
-                        if news
-                            .send(SchedulerMessage::Adopted(key, fence, record))
-                            .is_err()
-                        {
-                            return;
-                        }
-                    }
-                    more
+            let adopted = context.store.adopt(ADOPT_BATCH).unwrap_or_else(|error| {
+                // the store logs its own problems, once
+                debug!(cause:% = error; "no leaves adopted");
+                Vec::new()
+            });
+            let more = adopted.len() >= ADOPT_BATCH;
+            for (key, fence, record) in adopted {
+                let message = SchedulerMessage::Adopted(key, fence, record);
+                if scheduler.send(message).is_err() {
+                    return;
                 }
-                Err(error) => {
-                    if well {
-                        warn!("journal cause={:?}", error.to_string());
-                    }
-                    well = false;
-                    false
-                }
-            };
+            }
             if !more {
                 thread::sleep(ADOPT_INTERVAL);
             }
         }
     };
-    let named = thread::Builder::new().name("adopter".into());
-    named.spawn(adopt).map(drop)
+    spawn("leave-adopter", adopt_forever).map(drop)
 }

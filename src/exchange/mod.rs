@@ -10,8 +10,7 @@ pub(crate) mod standalone;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delegation::leave::DelegationRequest;
-use crate::delegation::{self, DelegationService};
+use crate::delegation::DelegationService;
 use crate::livekit::access_token::{AccessToken, Claims, SharedApiKeys};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{self, RoomServiceClient};
@@ -30,15 +29,6 @@ impl TokenIssuer {
     /// Creates the room of `participant` on the SFU; a room that exists is no error.
     fn create_room(&self, participant: &ParticipantKey) -> Result<(), room_service::Error> {
         self.room_service.create_room(&participant.room)
-    }
-
-    /// Takes over a delayed leave event. Returns the id that the log uses for it.
-    fn delegate(
-        &self,
-        participant: ParticipantKey,
-        leave: DelegationRequest,
-    ) -> Result<u32, delegation::Error> {
-        self.delegation.delegate(participant, leave)
     }
 
     fn sign(&self, claims: &Claims) -> AccessToken {

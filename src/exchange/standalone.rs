@@ -11,14 +11,12 @@ use std::time::Duration;
 use super::TokenIssuer;
 use super::access::{AccessLevel, FullAccessHomeservers};
 use crate::delegation;
-use crate::delegation::leave::DelegationRequest;
+use crate::delegation::leave::{DelegationRequest, LeaveId};
 use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
 use crate::livekit::id::{InvalidLiveKitName, ParticipantIdentity, ParticipantKey};
 use crate::livekit::room_service;
 use crate::matrix::federation;
-use crate::matrix::id::{
-    DelayId, DeviceId, InvalidIdentifier, MemberId, RoomId, ServerName, SlotId,
-};
+use crate::matrix::id::{DeviceId, InvalidIdentifier, MemberId, RoomId, ServerName, SlotId};
 use crate::matrix::livekit_names;
 use crate::matrix::openid::{self, OpenIdToken, OpenIdVerifier, VerifiedUser};
 use crate::net::permits::LimitReached;
@@ -37,16 +35,7 @@ pub struct ExchangeRequest {
     /// The participant that the access token is for.
     pub participant: RequestedParticipant,
     /// The delayed leave event to take over, if the client hands one over.
-    pub delayed_leave: Option<DelayedLeaveRequest>,
-}
-
-/// A delayed event that ends a participant's membership (MSC4140).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DelayedLeaveRequest {
-    /// The homeserver's id of the delayed event.
-    pub delay_id: DelayId,
-    /// The homeserver sends the event this long after its last restart.
-    pub timeout: Duration,
+    pub delayed_leave: Option<DelegationRequest>,
 }
 
 /// A participant as the two request forms name it.
@@ -72,16 +61,16 @@ pub(crate) struct IssuedToken {
     pub user: VerifiedUser,
     pub access_level: AccessLevel,
     pub participant: ParticipantKey,
-    /// The log's id of the delayed leave that was taken over.
-    pub leave_log_id: Option<u32>,
+    /// The delayed leave that was taken over.
+    pub leave: Option<LeaveId>,
 }
 
 /// A delayed leave that was taken over without an access token.
 #[derive(Debug)]
 pub(crate) struct DelegationReceipt {
     pub user: VerifiedUser,
-    /// The log's id of the leave.
-    pub leave_log_id: u32,
+    pub participant: ParticipantKey,
+    pub leave: LeaveId,
 }
 
 /// Why an exchange fails. `listed` says whether the administrator listed the homeserver concerned.
@@ -186,9 +175,9 @@ impl Exchange {
         if access_level == AccessLevel::Full {
             self.create_room(&user, &participant)?;
         }
-        let delayed_leave = request.delayed_leave.as_ref();
-        let leave_log_id = delayed_leave
-            .map(|leave| self.start_delegation(&user, &participant, leave))
+        let delayed_leave = request.delayed_leave.clone();
+        let leave = delayed_leave
+            .map(|request| self.start_delegation(&user, &participant, request))
             .transpose()?;
         let permissions = JoinPermissions {
             can_publish: access_level == AccessLevel::Full
@@ -202,7 +191,7 @@ impl Exchange {
             user,
             access_level,
             participant,
-            leave_log_id,
+            leave,
         })
     }
 
@@ -210,13 +199,17 @@ impl Exchange {
     pub(crate) fn delegate_leave(
         &self,
         request: &ExchangeRequest,
-        leave: &DelayedLeaveRequest,
+        leave: DelegationRequest,
         client: Option<IpAddr>,
     ) -> Result<DelegationReceipt, Error> {
         let (user, participant) = self.authenticate(request, client)?;
         self.check_delegation(&user, self.full_access.level_of(user.id().server()))?;
-        let leave_log_id = self.start_delegation(&user, &participant, leave)?;
-        Ok(DelegationReceipt { user, leave_log_id })
+        let leave = self.start_delegation(&user, &participant, leave)?;
+        Ok(DelegationReceipt {
+            user,
+            participant,
+            leave,
+        })
     }
 
     fn authenticate(
@@ -257,14 +250,10 @@ impl Exchange {
         &self,
         user: &VerifiedUser,
         participant: &ParticipantKey,
-        leave: &DelayedLeaveRequest,
-    ) -> Result<u32, Error> {
-        let request = DelegationRequest {
-            user: user.id().clone(),
-            delay_id: leave.delay_id.clone(),
-            timeout: leave.timeout,
-        };
-        let started = self.issuer.delegate(participant.clone(), request);
+        leave: DelegationRequest,
+    ) -> Result<LeaveId, Error> {
+        let delegation = &self.issuer.delegation;
+        let started = delegation.delegate(participant.clone(), user.id().clone(), leave);
         started.map_err(|error| self.delegation_failed(user, error))
     }
 

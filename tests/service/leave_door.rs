@@ -136,14 +136,16 @@ fn the_log_tells_a_leaves_story_by_its_name() {
     let calls = Calls::begin();
     let alice = calls.caller();
     calls.joins(&alice, "syd_1", LONG);
-    let line = calls.service().wait_for_words(&["delegated", "leave="]);
+    let line = calls.service().wait_for_words(&["granted", "leave="]);
     let (_, rest) = line.split_once("leave=").unwrap();
     let name = format!("leave={}", &rest[..8]);
     assert!(name[6..].bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
     calls.told("participant_joined", &alice, "PA_1");
-    calls.service().wait_for_words(&["restarted", &name]);
+    calls
+        .service()
+        .wait_for_words(&["leave call finished", "call=restart", &name]);
     calls.told_why("participant_left", &alice, "PA_1", "CLIENT_INITIATED");
-    calls.service().wait_for_words(&["sent", &name]);
+    calls.service().wait_for_words(&["leave sent", &name]);
     for words in [
         ["granted", name.as_str()],
         ["connected", &name],

@@ -25,7 +25,7 @@ fn a_leave_is_restarted_while_they_are_connected_and_sent_when_they_are_not() {
     assert!(second.at.duration_since(first.at).as_millis() >= 3_000);
     calls.told("participant_left", &alice, "PA_1");
     calls.delayed.wait_for(1, "send", "syd_1");
-    calls.service().wait_for_log("sent leave=");
+    calls.service().wait_for_log("leave sent");
     assert_eq!(calls.delayed.actions("syd_1").last().unwrap(), "send");
 }
 
@@ -69,7 +69,9 @@ fn who_never_got_in_does_not_leave() {
     let alice = calls.caller();
     calls.joins(&alice, "syd_1", SHORT);
     calls.told("participant_connection_aborted", &alice, "PA_1");
-    calls.service().wait_for_log("nobody was there to leave");
+    calls
+        .service()
+        .wait_for_log("the participant never connected");
     assert_eq!(calls.delayed.actions("syd_1"), [""; 0]);
 }
 
@@ -159,7 +161,9 @@ fn a_leave_that_the_homeserver_does_not_have_is_given_up() {
         let alice = calls.caller();
         calls.joins(&alice, "syd_1", LONG);
         calls.told("participant_joined", &alice, "PA_1");
-        calls.service().wait_for_words(&["gave up", "leave="]);
+        calls
+            .service()
+            .wait_for_words(&["leave abandoned", "leave="]);
         calls.told("participant_left", &alice, "PA_1");
         // somebody else's leave is sent meanwhile, so that one of hers would have been
         let bob = calls.caller();
@@ -178,7 +182,9 @@ fn a_leave_that_was_sent_already_is_sent() {
     calls.delayed.wait_for(1, "restart", "syd_1");
     calls.delayed.next(says("404 Not Found"));
     calls.told("participant_left", &alice, "PA_1");
-    calls.service().wait_for_log("it had been already");
+    calls
+        .service()
+        .wait_for_log("the homeserver had sent it already");
 }
 
 #[test]
@@ -193,7 +199,7 @@ fn a_homeserver_that_is_down_for_a_while_gets_the_leave_when_it_is_back() {
     calls.told("participant_left", &alice, "PA_1");
     calls.delayed.wait_for(2, "send", "syd_1");
     calls.delayed.always(None);
-    calls.service().wait_for_log("sent leave=");
+    calls.service().wait_for_log("leave sent");
     let calls = calls.delayed.calls();
     let done = calls.iter().filter(|call| call.status.starts_with("200"));
     assert_eq!(done.count(), 1, "{calls:?}");

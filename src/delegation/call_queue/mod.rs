@@ -1,4 +1,4 @@
-//! Who is called next: fair among homeservers, sends before restarts, and no faster than a server allows.
+//! Queue of the calls to homeservers: fair between servers, sends before restarts, and no faster than a server allows.
 
 #[cfg(test)]
 mod tests;
@@ -10,76 +10,73 @@ use super::leave::UnixMillis;
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::ServerName;
 
-/// Calls under way in all.
+/// Calls running in all.
 pub(super) const MAX_CONCURRENT_CALLS: usize = 24;
-/// Restarts under way in all: the other places are for sends.
+/// Restarts running in all; the rest is reserved for sends.
 const MAX_CONCURRENT_RESTARTS: usize = 14;
-/// Calls under way in all to servers that did not answer last time, and to such as were never asked, who need not stand in line
-/// with the former.
+/// Calls running in all to servers whose last call failed.
 const MAX_CALLS_TO_FAILING_SERVERS: usize = 6;
+/// Calls running in all to servers that were never called, which do not have to wait for failing ones.
 const MAX_CALLS_TO_UNKNOWN_SERVERS: usize = 8;
-/// For one call, and for one to a server that was never asked: many of those that hang would keep the others waiting. Whoever
-/// takes longer is tried again with all the time, among those that did not answer. It is more than a connection may take, for who
-/// had less than that has not failed to answer.
+/// Time for one call; longer than the connection may take, so that a server without an answer has had its time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for a server that was never called: many that hang would delay the others. A slower server gets the full time in its next
+/// call, as a failing one.
 const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(6);
-/// Calls under way to one server that answers, reached one by one with every answer.
+/// Calls running to one server that answers; the limit grows by one with each success.
 const MAX_PER_SERVER: usize = 10;
-/// Calls under way to one server if the oldest of them has been for longer than [`SLOW`].
+/// Calls running to one server whose oldest running call is older than [`SLOW_AFTER`].
 const MAX_PER_SLOW_SERVER: usize = 3;
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// Calls under way to one server that has told us to slow down: a restart, and a send that does not wait for it.
+/// Calls running to one server that limits our rate: a restart, and a send that does not wait for it.
 const MAX_PER_RATE_LIMITED_SERVER: usize = 2;
-/// The pause that a server is left when it says that we are too fast, but not when to come back; and the longest that is believed.
-const RATE_LIMIT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The shortest pause before a call that could not be made is tried again.
+/// Pause after a 429 that names none, and the longest that is obeyed.
+const DEFAULT_RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
+/// Shortest pause before a call that could not be made is tried again.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
-/// The longest time that is left between two restarts on one server, however often it says that we are too fast.
-const MAX_PACING_INTERVAL: Duration = Duration::from_secs(5);
-/// Servers that are remembered without having calls.
-const MAX_IDLE_SERVERS: usize = 4096;
-/// Gaps shorter than this are none.
+/// Bounds of the time between two restarts on a server that limits our rate; below the lower one, restarts are not paced.
 const MIN_PACING_INTERVAL: Duration = Duration::from_millis(20);
+const MAX_PACING_INTERVAL: Duration = Duration::from_secs(5);
+/// Servers remembered without calls.
+const MAX_IDLE_SERVERS: usize = 4096;
 
-/// A call that may begin.
+/// A call of the leave with this serial number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueuedAction {
     pub(super) serial: u64,
     pub(super) action: DelayedEventAction,
 }
 
-/// What is known of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ServerHealth {
     Unknown,
     Failing,
-    /// It has answered so many times in a row.
+    /// The last calls succeeded; their number.
     Healthy(usize),
 }
 
-/// A call under way.
 #[derive(Debug)]
 struct RunningCall {
     started_at: UnixMillis,
-    /// As the server was known then.
     health_at_start: ServerHealth,
 }
 
-/// The calls to one server.
+/// Queued and running calls to one server.
 #[derive(Debug)]
 struct ServerCallQueue {
     sends: VecDeque<u64>,
-    /// By the time at which they are too late.
+    /// By deadline.
     restarts: BTreeSet<(UnixMillis, u64)>,
-    /// The oldest first.
+    /// Oldest first.
     in_flight: Vec<RunningCall>,
     restarts_in_flight: usize,
     health: ServerHealth,
     not_before: Option<UnixMillis>,
-    /// Time from one restart to the next, and when that next one may be.
+    /// Time from one restart to the next, and when the next may start; zero if the server does not limit our rate.
     pacing_interval: Duration,
     next_restart_at: Option<UnixMillis>,
-    /// When the server last made us slower, and what it then said.
+    /// When the pacing interval last grew, and the longest pause that the server named since it began to limit our rate.
     last_rate_limit: Option<(UnixMillis, Duration)>,
 }
 
@@ -100,32 +97,39 @@ impl Default for ServerCallQueue {
 }
 
 impl ServerCallQueue {
-    /// Whether nothing would be lost with it.
+    fn has_queued(&self) -> bool {
+        !self.sends.is_empty() || !self.restarts.is_empty()
+    }
+
+    fn is_paced(&self) -> bool {
+        !self.pacing_interval.is_zero()
+    }
+
+    /// Whether nothing but the server's health would be lost with this entry.
     fn is_idle(&self, now: UnixMillis) -> bool {
-        self.sends.is_empty()
-            && self.restarts.is_empty()
+        !self.has_queued()
             && self.in_flight.is_empty()
             && self.not_before.is_none_or(|at| at <= now)
-            && self.pacing_interval.is_zero()
+            && !self.is_paced()
     }
 
     fn max_in_flight(&self, now: UnixMillis) -> usize {
-        let ServerHealth::Healthy(times) = self.health else {
+        let ServerHealth::Healthy(successes) = self.health else {
             return 1;
         };
         let oldest = self.in_flight.first();
         let slow = oldest.is_some_and(|call| now.duration_since(call.started_at) > SLOW_AFTER);
-        let most = if !self.pacing_interval.is_zero() {
+        let limit = if self.is_paced() {
             MAX_PER_RATE_LIMITED_SERVER
         } else if slow {
             MAX_PER_SLOW_SERVER
         } else {
             MAX_PER_SERVER
         };
-        most.min(times + 1)
+        limit.min(successes + 1)
     }
 
-    fn next_action(&self, now: UnixMillis, restarts: bool) -> Option<DelayedEventAction> {
+    fn next_action(&self, now: UnixMillis, restarts_allowed: bool) -> Option<DelayedEventAction> {
         if self.in_flight.len() >= self.max_in_flight(now)
             || self.not_before.is_some_and(|at| now < at)
         {
@@ -134,13 +138,13 @@ impl ServerCallQueue {
         if !self.sends.is_empty() {
             return Some(DelayedEventAction::Send);
         }
-        let limited = !self.pacing_interval.is_zero();
-        let paced = limited
+        let must_wait = self.is_paced()
             && (self.restarts_in_flight > 0 || self.next_restart_at.is_some_and(|at| now < at));
-        (restarts && !paced && !self.restarts.is_empty()).then_some(DelayedEventAction::Restart)
+        (restarts_allowed && !must_wait && !self.restarts.is_empty())
+            .then_some(DelayedEventAction::Restart)
     }
 
-    /// When something that waits may begin, if time is all that it waits for.
+    /// When the first queued call may start, if it waits for nothing but time.
     fn next_start_at(&self) -> Option<UnixMillis> {
         let restart = || self.not_before.max(self.next_restart_at);
         match (self.sends.is_empty(), self.restarts.is_empty()) {
@@ -151,35 +155,39 @@ impl ServerCallQueue {
         }
     }
 
-    fn slow_down(&mut self, after: Option<Duration>, began: UnixMillis, now: UnixMillis) {
-        let wait = after.unwrap_or(RATE_LIMIT_PAUSE.0).min(RATE_LIMIT_PAUSE.1);
-        // the server has reckoned from when it was asked
-        let until = (began + wait).max(now) + MIN_PACING_INTERVAL;
+    /// Handles a 429 that names a pause of `retry_after`.
+    fn slow_down(
+        &mut self,
+        retry_after: Option<Duration>,
+        started_at: UnixMillis,
+        now: UnixMillis,
+    ) {
+        let pause = retry_after
+            .unwrap_or(DEFAULT_RATE_LIMIT_PAUSE)
+            .min(MAX_RATE_LIMIT_PAUSE);
+        // the server counts the pause from when it read the request
+        let until = (started_at + pause).max(now) + MIN_PACING_INTERVAL;
         self.not_before = self.not_before.max(Some(until));
-        // those that were under way together are refused together, which says no more than one of them would
-        if self.last_rate_limit.is_some_and(|(at, _)| began <= at) {
+        // calls that ran at the same time are refused together, which counts once
+        if self.last_rate_limit.is_some_and(|(at, _)| started_at <= at) {
             return;
         }
-        let said = wait.clamp(MIN_PACING_INTERVAL, MAX_PACING_INTERVAL);
-        let paced = !self.pacing_interval.is_zero();
-        self.pacing_interval = if paced {
-            self.pacing_interval * 5 / 4
-        } else {
-            said
-        }
-        .min(MAX_PACING_INTERVAL);
-        let longest = self
-            .last_rate_limit
-            .filter(|_| paced)
-            .map_or(said, |(_, s)| s.max(said));
+        let named = pause.clamp(MIN_PACING_INTERVAL, MAX_PACING_INTERVAL);
+        let (interval, longest) = match self.last_rate_limit {
+            Some((_, longest)) if self.is_paced() => {
+                (self.pacing_interval * 5 / 4, longest.max(named))
+            }
+            _ => (named, named),
+        };
+        self.pacing_interval = interval.min(MAX_PACING_INTERVAL);
         self.last_rate_limit = Some((now, longest));
     }
 
-    /// Soon back to the pace that the server has named, which is that of its limit, and then slowly beyond it.
+    /// Returns quickly to the pace that the server named, which is that of its limit, and then slowly goes beyond it.
     fn speed_up(&mut self) {
         let beyond = self
             .last_rate_limit
-            .is_none_or(|(_, said)| self.pacing_interval <= said);
+            .is_none_or(|(_, named)| self.pacing_interval <= named);
         self.pacing_interval -= self.pacing_interval / if beyond { 64 } else { 8 };
         if self.pacing_interval < MIN_PACING_INTERVAL {
             self.pacing_interval = Duration::ZERO;
@@ -194,61 +202,63 @@ impl ServerCallQueue {
     }
 }
 
-/// The calls to all servers.
+/// Calls to all homeservers.
 #[derive(Debug, Default)]
 pub(super) struct CallQueue {
     servers: HashMap<ServerName, ServerCallQueue>,
-    /// Servers with calls that wait, each in its turn.
+    /// Servers with queued calls, next one first.
     round_robin: VecDeque<ServerName>,
     in_flight: usize,
     restarts_in_flight: usize,
     failing_in_flight: usize,
     unknown_in_flight: usize,
+    /// Number of servers above which idle ones are removed, if greater than [`MAX_IDLE_SERVERS`].
+    prune_above: usize,
 }
 
 impl CallQueue {
-    /// How long a call to this server may take.
+    /// Time that a call to this server may take.
     pub(super) fn call_timeout(&self, server: &ServerName) -> Duration {
-        let lane = self.servers.get(server);
-        match lane.is_none_or(|lane| lane.health == ServerHealth::Unknown) {
-            true => FIRST_CALL_TIMEOUT,
-            false => CALL_TIMEOUT,
+        let known = self.servers.get(server).map(|queue| queue.health);
+        match known.unwrap_or(ServerHealth::Unknown) {
+            ServerHealth::Unknown => FIRST_CALL_TIMEOUT,
+            ServerHealth::Failing | ServerHealth::Healthy(_) => CALL_TIMEOUT,
         }
     }
 
-    /// Has a call wait for its turn; a restart is too late at `by`.
-    pub(super) fn push(&mut self, server: &ServerName, job: QueuedAction, by: UnixMillis) {
-        let lane = self.servers.entry(server.clone()).or_default();
-        if lane.sends.is_empty() && lane.restarts.is_empty() {
+    /// Queues a call. A restart has to be made before `deadline`.
+    pub(super) fn push(&mut self, server: &ServerName, queued: QueuedAction, deadline: UnixMillis) {
+        let queue = self.servers.entry(server.clone()).or_default();
+        if !queue.has_queued() {
             self.round_robin.push_back(server.clone());
         }
-        match job.action {
-            DelayedEventAction::Send => lane.sends.push_back(job.serial),
+        match queued.action {
+            DelayedEventAction::Send => queue.sends.push_back(queued.serial),
             DelayedEventAction::Restart => {
-                lane.restarts.insert((by, job.serial));
+                queue.restarts.insert((deadline, queued.serial));
             }
         }
     }
 
-    /// Begins the next call that is still wanted and may begin at `now`.
+    /// Takes the next call that may start at `now`, and counts it as running. Calls that `is_needed` denies are dropped.
     pub(super) fn start_next(
         &mut self,
         now: UnixMillis,
-        wanted: impl Fn(QueuedAction) -> bool,
+        is_needed: impl Fn(QueuedAction) -> bool,
     ) -> Option<(ServerName, QueuedAction)> {
-        for deed in [DelayedEventAction::Send, DelayedEventAction::Restart] {
+        for action in [DelayedEventAction::Send, DelayedEventAction::Restart] {
             for _ in 0..self.round_robin.len() {
                 if self.in_flight >= MAX_CONCURRENT_CALLS {
                     return None;
                 }
                 let server = self.round_robin.pop_front()?;
-                let job = self.start_from_server(&server, deed, now, &wanted);
-                let lane = self.servers.get(&server);
-                if lane.is_some_and(|lane| !lane.sends.is_empty() || !lane.restarts.is_empty()) {
+                let started = self.start_from_server(&server, action, now, &is_needed);
+                let queue = self.servers.get(&server);
+                if queue.is_some_and(ServerCallQueue::has_queued) {
                     self.round_robin.push_back(server.clone());
                 }
-                if let Some(job) = job {
-                    return Some((server, job));
+                if let Some(started) = started {
+                    return Some((server, started));
                 }
             }
         }
@@ -258,13 +268,13 @@ impl CallQueue {
     fn start_from_server(
         &mut self,
         server: &ServerName,
-        turn: DelayedEventAction,
+        wanted: DelayedEventAction,
         now: UnixMillis,
-        wanted: impl Fn(QueuedAction) -> bool,
+        is_needed: impl Fn(QueuedAction) -> bool,
     ) -> Option<QueuedAction> {
-        let lane = self.servers.get_mut(server)?;
-        let repute = lane.health;
-        match repute {
+        let queue = self.servers.get_mut(server)?;
+        let health = queue.health;
+        match health {
             ServerHealth::Failing if self.failing_in_flight >= MAX_CALLS_TO_FAILING_SERVERS => {
                 return None;
             }
@@ -274,105 +284,102 @@ impl CallQueue {
             _ => {}
         }
         loop {
-            let deed = lane.next_action(now, self.restarts_in_flight < MAX_CONCURRENT_RESTARTS)?;
-            if deed != turn {
+            let action =
+                queue.next_action(now, self.restarts_in_flight < MAX_CONCURRENT_RESTARTS)?;
+            if action != wanted {
                 return None;
             }
-            let serial = match deed {
-                DelayedEventAction::Send => lane.sends.pop_front()?,
-                DelayedEventAction::Restart => lane.restarts.pop_first()?.1,
+            let serial = match action {
+                DelayedEventAction::Send => queue.sends.pop_front()?,
+                DelayedEventAction::Restart => queue.restarts.pop_first()?.1,
             };
-            let job = QueuedAction {
-                serial,
-                action: deed,
-            };
-            if !wanted(job) {
+            let queued = QueuedAction { serial, action };
+            if !is_needed(queued) {
                 continue;
             }
-            lane.in_flight.push(RunningCall {
+            queue.in_flight.push(RunningCall {
                 started_at: now,
-                health_at_start: repute,
+                health_at_start: health,
             });
             self.in_flight += 1;
-            if deed == DelayedEventAction::Restart {
-                lane.restarts_in_flight += 1;
+            if action == DelayedEventAction::Restart {
+                queue.restarts_in_flight += 1;
                 self.restarts_in_flight += 1;
-                lane.next_restart_at = Some(now + lane.pacing_interval);
+                queue.next_restart_at = Some(now + queue.pacing_interval);
             }
-            self.failing_in_flight += usize::from(repute == ServerHealth::Failing);
-            self.unknown_in_flight += usize::from(repute == ServerHealth::Unknown);
-            return Some(job);
+            self.failing_in_flight += usize::from(health == ServerHealth::Failing);
+            self.unknown_in_flight += usize::from(health == ServerHealth::Unknown);
+            return Some(queued);
         }
     }
 
-    /// Takes note of what came of a call that began at `began`; none if it was not made. Whether the server says that we are too fast.
+    /// Counts a call that started at `started_at` as finished; `outcome` is `None` if it was not made after all. Returns whether the
+    /// server limited our rate.
     pub(super) fn finish_call(
         &mut self,
         server: &ServerName,
-        deed: DelayedEventAction,
+        action: DelayedEventAction,
         outcome: Option<&DelayedEventOutcome>,
-        began: UnixMillis,
+        started_at: UnixMillis,
         now: UnixMillis,
     ) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
-        let restart = usize::from(deed == DelayedEventAction::Restart);
+        let restart = usize::from(action == DelayedEventAction::Restart);
         self.restarts_in_flight = self.restarts_in_flight.saturating_sub(restart);
-        let Some(lane) = self.servers.get_mut(server) else {
+        let Some(queue) = self.servers.get_mut(server) else {
             return false;
         };
-        lane.restarts_in_flight = lane.restarts_in_flight.saturating_sub(restart);
-        if let Some(index) = lane
-            .in_flight
-            .iter()
-            .position(|call| call.started_at == began)
-        {
-            match lane.in_flight.remove(index).health_at_start {
-                ServerHealth::Failing => {
-                    self.failing_in_flight = self.failing_in_flight.saturating_sub(1)
-                }
-                ServerHealth::Unknown => {
-                    self.unknown_in_flight = self.unknown_in_flight.saturating_sub(1)
-                }
-                ServerHealth::Healthy(_) => {}
+        queue.restarts_in_flight = queue.restarts_in_flight.saturating_sub(restart);
+        let mut running = queue.in_flight.iter();
+        if let Some(index) = running.position(|call| call.started_at == started_at) {
+            let counter = match queue.in_flight.remove(index).health_at_start {
+                ServerHealth::Failing => Some(&mut self.failing_in_flight),
+                ServerHealth::Unknown => Some(&mut self.unknown_in_flight),
+                ServerHealth::Healthy(_) => None,
+            };
+            if let Some(count) = counter {
+                *count = count.saturating_sub(1);
             }
         }
         match outcome {
             None => {}
-            Some(DelayedEventOutcome::RateLimited(after)) => {
-                lane.record_success();
-                lane.slow_down(*after, began, now);
+            Some(DelayedEventOutcome::RateLimited(retry_after)) => {
+                queue.record_success();
+                queue.slow_down(*retry_after, started_at, now);
             }
-            Some(DelayedEventOutcome::NotAttempted(after)) => {
-                let until = now + (*after).clamp(MIN_RETRY_DELAY, RATE_LIMIT_PAUSE.1);
-                lane.not_before = lane.not_before.max(Some(until));
+            Some(DelayedEventOutcome::NotAttempted(retry_after)) => {
+                let pause = (*retry_after).clamp(MIN_RETRY_DELAY, MAX_RATE_LIMIT_PAUSE);
+                queue.not_before = queue.not_before.max(Some(now + pause));
             }
-            Some(DelayedEventOutcome::Failed(_)) => lane.health = ServerHealth::Failing,
+            Some(DelayedEventOutcome::Failed(_)) => queue.health = ServerHealth::Failing,
             Some(
                 DelayedEventOutcome::Done
                 | DelayedEventOutcome::NotFound
                 | DelayedEventOutcome::Finalised
                 | DelayedEventOutcome::Rejected(_),
             ) => {
-                lane.record_success();
-                lane.speed_up();
+                queue.record_success();
+                queue.speed_up();
             }
         }
-        if self.servers.len() > MAX_IDLE_SERVERS {
-            self.servers.retain(|_, lane| !lane.is_idle(now));
+        if self.servers.len() > self.prune_above.max(MAX_IDLE_SERVERS) {
+            self.servers.retain(|_, queue| !queue.is_idle(now));
+            // many servers in use are not searched again with every call
+            self.prune_above = self.servers.len() * 2;
         }
         matches!(outcome, Some(DelayedEventOutcome::RateLimited(_)))
     }
 
-    /// When to ask for the next call, if none ends before.
+    /// When the next queued call may start, if no running one finishes before.
     pub(super) fn next_start_at(&self, now: UnixMillis) -> Option<UnixMillis> {
         if self.in_flight >= MAX_CONCURRENT_CALLS {
             return None;
         }
-        let lanes = self
+        let queues = self
             .round_robin
             .iter()
-            .filter_map(|name| self.servers.get(name));
-        lanes
+            .filter_map(|server| self.servers.get(server));
+        queues
             .filter_map(ServerCallQueue::next_start_at)
             .filter(|at| *at > now)
             .min()

@@ -1,22 +1,19 @@
-//! When to ask the SFU whether a participant is there. Webhooks get lost, and some SFUs are not told to send any.
+//! Schedule of the presence checks of one participant. Webhooks get lost, and some SFUs are not configured to send any.
 
 use std::time::Duration;
 
-use super::UnixMillis;
-use super::transition::{deterministic_jitter, retry_backoff};
+use super::{LeaveId, UnixMillis, deterministic_jitter, retry_delay};
 
-/// The first time to ask about somebody who is waited for: most have connected by then.
+/// Delay of the first check after the delegation: most participants have connected by then.
 const FIRST_CHECK_DELAY: Duration = Duration::from_secs(1);
-/// From one doubt to the look that settles it, and from a first absence to the one that confirms it: a participant who reconnects is
-/// nowhere for a moment.
+/// Delay of a check that settles a doubt or confirms an absence: a participant who reconnects is absent for a moment.
 const RECHECK_DELAY: Duration = Duration::from_secs(2);
-/// Absences in a row that count as one.
+/// Absences in a row that count as a disconnect.
 const ABSENCES_TO_CONFIRM: u32 = 2;
 
-/// The looks at one participant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PresenceSchedule {
-    /// How often those who are present are looked for; none is only in doubt.
+    /// Time between two checks of a participant who is present; `None` checks only after a doubt.
     interval: Option<Duration>,
     next_at: Option<UnixMillis>,
     in_flight: bool,
@@ -25,23 +22,22 @@ pub(super) struct PresenceSchedule {
 }
 
 impl PresenceSchedule {
-    pub(super) fn new(check: Option<Duration>, now: UnixMillis) -> Self {
+    pub(super) fn new(interval: Option<Duration>, now: UnixMillis) -> Self {
         Self {
-            interval: check,
+            interval,
             next_at: Some(now + FIRST_CHECK_DELAY),
             ..Self::disabled()
         }
     }
 
-    /// As [`Self::new`], for somebody who may have come or gone while nobody looked.
-    pub(super) fn immediate(check: Option<Duration>, now: UnixMillis) -> Self {
+    /// As [`Self::new`], with the first check at once, for a leave that was restored.
+    pub(super) fn immediate(interval: Option<Duration>, now: UnixMillis) -> Self {
         Self {
             next_at: Some(now),
-            ..Self::new(check, now)
+            ..Self::new(interval, now)
         }
     }
 
-    /// Nobody is looked for any more.
     pub(super) fn disabled() -> Self {
         Self {
             interval: None,
@@ -52,12 +48,12 @@ impl PresenceSchedule {
         }
     }
 
-    /// When to look next, unless a look is out.
+    /// Time of the next check; `None` while one is in flight.
     pub(super) fn next_check(&self) -> Option<UnixMillis> {
         self.next_at.filter(|_| !self.in_flight)
     }
 
-    /// Whether to look now, which is then done.
+    /// Marks a check as in flight if one is due, and returns whether it is.
     pub(super) fn start_if_due(&mut self, now: UnixMillis) -> bool {
         let due = self.next_check().is_some_and(|at| now >= at);
         if due {
@@ -67,22 +63,23 @@ impl PresenceSchedule {
         due
     }
 
-    /// They are known to be there.
-    pub(super) fn mark_present(&mut self, now: UnixMillis, id: u32) {
+    /// Records that the participant is known to be connected.
+    pub(super) fn mark_present(&mut self, now: UnixMillis, id: LeaveId) {
         self.failures = 0;
         self.absences = 0;
-        self.next_at = self
-            .interval
-            .map(|check| now + (check - check / 100 * (deterministic_jitter(id, now) % 11)));
+        // up to a tenth less, so that the checks of many leaves spread
+        self.next_at = self.interval.map(|interval| {
+            now + (interval - interval / 100 * (deterministic_jitter(id, now) % 11))
+        });
     }
 
-    /// A look has found them.
-    pub(super) fn record_present(&mut self, now: UnixMillis, id: u32) {
+    /// Records that a check found the participant.
+    pub(super) fn record_present(&mut self, now: UnixMillis, id: LeaveId) {
         self.in_flight = false;
         self.mark_present(now, id);
     }
 
-    /// A look has not found them. Whether that is certain now.
+    /// Records that a check did not find the participant, and returns whether that is certain now.
     pub(super) fn record_absent(&mut self, now: UnixMillis) -> bool {
         self.in_flight = false;
         self.failures = 0;
@@ -91,21 +88,23 @@ impl PresenceSchedule {
         self.absences >= ABSENCES_TO_CONFIRM
     }
 
-    /// A look has brought nothing: ever longer until the next.
-    pub(super) fn record_failure(&mut self, now: UnixMillis, id: u32) {
+    /// Records a check without a usable result.
+    pub(super) fn record_failure(&mut self, now: UnixMillis, id: LeaveId) {
         self.in_flight = false;
         self.failures = self.failures.saturating_add(1);
-        let at = now + retry_backoff(self.failures, deterministic_jitter(id, now));
-        self.next_at = Some(self.next_at.map_or(at, |earlier| earlier.min(at)));
+        self.check_by(now + retry_delay(self.failures, id, now));
     }
 
-    /// Something suggests that they may be gone.
+    /// Schedules a check after an event that suggests a disconnect.
     pub(super) fn recheck_soon(&mut self, now: UnixMillis) {
-        let at = now + RECHECK_DELAY;
-        self.next_at = Some(self.next_at.map_or(at, |earlier| earlier.min(at)));
+        self.check_by(now + RECHECK_DELAY);
     }
 
     pub(super) fn stop(&mut self) {
         self.next_at = None;
+    }
+
+    fn check_by(&mut self, at: UnixMillis) {
+        self.next_at = Some(self.next_at.map_or(at, |earlier| earlier.min(at)));
     }
 }

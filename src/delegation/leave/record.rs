@@ -1,28 +1,29 @@
-//! A leave as the journal has it: JSON, with its version.
+//! A leave's record in the store: versioned JSON.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::presence::PresenceSchedule;
 use super::{
-    CallRetry, DelegationRequest, Leave, LeaveState, MAX_SIDS, MAX_TIMEOUT, MAX_WAIT, SEND_WINDOW,
-    UnixMillis,
+    CallSchedule, DelegationRequest, Leave, LeaveId, LeaveState, MAX_SEND_TIME, MAX_SIDS,
+    MAX_TIMEOUT, MAX_WAIT, MIN_SEND_TIME, ParticipantKey, UnixMillis,
 };
-use crate::livekit::id::{ParticipantKey, ParticipantSid};
-use crate::matrix::id::DelayId;
-use crate::matrix::id::UserId;
+use crate::livekit::id::ParticipantSid;
+use crate::matrix::id::{DelayId, UserId};
 use crate::util::json;
 
-/// What [`Record::v`] has to be.
+/// Supported value of [`LeaveRecord::v`].
 const VERSION: u32 = 1;
-/// How much later than recorded a delay may end: the journal's last word on a leave may have been lost with us.
+/// How much longer than recorded a delay may last: the last restart before a crash may not have been stored.
 const EXPIRY_SLACK: Duration = Duration::from_secs(60);
-/// How long a look may take at those who may have connected while nobody waited for them.
+/// Shortest wait after a restore: time for the check whether the participant connected meanwhile.
 const PRESENCE_CHECK_WINDOW: Duration = Duration::from_secs(10);
 
-/// A record that is none of ours.
+/// Error for a record that this version cannot have written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidLeaveRecord(&'static str);
 
@@ -34,26 +35,26 @@ impl fmt::Display for InvalidLeaveRecord {
 
 impl std::error::Error for InvalidLeaveRecord {}
 
-/// Times are milliseconds since 1970.
-#[derive(Serialize, Deserialize)]
-struct LeaveRecord {
+/// The stored fields. Their names are the format; times are milliseconds since 1970.
+#[derive(Hash, Serialize, Deserialize)]
+struct LeaveRecord<'a> {
     v: u32,
     leave: u32,
-    user: String,
-    delay_id: String,
+    user: Cow<'a, str>,
+    delay_id: Cow<'a, str>,
     timeout: u64,
     state: RecordedState,
-    /// When to stop waiting or sending, or to restart next.
+    /// When waiting or sending ends, or when the next restart is due.
     at: u64,
     confirmed: u64,
     perhaps: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    here: Vec<String>,
+    here: Vec<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    gone: Vec<String>,
+    gone: Vec<Cow<'a, str>>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum RecordedState {
     Waiting,
@@ -63,42 +64,61 @@ enum RecordedState {
 }
 
 impl Leave {
-    /// The leave for the journal, as it stands; none if it has ended.
+    /// The record to store; `None` if the leave has ended.
     pub fn to_record(&self) -> Option<String> {
-        let (state, at) = match &self.state {
-            LeaveState::Waiting { until, aborted } if *aborted => (RecordedState::Aborted, until),
-            LeaveState::Waiting { until, .. } => (RecordedState::Waiting, until),
-            LeaveState::Connected { due, .. } => (RecordedState::Connected, due),
-            LeaveState::Sending { until, .. } => (RecordedState::Sending, until),
-            LeaveState::Ended => return None,
-        };
-        let names =
-            |sids: &[ParticipantSid]| sids.iter().map(|sid| sid.as_str().to_owned()).collect();
-        let record = LeaveRecord {
-            v: VERSION,
-            leave: self.id,
-            user: self.request.user.as_str().to_owned(),
-            delay_id: self.request.delay_id.as_str().to_owned(),
-            timeout: u64::try_from(self.request.timeout.as_millis()).unwrap_or(u64::MAX),
-            state,
-            at: at.0,
-            confirmed: self.confirmed_restart.0,
-            perhaps: self.possible_restart.0,
-            here: names(&self.active_sids),
-            gone: names(&self.ended_sids),
-        };
+        let record = self.record_fields()?;
         Some(serde_json::to_string(&record).unwrap_or_else(|_| unreachable!()))
     }
 
-    /// The leave that a record speaks of, to go on with at `now`; none if its time has passed. Whether its participant is still
-    /// there is asked first.
+    /// Hash that changes with the record, at less cost than the record; `None` if the leave has ended.
+    pub(crate) fn record_hash(&self) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        self.record_fields()?.hash(&mut hasher);
+        Some(hasher.finish())
+    }
+
+    fn record_fields(&self) -> Option<LeaveRecord<'_>> {
+        let (state, at) = match &self.state {
+            LeaveState::Waiting { until, aborted } if *aborted => (RecordedState::Aborted, until),
+            LeaveState::Waiting { until, .. } => (RecordedState::Waiting, until),
+            LeaveState::Connected { restart } => (RecordedState::Connected, &restart.due),
+            LeaveState::Sending { until, .. } => (RecordedState::Sending, until),
+            LeaveState::Ended => return None,
+        };
+        Some(LeaveRecord {
+            v: VERSION,
+            leave: self.id.0,
+            user: self.user.as_str().into(),
+            delay_id: self.request.delay_id.as_str().into(),
+            timeout: u64::try_from(self.request.timeout.as_millis()).unwrap_or(u64::MAX),
+            state,
+            at: at.as_millis(),
+            confirmed: self.confirmed_restart.as_millis(),
+            perhaps: self.possible_restart.as_millis(),
+            here: self
+                .active_sids
+                .iter()
+                .map(|sid| sid.as_str().into())
+                .collect(),
+            gone: self
+                .ended_sids
+                .iter()
+                .map(|sid| sid.as_str().into())
+                .collect(),
+        })
+    }
+
+    /// Restores a leave from its record at `now`; `None` if its time is over. The first action is a presence check.
+    ///
+    /// # Errors
+    /// The record is not of this format.
     pub fn restore(
         key: ParticipantKey,
         record: &str,
-        check: Option<Duration>,
+        check_interval: Option<Duration>,
         now: UnixMillis,
     ) -> Result<Option<Self>, InvalidLeaveRecord> {
-        let record: LeaveRecord =
+        let record: LeaveRecord<'static> =
             json::parse_object(record.as_bytes()).ok_or(InvalidLeaveRecord("a leave"))?;
         if record.v != VERSION {
             return Err(InvalidLeaveRecord("version 1"));
@@ -108,71 +128,70 @@ impl Leave {
             return Err(InvalidLeaveRecord("a delay of 1 ms to 24 h"));
         }
         let user = UserId::parse(&record.user).map_err(|_| InvalidLeaveRecord("a user id"))?;
-        let delay =
+        let delay_id =
             DelayId::parse(&record.delay_id).map_err(|_| InvalidLeaveRecord("a delay_id"))?;
-        // a clock that has been set back must not make a leave immortal
-        let past = |ms| UnixMillis(ms).min(now);
-        let (confirmed, perhaps) = (past(record.confirmed), past(record.perhaps));
-        let at = |most: Duration| UnixMillis(record.at).min(now + most);
-        let end = confirmed.max(perhaps) + timeout;
-        let (state, over) = match record.state {
-            standing @ (RecordedState::Waiting | RecordedState::Aborted) => {
-                let until = at(timeout.min(MAX_WAIT)).max(now + PRESENCE_CHECK_WINDOW);
-                let aborted = matches!(standing, RecordedState::Aborted);
-                (LeaveState::Waiting { until, aborted }, end)
+        // a host clock that was set back must not make a leave immortal
+        let past = |ms| UnixMillis::from_millis(ms).min(now);
+        let (confirmed_restart, possible_restart) = (past(record.confirmed), past(record.perhaps));
+        let at = UnixMillis::from_millis(record.at);
+        let expires_at = confirmed_restart.max(possible_restart) + timeout;
+        let (state, over_at, presence) = match record.state {
+            RecordedState::Waiting | RecordedState::Aborted => {
+                let state = LeaveState::Waiting {
+                    until: at
+                        .min(now + timeout.min(MAX_WAIT))
+                        .max(now + PRESENCE_CHECK_WINDOW),
+                    aborted: matches!(record.state, RecordedState::Aborted),
+                };
+                let presence = PresenceSchedule::immediate(check_interval, now);
+                (state, expires_at, presence)
             }
             RecordedState::Connected => {
-                let (due, call) = (at(timeout), CallRetry::default());
-                (LeaveState::Connected { due, call }, end + EXPIRY_SLACK)
+                let restart = CallSchedule::at(at.min(now + timeout));
+                let presence = PresenceSchedule::immediate(check_interval, now);
+                (
+                    LeaveState::Connected { restart },
+                    expires_at + EXPIRY_SLACK,
+                    presence,
+                )
             }
             RecordedState::Sending => {
-                let (until, call) = (
-                    at(SEND_WINDOW.1).max(now + SEND_WINDOW.0),
-                    CallRetry::default(),
-                );
                 let state = LeaveState::Sending {
-                    until,
-                    due: now,
-                    call,
+                    until: at.min(now + MAX_SEND_TIME).max(now + MIN_SEND_TIME),
+                    send: CallSchedule::at(now),
                 };
-                (state, UnixMillis(record.at) + EXPIRY_SLACK)
+                (state, at + EXPIRY_SLACK, PresenceSchedule::disabled())
             }
         };
-        if now >= over {
+        if now >= over_at {
             return Ok(None);
         }
-        // what may have been restarted after the record's last word is tried once more
-        let perhaps = if now >= end { now } else { perhaps };
-        let look = match state {
-            LeaveState::Sending { .. } | LeaveState::Ended => PresenceSchedule::disabled(),
-            LeaveState::Waiting { .. } | LeaveState::Connected { .. } => {
-                PresenceSchedule::immediate(check, now)
-            }
-        };
         Ok(Some(Self {
             key,
-            request: DelegationRequest {
-                user,
-                delay_id: delay,
-                timeout,
-            },
-            id: record.leave,
+            user,
+            request: DelegationRequest { delay_id, timeout },
+            id: LeaveId(record.leave),
             state,
-            confirmed_restart: confirmed,
-            possible_restart: perhaps,
+            confirmed_restart,
+            // a restart that was not recorded may have started the timer again, which is worth one more call
+            possible_restart: if now >= expires_at {
+                now
+            } else {
+                possible_restart
+            },
             active_sids: parse_sids(record.here)?,
             ended_sids: parse_sids(record.gone)?,
-            presence: look,
+            presence,
         }))
     }
 }
 
-fn parse_sids(names: Vec<String>) -> Result<Vec<ParticipantSid>, InvalidLeaveRecord> {
-    if names.len() > MAX_SIDS {
+fn parse_sids(sids: Vec<Cow<'_, str>>) -> Result<Vec<ParticipantSid>, InvalidLeaveRecord> {
+    if sids.len() > MAX_SIDS {
         return Err(InvalidLeaveRecord("at most 8 connections"));
     }
-    names
-        .into_iter()
-        .map(|name| ParticipantSid::new(name).map_err(|_| InvalidLeaveRecord("a connection's id")))
-        .collect()
+    let sids = sids.into_iter().map(|sid| {
+        ParticipantSid::new(sid.into_owned()).map_err(|_| InvalidLeaveRecord("a connection's id"))
+    });
+    sids.collect()
 }

@@ -1,78 +1,63 @@
-//! The one thread that owns all leaves and their timers.
+//! The thread that owns all leaves and their timers: it queues their calls, hands them to workers, and stores what changes.
 
-mod calls;
 mod telemetry;
-mod webhooks;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::{io, panic, process, thread};
 
-use log::{error, info, warn};
+use log::{debug, error};
 
 use super::DelegationContext;
 use super::call_queue::{CallQueue, MAX_CONCURRENT_CALLS, QueuedAction};
 use super::leave::{Leave, LeaveAction, LeaveEndReason, LeaveEvent, UnixMillis};
-use super::store;
-use super::store::{FencingToken, Ownership};
-use super::workers::{BlockingTask, ClaimOutcome, PendingEvent, PresenceResult};
+use super::store::{self, FencingToken, Ownership};
+use super::workers::{
+    BlockingTask, ClaimOutcome, DelayedEventCall, PendingEvent, WebhookReply, run_worker,
+};
 use crate::livekit::id::ParticipantKey;
-use crate::livekit::webhook::WebhookEvent;
+use crate::livekit::room_service::{self, ParticipantPresence};
+use crate::livekit::webhook::{ConnectionChange, WebhookEvent};
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::ServerName;
+use crate::util::bounded_map::BoundedMap;
+use crate::util::sync::spawn;
 
-/// Questions to the SFU under way.
+/// Presence checks running at once.
 const MAX_CONCURRENT_PRESENCE_CHECKS: usize = 4;
-/// Questions to the journal under way, and how many may wait; the SFU is told to come again with more.
+/// Claims running at once, and queued; the SFU has to repeat the webhooks beyond that.
 const MAX_CONCURRENT_CLAIMS: usize = 4;
 const MAX_QUEUED_CLAIMS: usize = 1000;
-/// Servers whose administrator is not told the same again; so many are strangers'.
+/// Servers remembered whose rate limit was reported; unlisted ones can be many.
 const MAX_ADVISED_SERVERS: usize = 1024;
-/// Threads that wait for others, started as they are needed.
-const MAX_CALL_THREADS: usize =
+/// Worker threads, started on demand.
+const MAX_WORKERS: usize =
     MAX_CONCURRENT_CALLS + MAX_CONCURRENT_PRESENCE_CHECKS + MAX_CONCURRENT_CLAIMS;
-/// What the thread is told.
+
+/// Message to the scheduler.
 #[derive(Debug)]
 pub(super) enum SchedulerMessage {
     Delegated(Box<Leave>, FencingToken),
     Adopted(ParticipantKey, FencingToken, String),
-    WebhookReceived(
-        Box<WebhookEvent>,
-        SyncSender<Option<(ParticipantKey, FencingToken)>>,
-    ),
-    CallFinished(FinishedCall),
-    PresenceChecked(u64, PresenceResult),
-    ClaimFinished(
-        ParticipantKey,
-        Option<FencingToken>,
-        Result<ClaimOutcome, store::Error>,
-        PendingEvent,
-    ),
+    WebhookReceived(Box<WebhookEvent>, WebhookReply),
+    /// No outcome: the call was not made, as another replica owns the leave.
+    CallFinished(DelayedEventCall, Option<DelayedEventOutcome>),
+    PresenceChecked(u64, Result<ParticipantPresence, room_service::Error>),
+    ClaimFinished(PendingEvent, Result<ClaimOutcome, store::Error>),
     Stop(SyncSender<()>),
 }
 
-/// A call that has ended.
-#[derive(Debug)]
-pub(super) struct FinishedCall {
-    pub(super) serial: u64,
-    pub(super) server: ServerName,
-    pub(super) action: DelayedEventAction,
-    /// None if the leave is not ours any more, so that the call was not made.
-    pub(super) outcome: Option<DelayedEventOutcome>,
-    pub(super) started_at: UnixMillis,
-}
-
-/// A leave that is kept here.
 #[derive(Debug)]
 struct ScheduledLeave {
     leave: Leave,
     fence: FencingToken,
     wake_at: Option<UnixMillis>,
-    /// The record in the journal.
-    record_hash: u64,
-    /// Why calls are made again, if they are.
+    /// Hash of the record that was stored last.
+    record_hash: Option<u64>,
+    /// Cause of the last failed call; `None` after one that succeeded.
     last_error: Option<String>,
 }
 
@@ -82,32 +67,32 @@ pub(super) struct Scheduler {
     leaves: HashMap<u64, ScheduledLeave>,
     serials_by_key: HashMap<ParticipantKey, u64>,
     last_serial: u64,
+    /// A leave's timer is valid if its time is the leave's `wake_at`.
     timers: BinaryHeap<Reverse<(UnixMillis, u64)>>,
     call_queue: CallQueue,
     presence_check_queue: VecDeque<u64>,
     presence_checks_in_flight: usize,
-    claim_queue: VecDeque<(ParticipantKey, Option<FencingToken>, PendingEvent)>,
+    claim_queue: VecDeque<PendingEvent>,
     claims_in_flight: usize,
     task_sender: SyncSender<BlockingTask>,
     task_receiver: Arc<Mutex<Receiver<BlockingTask>>>,
     tasks_in_flight: usize,
-    thread_count: usize,
-    /// Restarts a second that administrators were told to allow.
-    advised_limits: HashMap<ServerName, u64>,
-    store_failing: bool,
+    worker_count: usize,
+    /// Restarts per second that administrators were advised to allow, and when.
+    advised_limits: BoundedMap<ServerName, u64, UnixMillis>,
 }
 
 impl Scheduler {
     /// Starts the thread.
     pub(super) fn start(
-        shared: Arc<DelegationContext>,
-        news: SyncSender<SchedulerMessage>,
-        received: Receiver<SchedulerMessage>,
+        context: Arc<DelegationContext>,
+        message_sender: SyncSender<SchedulerMessage>,
+        messages: Receiver<SchedulerMessage>,
     ) -> io::Result<()> {
-        let (tasks, todo) = sync_channel(MAX_CALL_THREADS);
-        let mut keeper = Self {
-            context: shared,
-            message_sender: news,
+        let (task_sender, task_receiver) = sync_channel(MAX_WORKERS);
+        let mut scheduler = Self {
+            context,
+            message_sender,
             leaves: HashMap::new(),
             serials_by_key: HashMap::new(),
             last_serial: 0,
@@ -117,121 +102,174 @@ impl Scheduler {
             presence_checks_in_flight: 0,
             claim_queue: VecDeque::new(),
             claims_in_flight: 0,
-            task_sender: tasks,
-            task_receiver: Arc::new(Mutex::new(todo)),
+            task_sender,
+            task_receiver: Arc::new(Mutex::new(task_receiver)),
             tasks_in_flight: 0,
-            thread_count: 0,
-            advised_limits: HashMap::new(),
-            store_failing: false,
+            worker_count: 0,
+            advised_limits: BoundedMap::new(MAX_ADVISED_SERVERS),
         };
-        let keep = move || {
-            let kept = panic::catch_unwind(panic::AssertUnwindSafe(|| keeper.run(&received)));
-            if kept.is_err() {
-                // nobody else has the leaves; whoever starts us anew finds them in the journal
-                error!("the thread that keeps the leaves has failed");
-                process::exit(1);
-            }
-        };
-        let named = thread::Builder::new().name("leaves".into());
-        named.spawn(keep).map(drop)
+        spawn("leave-scheduler", move || scheduler.run(&messages)).map(drop)
     }
 
-    fn run(&mut self, received: &Receiver<SchedulerMessage>) {
+    fn run(&mut self, messages: &Receiver<SchedulerMessage>) {
         loop {
             let now = self.context.clock.now();
             self.fire_timers(now);
             self.dispatch(now);
-            let next = self.timers.peek().map(|Reverse((at, _))| *at);
-            let next = next
-                .into_iter()
-                .chain(self.call_queue.next_start_at(now))
-                .min();
-            let news = match next {
-                Some(at) => received.recv_timeout(at.duration_since(self.context.clock.now())),
-                None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+            let wake_times = timer.into_iter().chain(self.call_queue.next_start_at(now));
+            let message = match wake_times.min() {
+                Some(at) => messages.recv_timeout(at.duration_since(self.context.clock.now())),
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            match news {
-                Ok(SchedulerMessage::Stop(done)) => {
-                    let _ = done.send(());
-                    return;
+            match message {
+                Ok(message) => {
+                    if self.handle_message(message).is_break() {
+                        return;
+                    }
                 }
-                Ok(news) => self.handle_message(news),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn handle_message(&mut self, news: SchedulerMessage) {
+    fn handle_message(&mut self, message: SchedulerMessage) -> ControlFlow<()> {
         let now = self.context.clock.now();
-        match news {
+        match message {
             SchedulerMessage::Delegated(leave, fence) => self.add_leave(*leave, fence, now),
             SchedulerMessage::Adopted(key, fence, record) => {
                 self.restore(key, fence, &record, now);
             }
-            SchedulerMessage::WebhookReceived(webhook, done) => {
-                self.handle_webhook(*webhook, done, now)
+            SchedulerMessage::WebhookReceived(webhook, reply) => {
+                self.handle_webhook(*webhook, reply, now);
             }
-            SchedulerMessage::CallFinished(called) => self.handle_finished_call(called, now),
-            SchedulerMessage::PresenceChecked(serial, answer) => {
+            SchedulerMessage::CallFinished(call, outcome) => {
+                self.tasks_in_flight -= 1;
+                self.handle_finished_call(&call, outcome, now);
+            }
+            SchedulerMessage::PresenceChecked(serial, result) => {
                 self.tasks_in_flight -= 1;
                 self.presence_checks_in_flight -= 1;
-                let presence = telemetry::presence_or_report(answer, self.leaves.get(&serial));
-                self.step(serial, &LeaveEvent::PresenceChecked(presence), "look", now);
+                if let (Err(error), Some(scheduled)) = (&result, self.leaves.get(&serial)) {
+                    debug!(leave:% = scheduled.leave.id(), cause:% = error; "presence check failed");
+                }
+                let event = LeaveEvent::PresenceChecked(result.ok());
+                self.step(serial, &event, "presence check", now);
             }
-            SchedulerMessage::ClaimFinished(key, fence, taken, told) => {
+            SchedulerMessage::ClaimFinished(pending, outcome) => {
                 self.tasks_in_flight -= 1;
                 self.claims_in_flight -= 1;
-                self.handle_claim(key, fence, taken, told, now);
+                self.handle_claim(pending, outcome, now);
             }
-            SchedulerMessage::Stop(_) => {}
+            SchedulerMessage::Stop(reply) => {
+                let _ = reply.send(());
+                return ControlFlow::Break(());
+            }
         }
+        ControlFlow::Continue(())
     }
 
-    /// Brings the leaves whose time has come to do something.
     fn fire_timers(&mut self, now: UnixMillis) {
         while let Some(Reverse((at, serial))) = self.timers.peek().copied()
             && at <= now
         {
             self.timers.pop();
-            // any other is an older wish
-            if let Some(kept) = self.leaves.get_mut(&serial)
-                && kept.wake_at == Some(at)
+            if let Some(scheduled) = self.leaves.get_mut(&serial)
+                && scheduled.wake_at == Some(at)
             {
-                kept.wake_at = None;
+                scheduled.wake_at = None;
                 self.step(serial, &LeaveEvent::Tick, "timer", now);
             }
         }
     }
 
-    fn add_leave(&mut self, leave: Leave, fence: FencingToken, now: UnixMillis) {
-        if let Some(earlier) = self.serials_by_key.get(leave.key()).copied() {
-            match self.leaves.get(&earlier) {
-                Some(kept) if kept.fence > fence => return,
-                // the same leave, by way of the journal
-                Some(kept) if kept.leave.id() == leave.id() => drop(self.leaves.remove(&earlier)),
-                _ => self.step(earlier, &LeaveEvent::Replaced, "replaced", now),
+    /// Hands everything that can start now to workers.
+    fn dispatch(&mut self, now: UnixMillis) {
+        while self.presence_checks_in_flight < MAX_CONCURRENT_PRESENCE_CHECKS
+            && let Some(serial) = self.presence_check_queue.pop_front()
+        {
+            if let Some(scheduled) = self.leaves.get(&serial) {
+                let key = scheduled.leave.key().clone();
+                self.presence_checks_in_flight += 1;
+                self.submit_task(BlockingTask::CheckPresence { serial, key });
             }
         }
-        self.context
-            .quota
-            .insert(leave.key(), &leave.request().user);
+        while self.claims_in_flight < MAX_CONCURRENT_CLAIMS
+            && let Some(pending) = self.claim_queue.pop_front()
+        {
+            self.claims_in_flight += 1;
+            self.submit_task(BlockingTask::Claim(pending));
+        }
+        while let Some(call) = self.next_call(now) {
+            self.submit_task(BlockingTask::Call(call));
+        }
+    }
+
+    fn next_call(&mut self, now: UnixMillis) -> Option<DelayedEventCall> {
+        let leaves = &self.leaves;
+        let is_needed = |queued: QueuedAction| {
+            let scheduled = leaves.get(&queued.serial);
+            scheduled.is_some_and(|scheduled| scheduled.leave.needs_call(queued.action, now))
+        };
+        let (server, queued) = self.call_queue.start_next(now, is_needed)?;
+        let ScheduledLeave { leave, fence, .. } = self.leaves.get(&queued.serial)?;
+        Some(DelayedEventCall {
+            serial: queued.serial,
+            action: queued.action,
+            key: leave.key().clone(),
+            fence: *fence,
+            user: leave.user().clone(),
+            delay_id: leave.request().delay_id.clone(),
+            timeout: self.call_queue.call_timeout(&server),
+            started_at: now,
+        })
+    }
+
+    /// Hands over a task. There are never more tasks than workers, so that none waits for another.
+    fn submit_task(&mut self, task: BlockingTask) {
+        self.tasks_in_flight += 1;
+        if self.tasks_in_flight > self.worker_count {
+            let (context, sender) = (self.context.clone(), self.message_sender.clone());
+            let tasks = self.task_receiver.clone();
+            match spawn("leave-worker", move || {
+                run_worker(&context, &tasks, &sender)
+            }) {
+                Ok(_) => self.worker_count += 1,
+                Err(error) => error!(cause:% = error; "cannot start a thread for leaves"),
+            }
+        }
+        // never blocks: the channel has room for all tasks
+        let _ = self.task_sender.send(task);
+    }
+
+    fn add_leave(&mut self, leave: Leave, fence: FencingToken, now: UnixMillis) {
+        if let Some(serial) = self.serials_by_key.get(leave.key()).copied() {
+            match self.leaves.get(&serial) {
+                Some(earlier) if earlier.fence > fence => return,
+                // the same leave, delegated here and adopted from the store
+                Some(earlier) if earlier.leave.id() == leave.id() => {
+                    self.leaves.remove(&serial);
+                }
+                _ => self.step(serial, &LeaveEvent::Replaced, "replaced", now),
+            }
+        }
+        self.context.quota.insert(leave.key(), leave.user());
         self.last_serial += 1;
         let serial = self.last_serial;
         self.serials_by_key.insert(leave.key().clone(), serial);
-        let kept = ScheduledLeave {
-            record_hash: hash_record(&leave.to_record().unwrap_or_default()),
+        let scheduled = ScheduledLeave {
+            record_hash: leave.record_hash(),
             leave,
             fence,
             wake_at: None,
             last_error: None,
         };
-        self.leaves.insert(serial, kept);
+        self.leaves.insert(serial, scheduled);
         self.step(serial, &LeaveEvent::Tick, "new", now);
     }
 
     fn restore(&mut self, key: ParticipantKey, fence: FencingToken, record: &str, now: UnixMillis) {
-        let journal = &*self.context.store;
         match Leave::restore(key.clone(), record, self.context.check_interval, now) {
             Ok(Some(leave)) => {
                 telemetry::report_adopted(&leave);
@@ -239,51 +277,181 @@ impl Scheduler {
             }
             Ok(None) => {
                 telemetry::report_expired(&key);
-                self.log_store_result(journal.remove(&key, fence).map(drop));
+                self.context.store.remove(&key, fence);
             }
-            Err(bad) => {
-                self.log_store_result(journal.quarantine(&key, fence, &bad.to_string()).map(drop));
-            }
+            Err(error) => self
+                .context
+                .store
+                .quarantine(&key, fence, &error.to_string()),
         }
     }
 
-    /// Has a leave take in an event, and sees to what it wants.
-    fn step(&mut self, serial: u64, event: &LeaveEvent, reason: &str, now: UnixMillis) {
-        let Some(kept) = self.leaves.get_mut(&serial) else {
+    fn handle_webhook(&mut self, webhook: WebhookEvent, reply: WebhookReply, now: UnixMillis) {
+        let (change, key, sid, reason) = match webhook {
+            WebhookEvent::Participant {
+                change,
+                key,
+                sid,
+                disconnect_reason,
+                ..
+            } => (change, key, sid, disconnect_reason),
+            WebhookEvent::RoomFinished(room) => {
+                let serials = self.serials_by_key.iter();
+                let serials = serials.filter(|(key, _)| key.room == room);
+                for serial in serials.map(|(_, serial)| *serial).collect::<Vec<_>>() {
+                    self.step(serial, &LeaveEvent::RoomFinished, "webhook", now);
+                }
+                let _ = reply.send(None);
+                return;
+            }
+        };
+        let reason = reason.unwrap_or_else(|| "webhook".into());
+        let event = match change {
+            ConnectionChange::Joined => LeaveEvent::Connected(sid),
+            ConnectionChange::Left => {
+                let replaced = matches!(&*reason, "DUPLICATE_IDENTITY" | "MIGRATION");
+                LeaveEvent::Disconnected { sid, replaced }
+            }
+            ConnectionChange::Aborted => LeaveEvent::ConnectionAborted(sid),
+        };
+        let pending = PendingEvent {
+            fence: self.fence_of(&key),
+            key,
+            event,
+            reason,
+            reply,
+        };
+        if pending.fence.is_some() && !self.context.store.is_shared() {
+            self.apply_event(pending, now);
+        } else if self.claim_queue.len() < MAX_QUEUED_CLAIMS {
+            self.claim_queue.push_back(pending);
+        }
+    }
+
+    fn handle_claim(
+        &mut self,
+        pending: PendingEvent,
+        outcome: Result<ClaimOutcome, store::Error>,
+        now: UnixMillis,
+    ) {
+        // without a reply, the SFU repeats the webhook
+        let Ok(outcome) = outcome else {
             return;
         };
-        let before = kept.leave.state_name();
-        let actions = kept.leave.step(event, now);
-        let after = kept.leave.state_name();
-        let id = kept.leave.id();
-        if before != after && after != "ended" {
-            info!("{after} leave={id:08x} reason={reason}");
+        if !matches!(outcome, ClaimOutcome::AlreadyOwned)
+            && pending.fence.is_some()
+            && self.fence_of(&pending.key) == pending.fence
+            && let Some(serial) = self.serials_by_key.get(&pending.key)
+        {
+            self.drop_lost(*serial);
         }
+        if let ClaimOutcome::Claimed(fence, record) = outcome {
+            self.restore(pending.key.clone(), fence, &record, now);
+        }
+        self.apply_event(pending, now);
+    }
+
+    fn apply_event(&mut self, pending: PendingEvent, now: UnixMillis) {
+        let PendingEvent {
+            key,
+            event,
+            reason,
+            reply,
+            ..
+        } = pending;
+        let fence = self.fence_of(&key);
+        if let Some(serial) = self.serials_by_key.get(&key) {
+            self.step(*serial, &event, &reason, now);
+        }
+        // a handler that gave up has the SFU repeat the webhook
+        let _ = reply.send(fence.map(|fence| (key, fence)));
+    }
+
+    fn fence_of(&self, key: &ParticipantKey) -> Option<FencingToken> {
+        let serial = self.serials_by_key.get(key)?;
+        self.leaves.get(serial).map(|scheduled| scheduled.fence)
+    }
+
+    fn handle_finished_call(
+        &mut self,
+        call: &DelayedEventCall,
+        outcome: Option<DelayedEventOutcome>,
+        now: UnixMillis,
+    ) {
+        let (serial, action, started_at) = (call.serial, call.action, call.started_at);
+        let server = call.user.server();
+        let rate_limited =
+            self.call_queue
+                .finish_call(server, action, outcome.as_ref(), started_at, now);
+        let Some(outcome) = outcome else {
+            self.drop_lost(serial);
+            return;
+        };
+        if rate_limited {
+            self.advise_rate_limit(server, now);
+        }
+        if let Some(scheduled) = self.leaves.get_mut(&serial) {
+            telemetry::report_call(scheduled, action, &outcome, now.duration_since(started_at));
+            match &outcome {
+                DelayedEventOutcome::Failed(cause) => scheduled.last_error = Some(cause.clone()),
+                DelayedEventOutcome::Done => scheduled.last_error = None,
+                _ => {}
+            }
+        }
+        let event = LeaveEvent::CallFinished {
+            action,
+            outcome,
+            started_at,
+        };
+        self.step(serial, &event, "call", now);
+    }
+
+    /// Advises the administrator which rate limit a homeserver's leaves need, again when that has doubled.
+    fn advise_rate_limit(&mut self, server: &ServerName, now: UnixMillis) {
+        let (mut leaves, mut rate) = (0_u64, 0.0);
+        for scheduled in self.leaves.values() {
+            if scheduled.leave.server() == server {
+                leaves += 1;
+                rate += 1.0 / scheduled.leave.restart_interval().as_secs_f64();
+            }
+        }
+        // as many again for participants who join and leave
+        let needed = (rate * 2.0).ceil().max(2.0) as u64;
+        let advised = self.advised_limits.get(server).copied();
+        if needed >= advised.unwrap_or_default() * 2 {
+            self.advised_limits.insert(server.clone(), needed, now);
+            telemetry::report_rate_limited(server, leaves, rate, needed);
+        }
+    }
+
+    /// Passes an event to a leave, and carries out the actions that follow.
+    fn step(&mut self, serial: u64, event: &LeaveEvent, reason: &str, now: UnixMillis) {
+        let Some(scheduled) = self.leaves.get_mut(&serial) else {
+            return;
+        };
+        let leave = &mut scheduled.leave;
+        let state_before = leave.state_name();
+        let actions = leave.step(event, now);
+        if ![state_before, "ended"].contains(&leave.state_name()) {
+            telemetry::report_state(leave, reason);
+        }
+        let mut queue_call = |action, deadline| {
+            let queued = QueuedAction { serial, action };
+            self.call_queue.push(leave.server(), queued, deadline);
+        };
         for action in actions {
             match action {
-                LeaveAction::Restart(by) => {
-                    let job = QueuedAction {
-                        serial,
-                        action: DelayedEventAction::Restart,
-                    };
-                    self.call_queue.push(kept.leave.server(), job, by);
-                }
-                LeaveAction::Send => {
-                    let job = QueuedAction {
-                        serial,
-                        action: DelayedEventAction::Send,
-                    };
-                    self.call_queue.push(kept.leave.server(), job, now);
-                }
+                LeaveAction::Restart(by) => queue_call(DelayedEventAction::Restart, by),
+                LeaveAction::Send => queue_call(DelayedEventAction::Send, now),
                 LeaveAction::CheckPresence => self.presence_check_queue.push_back(serial),
                 LeaveAction::WakeAt(at) => {
-                    if kept.wake_at != Some(at) {
-                        kept.wake_at = Some(at);
+                    if scheduled.wake_at != Some(at) {
+                        scheduled.wake_at = Some(at);
                         self.timers.push(Reverse((at, serial)));
                     }
                 }
-                LeaveAction::Finish(why) => {
-                    self.finish(serial, why, before);
+                LeaveAction::Finish(end) => {
+                    self.finish(serial, end, state_before);
                     return;
                 }
             }
@@ -291,71 +459,52 @@ impl Scheduler {
         self.save_record(serial);
     }
 
-    /// Keeps the journal at what has become of a leave.
+    /// Stores a leave's record if it has changed.
     fn save_record(&mut self, serial: u64) {
-        let Some(kept) = self.leaves.get_mut(&serial) else {
+        let Some(scheduled) = self.leaves.get_mut(&serial) else {
             return;
         };
-        let Some(record) = kept.leave.to_record() else {
-            return;
-        };
-        let digest = hash_record(&record);
-        if digest == kept.record_hash {
+        let hash = scheduled.leave.record_hash();
+        if hash == scheduled.record_hash {
             return;
         }
-        kept.record_hash = digest;
-        let journal = &*self.context.store;
-        match journal.update(kept.leave.key(), kept.fence, &record) {
-            Ok(Ownership::Owned) => self.log_store_result(Ok(())),
+        scheduled.record_hash = hash;
+        let record = scheduled.leave.to_record().unwrap_or_default();
+        let store = &self.context.store;
+        match store.update(scheduled.leave.key(), scheduled.fence, &record) {
+            Ok(Ownership::Owned) => {}
             Ok(Ownership::Lost) => self.drop_lost(serial),
-            Err(error) => self.log_store_result(Err(error)),
+            Err(error) => {
+                error!(leave:% = scheduled.leave.id(), cause:% = error; "leave not stored")
+            }
         }
     }
 
-    fn finish(&mut self, serial: u64, why: LeaveEndReason, before: &str) {
-        let Some(kept) = self.leaves.remove(&serial) else {
+    fn finish(&mut self, serial: u64, reason: LeaveEndReason, state_before: &str) {
+        let Some(scheduled) = self.leaves.remove(&serial) else {
             return;
         };
-        telemetry::report_ended(&kept, why, before);
-        self.release_key(serial, &kept);
-        if why != LeaveEndReason::Replaced {
-            let removed = self.context.store.remove(kept.leave.key(), kept.fence);
-            self.log_store_result(removed.map(drop));
+        telemetry::report_ended(&scheduled, reason, state_before);
+        self.release_key(serial, &scheduled);
+        if reason != LeaveEndReason::Replaced {
+            let store = &self.context.store;
+            store.remove(scheduled.leave.key(), scheduled.fence);
         }
     }
 
-    /// Somebody else keeps it now.
+    /// Drops a leave that another replica owns now.
     fn drop_lost(&mut self, serial: u64) {
-        if let Some(kept) = self.leaves.remove(&serial) {
-            telemetry::report_lost(&kept);
-            self.release_key(serial, &kept);
+        if let Some(scheduled) = self.leaves.remove(&serial) {
+            telemetry::report_lost(&scheduled);
+            self.release_key(serial, &scheduled);
         }
     }
 
-    fn release_key(&mut self, serial: u64, kept: &ScheduledLeave) {
-        let key = kept.leave.key();
+    fn release_key(&mut self, serial: u64, scheduled: &ScheduledLeave) {
+        let key = scheduled.leave.key();
         if self.serials_by_key.get(key) == Some(&serial) {
             self.serials_by_key.remove(key);
             self.context.quota.remove(key);
         }
     }
-
-    /// Says so once when the journal fails, and once when it is well again.
-    fn log_store_result(&mut self, result: Result<(), store::Error>) {
-        match result {
-            Ok(()) => self.store_failing = false,
-            Err(error) if !self.store_failing => {
-                warn!("journal cause={:?}", error.to_string());
-                self.store_failing = true;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-fn hash_record(record: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    record.hash(&mut hasher);
-    hasher.finish()
 }

@@ -1,143 +1,119 @@
-//! What becomes of leaves, for the log and for whoever counts.
+//! Log lines and metrics of leaves.
 
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 
 use super::ScheduledLeave;
 use crate::delegation::leave::{Leave, LeaveEndReason};
-use crate::delegation::workers::PresenceResult;
 use crate::livekit::id::ParticipantKey;
-use crate::livekit::room_service::ParticipantPresence;
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::ServerName;
-use crate::util::metrics;
+use crate::util::metrics::count_delegated_leave_event;
 
 pub(super) fn report_adopted(leave: &Leave) {
-    metrics::count_delegated_leave_event("adopted");
-    let key = leave.key();
+    count_delegated_leave_event("adopted");
     info!(
-        "adopted leave={:08x} user={:?} room={:?} identity={:?} state={}",
-        leave.id(),
-        leave.request().user.as_str(),
-        key.room.as_str(),
-        key.identity.as_str(),
-        leave.state_name()
+        leave:% = leave.id(),
+        user:% = leave.user(),
+        room:% = leave.key().room,
+        identity:% = leave.key().identity,
+        state = leave.state_name();
+        "leave adopted"
     );
 }
 
-/// Its time had passed before we came back.
+/// Reports a record in the store whose delay ended while no replica owned it.
 pub(super) fn report_expired(key: &ParticipantKey) {
-    let (room, identity) = (key.room.as_str(), key.identity.as_str());
-    info!("dropped room={room:?} identity={identity:?} cause=\"its time has passed\"");
+    info!(room:% = key.room, identity:% = key.identity; "expired leave dropped");
 }
 
-/// Somebody else keeps it now.
-pub(super) fn report_lost(kept: &ScheduledLeave) {
-    metrics::count_delegated_leave_event("lost");
-    let id = kept.leave.id();
-    info!("lost leave={id:08x} cause=\"another one of us keeps it\"");
+/// Reports that another replica owns the leave now.
+pub(super) fn report_lost(scheduled: &ScheduledLeave) {
+    count_delegated_leave_event("lost");
+    info!(leave:% = scheduled.leave.id(); "leave taken over by another replica");
 }
 
-pub(super) fn presence_or_report(
-    answer: PresenceResult,
-    kept: Option<&ScheduledLeave>,
-) -> Option<ParticipantPresence> {
-    if let (Err(cause), Some(kept)) = (&answer, kept) {
-        let id = kept.leave.id();
-        debug!("not looked up leave={id:08x} cause={cause:?}");
-    }
-    answer.ok()
+pub(super) fn report_state(leave: &Leave, reason: &str) {
+    info!(leave:% = leave.id(), state = leave.state_name(), reason; "leave state changed");
 }
 
-/// A call about it has ended, after `took`.
+/// Reports a finished call; it took `duration`, time in the worker's queue included.
 pub(super) fn report_call(
-    kept: &mut ScheduledLeave,
-    deed: DelayedEventAction,
+    scheduled: &ScheduledLeave,
+    action: DelayedEventAction,
     outcome: &DelayedEventOutcome,
-    took: Duration,
+    duration: Duration,
 ) {
-    let (name, event) = match deed {
+    let (call, event) = match action {
         DelayedEventAction::Restart => ("restart", "restarted"),
         DelayedEventAction::Send => ("send", "sent"),
     };
     match outcome {
-        DelayedEventOutcome::Done => metrics::count_delegated_leave_event(event),
+        DelayedEventOutcome::Done => count_delegated_leave_event(event),
         DelayedEventOutcome::RateLimited(_)
         | DelayedEventOutcome::NotAttempted(_)
-        | DelayedEventOutcome::Failed(_) => metrics::count_delegated_leave_event("retried"),
+        | DelayedEventOutcome::Failed(_) => count_delegated_leave_event("retried"),
         DelayedEventOutcome::NotFound
         | DelayedEventOutcome::Finalised
         | DelayedEventOutcome::Rejected(_) => {}
     }
-    let (id, server, ms) = (kept.leave.id(), kept.leave.server(), took.as_millis());
+    let (leave, server) = (scheduled.leave.id(), scheduled.leave.server());
+    let ms = duration.as_millis();
     match outcome {
         DelayedEventOutcome::Failed(cause) => {
-            // said once, until it comes off
-            let level = match kept.last_error {
-                None => log::Level::Info,
-                Some(_) => log::Level::Debug,
+            // repeated failures are of no interest until a call succeeds
+            let level = match scheduled.last_error {
+                None => Level::Info,
+                Some(_) => Level::Debug,
             };
-            log::log!(
-                level,
-                "retrying leave={id:08x} call={name} server={server} ms={ms} cause={cause:?}"
-            );
-            kept.last_error = Some(cause.clone());
+            log!(level, leave:%, call, server:%, ms, cause; "leave call failed, retrying");
         }
-        DelayedEventOutcome::Done if deed == DelayedEventAction::Restart => {
-            debug!("restarted leave={id:08x} server={server} ms={ms}");
-            kept.last_error = None;
-        }
-        other => {
-            let outcome = format!("{other:?}");
-            debug!("called leave={id:08x} call={name} server={server} ms={ms} outcome={outcome:?}");
-        }
+        outcome => debug!(leave:%, call, server:%, ms, outcome:?; "leave call finished"),
     }
 }
 
-/// It has ended in the state `before`.
-pub(super) fn report_ended(kept: &ScheduledLeave, why: LeaveEndReason, before: &str) {
-    let (id, server) = (kept.leave.id(), kept.leave.server());
-    match why {
-        LeaveEndReason::Sent => info!("sent leave={id:08x} server={server}"),
-        LeaveEndReason::AlreadyFinal if before == "disconnected" => {
-            info!("sent leave={id:08x} server={server} cause=\"it had been already\"");
+/// Reports a leave that ended in the state `state`.
+pub(super) fn report_ended(scheduled: &ScheduledLeave, reason: LeaveEndReason, state: &str) {
+    let (leave, server) = (scheduled.leave.id(), scheduled.leave.server());
+    match reason {
+        LeaveEndReason::Sent => info!(leave:%, server:%; "leave sent"),
+        LeaveEndReason::AlreadyFinal if state == "disconnected" => {
+            info!(leave:%, server:%, cause = "the homeserver had sent it already"; "leave sent");
         }
         LeaveEndReason::AlreadyFinal => {
-            metrics::count_delegated_leave_event("given_up");
-            let cause = "the homeserver does not have it any more";
-            info!("gave up leave={id:08x} server={server} cause={cause:?}");
+            count_delegated_leave_event("abandoned");
+            let cause = "the homeserver does not have the delayed event any more";
+            info!(leave:%, server:%, state, cause; "leave abandoned");
         }
         LeaveEndReason::NeverConnected => {
-            info!("ended leave={id:08x} cause=\"nobody was there to leave\"")
+            info!(leave:%, cause = "the participant never connected"; "leave ended");
         }
         LeaveEndReason::Expired => {
-            metrics::count_delegated_leave_event("given_up");
-            let last = kept.last_error.as_deref().unwrap_or("no time was left");
-            let cause = format!("the homeserver's own timer is over; {last}");
-            warn!("gave up leave={id:08x} server={server} state={before} cause={cause:?}");
+            count_delegated_leave_event("abandoned");
+            let last_error = scheduled.last_error.as_deref();
+            let cause = "the homeserver's own timer is over";
+            warn!(leave:%, server:%, state, cause, last_error; "leave abandoned");
         }
         LeaveEndReason::Denied(status) => {
-            metrics::count_delegated_leave_event("given_up");
-            let cause = "the homeserver wants to know who asks";
-            warn!(
-                "gave up leave={id:08x} server={server} state={before} status={status} cause={cause:?}"
-            );
+            count_delegated_leave_event("abandoned");
+            let cause = "the homeserver requires authentication";
+            warn!(leave:%, server:%, state, status, cause; "leave abandoned");
         }
         LeaveEndReason::Replaced => {
-            info!("ended leave={id:08x} cause=\"another one takes its place\"")
+            info!(leave:%, cause = "a new delegation replaced it"; "leave ended");
         }
     }
 }
 
-/// Tells the administrator what a homeserver would have to allow.
+/// Advises the administrator how to raise a homeserver's rate limit, which `leaves` with `rate` restarts per second exceed.
 pub(super) fn report_rate_limited(server: &ServerName, leaves: u64, rate: f64, needed: u64) {
     let burst = (leaves * 2).max(10);
     let advice = format!(
-        "it limits how often delayed events may be restarted; in Synapse set rc_delayed_event_mgmt to per_second: {needed} and \
-         burst_count: {burst}"
+        "in Synapse set rc_delayed_event_mgmt to per_second: {needed} and burst_count: {burst}"
     );
     warn!(
-        "slowed down server={server} leaves={leaves} restarts_per_second={rate:.1} cause={advice:?}"
+        server:%, leaves, restarts_per_second = rate, advice;
+        "homeserver limits the rate of restarts"
     );
 }

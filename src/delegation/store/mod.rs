@@ -1,36 +1,52 @@
-//! Where leaves survive a crash of ours: nowhere, in a file, or in a Redis that several of us share.
+//! Stores that keep delegated leaves across restarts: in memory (not at all), in a file, or in a Redis that several replicas share.
 //!
-//! What clients rely on waits until it is stored ([`Journal::put`]). What a leave goes through afterwards is written behind, some
-//! 100 ms later at most and many together: a crash that loses the last of it costs a question to the SFU and a call that the
-//! homeserver answers with "long done", for it sends a delayed event only once.
+//! A new leave is stored before [`LeaveStore::put`] returns. Its later changes are written behind, about 100 ms later and many
+//! together. A crash that loses the last of them costs a presence check and a call that the homeserver answers with 404, as it sends
+//! a delayed event only once.
 
 mod file;
-mod memory;
 mod redis;
 mod write_buffer;
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Mutex;
 
-use crate::livekit::id::ParticipantKey;
+use log::{error, info};
 
 pub use self::file::FileStore;
-pub use self::memory::MemoryStore;
 pub use self::redis::{RedisAddress, RedisStore};
+use crate::livekit::id::ParticipantKey;
+use crate::util::sync::lock;
 
-/// How often a leave has changed hands: whoever has an older number has lost it.
+/// Largest record in bytes; the record of a leave has less than 2 KiB.
+pub const MAX_RECORD_BYTES: usize = 16 * 1024;
+/// Invalid records kept for inspection.
+const MAX_QUARANTINED: usize = 100;
+
+/// Number that grows with each change of a leave's owner: the owner with the greatest one owns the leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
-/// Whether a leave is still ours to work.
+/// Whether this replica owns a leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// It is.
+    /// It does.
     Owned,
-    /// Somebody else has taken or replaced it: nothing may be done with it.
+    /// It does not: the leave has ended, was replaced, or was taken by another replica.
     Lost,
 }
 
-/// A journal that could not be read or written.
+impl Ownership {
+    fn owned_if(owned: bool) -> Self {
+        if owned { Self::Owned } else { Self::Lost }
+    }
+}
+
+/// A leave found without an owner: its participant, the new token, and its record.
+pub(crate) type AdoptedLeave = (ParticipantKey, FencingToken, String);
+
+/// Why a store cannot be read or written.
 #[derive(Debug)]
 pub struct Error(String);
 
@@ -42,21 +58,19 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Largest record that is kept, in bytes: a leave's own are below 2 KiB.
-pub const MAX_RECORD_BYTES: usize = 16 * 1024;
-/// Broken records that are kept aside for whoever wants to know what happened; the newest are.
-pub(crate) const MAX_QUARANTINED: usize = 100;
-
-/// Keeps the records of leaves.
+/// Store of leave records. It logs its own problems, each once.
 pub trait LeaveStore: Send + Sync + fmt::Debug {
-    /// A new leave, or one in place of another with the same key, whoever keeps that: stored when this returns, and the earlier
-    /// keeper has lost it. Waits for the disk or for Redis, 5 s at most; many at once are stored together.
+    /// Stores a new leave in place of an earlier one of the same participant, which its owner loses. Waits for the disk or for Redis,
+    /// 5 s at most; concurrent calls are stored together.
     ///
-    /// After an error the earlier leave stands, if there was one. A leave that was stored although the error said otherwise (it
-    /// took too long) comes back through [`Self::adopt`].
+    /// # Errors
+    /// The earlier leave stays. A new leave that is stored after all, later than this waits, comes back from [`Self::adopt`].
     fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error>;
 
-    /// What has become of a leave of ours. Never waits: it is written behind.
+    /// Writes a changed record behind; never waits. Returns whether this replica owns the leave.
+    ///
+    /// # Errors
+    /// The record is larger than [`MAX_RECORD_BYTES`].
     fn update(
         &self,
         key: &ParticipantKey,
@@ -64,56 +78,146 @@ pub trait LeaveStore: Send + Sync + fmt::Debug {
         record: &str,
     ) -> Result<Ownership, Error>;
 
-    /// A leave of ours that has ended. Never waits: it is written behind.
-    fn remove(&self, key: &ParticipantKey, fence: FencingToken) -> Result<Ownership, Error>;
+    /// Removes an ended leave behind, if this replica owns it; never waits.
+    fn remove(&self, key: &ParticipantKey, fence: FencingToken);
 
-    /// Waits until all that was changed before is stored, 5 s at most: for what somebody else forgets once we have said that we know.
+    /// Waits until all earlier changes are stored, 5 s at most.
+    ///
+    /// # Errors
+    /// The changes are not stored yet.
     fn sync(&self) -> Result<(), Error>;
 
-    /// Asked right before each call to a homeserver. Quick: no local store has to look, and Redis is given a second.
+    /// Confirms right before a call to a homeserver that this replica owns the leave. Waits for Redis, 1 s at most.
     ///
-    /// An error means that nobody knows, and the leave may not be worked now, but perhaps in a second; it is not lost yet.
+    /// # Errors
+    /// Ownership is unknown: the leave is not lost, but must not be acted on now.
     fn check_ownership(
         &self,
         key: &ParticipantKey,
         fence: FencingToken,
     ) -> Result<Ownership, Error>;
 
-    /// Whether others like us have this journal as well, and may take what is ours at any time.
+    /// Whether other replicas use this store, and can take a leave at any time.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// Takes over a leave that another replica keeps, or that was not adopted yet, as an event for it has reached us. None if there
-    /// is none.
+    /// Takes the leave from another replica, or one that was not adopted yet, for an event that arrived here. `None` if there is none.
+    ///
+    /// # Errors
+    /// The store does not answer.
     fn claim(&self, key: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error>;
 
-    /// Takes leaves without a living keeper: all of them at the start, later those of replicas that died. At most `most` at once:
-    /// fewer means that there are no more for now. Asked once a second by then.
-    fn adopt(&self, most: usize) -> Result<Vec<(ParticipantKey, FencingToken, String)>, Error>;
+    /// Takes at most `max` leaves without a living owner: at the start all in the store, later those of dead replicas. Fewer than
+    /// `max` means that there are no more for now.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    fn adopt(&self, max: usize) -> Result<Vec<AdoptedLeave>, Error>;
 
-    /// A leave of ours whose record means nothing: it goes, but its record is kept aside for people to look at.
-    fn quarantine(
-        &self,
-        key: &ParticipantKey,
-        fence: FencingToken,
-        why: &str,
-    ) -> Result<Ownership, Error>;
+    /// Removes an owned leave whose record is invalid, and keeps the record for inspection.
+    fn quarantine(&self, key: &ParticipantKey, fence: FencingToken, reason: &str);
 
-    /// Whether what is ours is still held; an error means that we may have lost it. The stores see to it themselves.
-    fn check_lease(&self) -> Result<(), Error>;
-
-    /// What is amiss, for readiness; none if well.
+    /// Why the store does not work now, for readiness.
     fn problem(&self) -> Option<String>;
 
-    /// Writes what is pending and lets go of what is ours, so that others need not wait. Nothing is to be asked afterwards.
+    /// Writes pending changes and gives up ownership, so that other replicas need not wait. No other call may follow.
     fn close(&self);
 }
 
-/// Refuses a record that is too large for any store.
+/// The problem that a store has now; logged when it changes.
+#[derive(Debug, Default)]
+struct StoreProblem(Option<String>);
+
+impl StoreProblem {
+    fn get(&self) -> Option<String> {
+        self.0.clone()
+    }
+
+    fn set(&mut self, problem: Option<String>) {
+        if self.0 == problem {
+            return;
+        }
+        match &problem {
+            Some(cause) => error!(cause; "leave store failed, new leaves are refused"),
+            None => info!("leave store recovered"),
+        }
+        self.0 = problem;
+    }
+}
+
 fn check_record_size(record: &str) -> Result<(), Error> {
     match record.len() {
         ..=MAX_RECORD_BYTES => Ok(()),
-        size => Err(Error(format!("a record of {size} bytes"))),
+        size => Err(Error(format!("a record of {size} bytes is too large"))),
     }
+}
+
+/// Store without records, as the scheduler has all leaves in memory: it only tells which of two leaves is newer.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<MemoryStoreState>);
+
+#[derive(Debug, Default)]
+struct MemoryStoreState {
+    last_fence: u64,
+    fences: HashMap<ParticipantKey, FencingToken>,
+}
+
+impl LeaveStore for MemoryStore {
+    fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error> {
+        check_record_size(record)?;
+        let mut state = lock(&self.0);
+        state.last_fence += 1;
+        let fence = FencingToken(state.last_fence);
+        state.fences.insert(key.clone(), fence);
+        Ok(fence)
+    }
+
+    fn update(
+        &self,
+        key: &ParticipantKey,
+        fence: FencingToken,
+        record: &str,
+    ) -> Result<Ownership, Error> {
+        check_record_size(record)?;
+        self.check_ownership(key, fence)
+    }
+
+    fn remove(&self, key: &ParticipantKey, fence: FencingToken) {
+        let mut state = lock(&self.0);
+        if state.fences.get(key) == Some(&fence) {
+            state.fences.remove(key);
+        }
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn check_ownership(
+        &self,
+        key: &ParticipantKey,
+        fence: FencingToken,
+    ) -> Result<Ownership, Error> {
+        let owned = lock(&self.0).fences.get(key) == Some(&fence);
+        Ok(Ownership::owned_if(owned))
+    }
+
+    fn claim(&self, _: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error> {
+        Ok(None)
+    }
+
+    fn adopt(&self, _: usize) -> Result<Vec<AdoptedLeave>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn quarantine(&self, key: &ParticipantKey, fence: FencingToken, _: &str) {
+        self.remove(key, fence);
+    }
+
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    fn close(&self) {}
 }

@@ -19,7 +19,7 @@ pub(crate) use self::relay::{MscVersion, RelayError, RelayFailure};
 use self::relay::{RelayQueue, RelayRequest};
 use super::TokenIssuer;
 use crate::delegation;
-use crate::delegation::leave::DelegationRequest;
+use crate::delegation::leave::{DelegationRequest, LeaveId};
 use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service;
@@ -310,14 +310,13 @@ impl AppServiceExchange {
         self.issue_local_token(&joined, membership, false)
     }
 
-    /// Takes over a delayed leave of our homeserver's user; its room and delay come from the homeserver. Returns the log's id of the
-    /// leave.
+    /// Takes over a delayed leave of our homeserver's user; its room and delay come from the homeserver.
     pub(crate) fn delegate_leave(
         &self,
         user: &LocalUser,
         membership: &CallMembership,
         delay_id: &DelayId,
-    ) -> Result<u32, Error> {
+    ) -> Result<(ParticipantKey, LeaveId), Error> {
         self.check_livekit_url(&membership.url)?;
         let _permit = self.limits.acquire_permit(PermitScope::All)?;
         let deadline = Instant::now() + REQUEST_TIMEOUT;
@@ -331,14 +330,15 @@ impl AppServiceExchange {
         let supported = self.issuer.delegation.check_support(self.homeserver.name());
         supported.map_err(Error::DelegationFailed)?;
         let request = DelegationRequest {
-            user: user.clone(),
             delay_id: delay_id.clone(),
             timeout: event.delay,
         };
-        let started = self
-            .issuer
-            .delegate(participant_key(&joined, membership), request);
-        started.map_err(Error::DelegationFailed)
+        let (key, delegation) = (
+            participant_key(&joined, membership),
+            &self.issuer.delegation,
+        );
+        let started = delegation.delegate(key.clone(), user.clone(), request);
+        Ok((key, started.map_err(Error::DelegationFailed)?))
     }
 
     fn require_joined(

@@ -1,13 +1,12 @@
-//! Every state with every event, and walks at random.
+//! Every state with every event; [`simulation`] tries random sequences.
 
 mod simulation;
 
-use super::transition::WAIT_AFTER_LEFT;
 use super::*;
 use crate::livekit::id::{ParticipantIdentity, RoomName};
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(100);
-pub(super) const START: UnixMillis = UnixMillis(1_000_000_000);
+pub(super) const START: UnixMillis = UnixMillis::from_millis(1_000_000_000);
 
 pub(super) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -25,12 +24,12 @@ pub(super) fn key() -> ParticipantKey {
 }
 
 pub(super) fn leave(timeout: Duration, check: Option<Duration>) -> Leave {
-    let order = DelegationRequest {
-        user: UserId::parse("@alice:hs").unwrap(),
+    let user = UserId::parse("@alice:hs").unwrap();
+    let request = DelegationRequest {
         delay_id: DelayId::parse("syd_1").unwrap(),
         timeout,
     };
-    Leave::new(key(), order, 0x1234_5678, check, START)
+    Leave::new(key(), user, request, LeaveId(0x1234_5678), check, START)
 }
 
 fn joined(name: &str) -> LeaveEvent {
@@ -51,15 +50,23 @@ fn replaced(name: &str) -> LeaveEvent {
     }
 }
 
-fn done(deed: DelayedEventAction, outcome: DelayedEventOutcome, began: UnixMillis) -> LeaveEvent {
-    LeaveEvent::CallFinished(deed, outcome, began)
+fn finished(
+    action: DelayedEventAction,
+    outcome: DelayedEventOutcome,
+    started_at: UnixMillis,
+) -> LeaveEvent {
+    LeaveEvent::CallFinished {
+        action,
+        outcome,
+        started_at,
+    }
 }
 
 fn failed() -> DelayedEventOutcome {
     DelayedEventOutcome::Failed("no answer".into())
 }
 
-/// One in the state of that name, at [`START`].
+/// A leave in the named state at [`START`].
 fn leave_in_state(state: &str) -> Leave {
     let mut leave = leave(TIMEOUT, None);
     let events: &[LeaveEvent] = match state {
@@ -77,23 +84,23 @@ fn leave_in_state(state: &str) -> Leave {
     leave
 }
 
-/// What a leave is asked to do beside to wake up.
+/// Names of the actions, wake-ups apart.
 fn action_names(actions: &[LeaveAction]) -> String {
-    let words = actions.iter().filter_map(|action| match action {
+    let names = actions.iter().filter_map(|action| match action {
         LeaveAction::Restart(_) => Some("restart".to_owned()),
         LeaveAction::Send => Some("send".to_owned()),
-        LeaveAction::CheckPresence => Some("look".to_owned()),
+        LeaveAction::CheckPresence => Some("check".to_owned()),
         LeaveAction::WakeAt(_) => None,
-        LeaveAction::Finish(why) => Some(format!("{why:?}")),
+        LeaveAction::Finish(reason) => Some(format!("{reason:?}")),
     });
-    words.collect::<Vec<_>>().join(" ")
+    names.collect::<Vec<_>>().join(" ")
 }
 
 #[test]
 fn every_state_has_an_answer_to_every_event() {
     let (restart, send) = (DelayedEventAction::Restart, DelayedEventAction::Send);
-    let here = |sid| LeaveEvent::PresenceChecked(Some(ParticipantPresence::Present(sid)));
-    let none = || LeaveEvent::PresenceChecked(Some(ParticipantPresence::Absent));
+    let present = |sid| LeaveEvent::PresenceChecked(Some(ParticipantPresence::Present(sid)));
+    let absent = || LeaveEvent::PresenceChecked(Some(ParticipantPresence::Absent));
     #[rustfmt::skip]
     let table: Vec<(&str, LeaveEvent, &str, &str)> = vec![
         ("waiting", joined("A"), "connected", "restart"),
@@ -102,12 +109,12 @@ fn every_state_has_an_answer_to_every_event() {
         ("waiting", replaced("A"), "waiting", ""),
         ("waiting", LeaveEvent::ConnectionAborted(sid("A")), "aborted", ""),
         ("waiting", LeaveEvent::RoomFinished, "waiting", ""),
-        ("waiting", here(sid("A")), "connected", "restart"),
-        ("waiting", here(None), "connected", "restart"),
-        ("waiting", none(), "waiting", ""),
+        ("waiting", present(sid("A")), "connected", "restart"),
+        ("waiting", present(None), "connected", "restart"),
+        ("waiting", absent(), "waiting", ""),
         ("waiting", LeaveEvent::PresenceChecked(None), "waiting", ""),
-        ("waiting", done(restart, DelayedEventOutcome::Done, START), "waiting", ""),
-        ("waiting", done(send, DelayedEventOutcome::Done, START), "waiting", ""),
+        ("waiting", finished(restart, DelayedEventOutcome::Done, START), "waiting", ""),
+        ("waiting", finished(send, DelayedEventOutcome::Done, START), "waiting", ""),
         ("waiting", LeaveEvent::Replaced, "ended", "Replaced"),
         ("waiting", LeaveEvent::Tick, "waiting", ""),
         ("aborted", joined("B"), "connected", "restart"),
@@ -115,10 +122,10 @@ fn every_state_has_an_answer_to_every_event() {
         ("aborted", replaced("A"), "aborted", ""),
         ("aborted", LeaveEvent::ConnectionAborted(sid("B")), "aborted", ""),
         ("aborted", LeaveEvent::RoomFinished, "aborted", ""),
-        ("aborted", here(sid("B")), "connected", "restart"),
-        ("aborted", none(), "aborted", ""),
+        ("aborted", present(sid("B")), "connected", "restart"),
+        ("aborted", absent(), "aborted", ""),
         ("aborted", LeaveEvent::PresenceChecked(None), "aborted", ""),
-        ("aborted", done(restart, DelayedEventOutcome::Done, START), "aborted", ""),
+        ("aborted", finished(restart, DelayedEventOutcome::Done, START), "aborted", ""),
         ("aborted", LeaveEvent::Replaced, "ended", "Replaced"),
         ("aborted", LeaveEvent::Tick, "aborted", ""),
         ("connected", joined("A"), "connected", ""),
@@ -129,17 +136,17 @@ fn every_state_has_an_answer_to_every_event() {
         ("connected", LeaveEvent::Disconnected { sid: None, replaced: false }, "connected", ""),
         ("connected", LeaveEvent::ConnectionAborted(sid("B")), "connected", ""),
         ("connected", LeaveEvent::RoomFinished, "connected", ""),
-        ("connected", here(sid("A")), "connected", ""),
-        ("connected", none(), "connected", ""),
+        ("connected", present(sid("A")), "connected", ""),
+        ("connected", absent(), "connected", ""),
         ("connected", LeaveEvent::PresenceChecked(None), "connected", ""),
-        ("connected", done(restart, DelayedEventOutcome::Done, START), "connected", ""),
-        ("connected", done(restart, DelayedEventOutcome::NotFound, START), "ended", "AlreadyFinal"),
-        ("connected", done(restart, DelayedEventOutcome::Finalised, START), "ended", "AlreadyFinal"),
-        ("connected", done(restart, DelayedEventOutcome::Rejected(403), START), "ended", "Denied(403)"),
-        ("connected", done(restart, DelayedEventOutcome::RateLimited(None), START), "connected", "restart"),
-        ("connected", done(restart, DelayedEventOutcome::NotAttempted(seconds(1)), START), "connected", "restart"),
-        ("connected", done(restart, failed(), START), "connected", ""),
-        ("connected", done(send, DelayedEventOutcome::Done, START), "connected", ""),
+        ("connected", finished(restart, DelayedEventOutcome::Done, START), "connected", ""),
+        ("connected", finished(restart, DelayedEventOutcome::NotFound, START), "ended", "AlreadyFinal"),
+        ("connected", finished(restart, DelayedEventOutcome::Finalised, START), "ended", "AlreadyFinal"),
+        ("connected", finished(restart, DelayedEventOutcome::Rejected(403), START), "ended", "Denied(403)"),
+        ("connected", finished(restart, DelayedEventOutcome::RateLimited(None), START), "connected", "restart"),
+        ("connected", finished(restart, DelayedEventOutcome::NotAttempted(seconds(1)), START), "connected", "restart"),
+        ("connected", finished(restart, failed(), START), "connected", ""),
+        ("connected", finished(send, DelayedEventOutcome::Done, START), "connected", ""),
         ("connected", LeaveEvent::Replaced, "ended", "Replaced"),
         ("connected", LeaveEvent::Tick, "connected", ""),
         ("disconnected", joined("B"), "disconnected", ""),
@@ -147,28 +154,28 @@ fn every_state_has_an_answer_to_every_event() {
         ("disconnected", replaced("A"), "disconnected", ""),
         ("disconnected", LeaveEvent::ConnectionAborted(sid("A")), "disconnected", ""),
         ("disconnected", LeaveEvent::RoomFinished, "disconnected", ""),
-        ("disconnected", here(sid("B")), "disconnected", ""),
-        ("disconnected", none(), "disconnected", ""),
+        ("disconnected", present(sid("B")), "disconnected", ""),
+        ("disconnected", absent(), "disconnected", ""),
         ("disconnected", LeaveEvent::PresenceChecked(None), "disconnected", ""),
-        ("disconnected", done(restart, DelayedEventOutcome::Done, START), "disconnected", ""),
-        ("disconnected", done(restart, DelayedEventOutcome::NotFound, START), "disconnected", ""),
-        ("disconnected", done(send, DelayedEventOutcome::Done, START), "ended", "Sent"),
-        ("disconnected", done(send, DelayedEventOutcome::NotFound, START), "ended", "AlreadyFinal"),
-        ("disconnected", done(send, DelayedEventOutcome::Finalised, START), "ended", "AlreadyFinal"),
-        ("disconnected", done(send, DelayedEventOutcome::Rejected(401), START), "ended", "Denied(401)"),
-        ("disconnected", done(send, DelayedEventOutcome::RateLimited(None), START), "disconnected", "send"),
-        ("disconnected", done(send, DelayedEventOutcome::NotAttempted(seconds(1)), START), "disconnected", "send"),
-        ("disconnected", done(send, failed(), START), "disconnected", ""),
+        ("disconnected", finished(restart, DelayedEventOutcome::Done, START), "disconnected", ""),
+        ("disconnected", finished(restart, DelayedEventOutcome::NotFound, START), "disconnected", ""),
+        ("disconnected", finished(send, DelayedEventOutcome::Done, START), "ended", "Sent"),
+        ("disconnected", finished(send, DelayedEventOutcome::NotFound, START), "ended", "AlreadyFinal"),
+        ("disconnected", finished(send, DelayedEventOutcome::Finalised, START), "ended", "AlreadyFinal"),
+        ("disconnected", finished(send, DelayedEventOutcome::Rejected(401), START), "ended", "Denied(401)"),
+        ("disconnected", finished(send, DelayedEventOutcome::RateLimited(None), START), "disconnected", "send"),
+        ("disconnected", finished(send, DelayedEventOutcome::NotAttempted(seconds(1)), START), "disconnected", "send"),
+        ("disconnected", finished(send, failed(), START), "disconnected", ""),
         ("disconnected", LeaveEvent::Replaced, "ended", "Replaced"),
         ("disconnected", LeaveEvent::Tick, "disconnected", ""),
         ("ended", joined("B"), "ended", ""),
         ("ended", left("A"), "ended", ""),
         ("ended", LeaveEvent::ConnectionAborted(sid("A")), "ended", ""),
         ("ended", LeaveEvent::RoomFinished, "ended", ""),
-        ("ended", here(sid("A")), "ended", ""),
-        ("ended", none(), "ended", ""),
-        ("ended", done(restart, DelayedEventOutcome::Done, START), "ended", ""),
-        ("ended", done(send, failed(), START), "ended", ""),
+        ("ended", present(sid("A")), "ended", ""),
+        ("ended", absent(), "ended", ""),
+        ("ended", finished(restart, DelayedEventOutcome::Done, START), "ended", ""),
+        ("ended", finished(send, failed(), START), "ended", ""),
         ("ended", LeaveEvent::Replaced, "ended", ""),
         ("ended", LeaveEvent::Tick, "ended", ""),
     ];
@@ -181,11 +188,11 @@ fn every_state_has_an_answer_to_every_event() {
 }
 
 #[test]
-fn nobody_is_waited_for_longer_than_the_delay_or_an_hour() {
+fn a_participant_is_waited_for_until_the_delay_or_an_hour_is_over() {
     for (timeout, wait) in [(100, 100), (3 * 3600, 3600)] {
         let mut leave = leave(seconds(timeout), None);
         let early = START + seconds(wait - 1);
-        assert_eq!(action_names(&leave.step(&LeaveEvent::Tick, early)), "look");
+        assert_eq!(action_names(&leave.step(&LeaveEvent::Tick, early)), "check");
         let actions = leave.step(&LeaveEvent::Tick, START + seconds(wait));
         assert_eq!(
             (action_names(&actions).as_str(), leave.state_name()),
@@ -195,7 +202,7 @@ fn nobody_is_waited_for_longer_than_the_delay_or_an_hour() {
 }
 
 #[test]
-fn who_never_got_in_leaves_nothing_to_send() {
+fn no_leave_is_sent_for_a_participant_who_never_connected() {
     let mut leave = leave_in_state("aborted");
     let actions = leave.step(&LeaveEvent::Tick, START + TIMEOUT);
     assert!(
@@ -207,25 +214,25 @@ fn who_never_got_in_leaves_nothing_to_send() {
 #[test]
 fn a_restart_follows_at_about_eighty_per_cent_of_the_delay() {
     let mut leave = leave_in_state("connected");
-    let began = START + seconds(5);
+    let started_at = START + seconds(5);
     let actions = leave.step(
-        &done(
+        &finished(
             DelayedEventAction::Restart,
             DelayedEventOutcome::Done,
-            began,
+            started_at,
         ),
-        began + seconds(1),
+        started_at + seconds(1),
     );
     let Some(LeaveAction::WakeAt(at)) = actions.last() else {
         panic!("{actions:?}");
     };
-    let after = at.duration_since(began);
+    let after = at.duration_since(started_at);
     assert!((seconds(72)..=seconds(80)).contains(&after), "{after:?}");
     assert_eq!(action_names(&leave.step(&LeaveEvent::Tick, *at)), "restart");
 }
 
 #[test]
-fn a_late_farewell_of_an_older_connection_is_not_theirs() {
+fn a_late_disconnect_of_an_earlier_connection_is_ignored() {
     let mut leave = leave_in_state("connected");
     leave.step(&joined("B"), START);
     assert_eq!(action_names(&leave.step(&left("A"), START)), "");
@@ -234,7 +241,7 @@ fn a_late_farewell_of_an_older_connection_is_not_theirs() {
 }
 
 #[test]
-fn news_in_any_order_end_in_the_same_place() {
+fn webhooks_in_the_wrong_order_have_the_same_result() {
     let mut late = leave(TIMEOUT, None);
     late.step(&left("A"), START);
     assert_eq!(late.state_name(), "waiting");
@@ -248,35 +255,41 @@ fn news_in_any_order_end_in_the_same_place() {
 }
 
 #[test]
-fn who_is_replaced_is_looked_for_and_two_absences_count() {
+fn a_replaced_connection_is_checked_and_two_absences_count() {
     let mut leave = leave_in_state("connected");
     leave.step(&replaced("A"), START);
-    let look = START + seconds(2);
-    assert_eq!(action_names(&leave.step(&LeaveEvent::Tick, look)), "look");
-    let none = LeaveEvent::PresenceChecked(Some(ParticipantPresence::Absent));
-    assert_eq!(action_names(&leave.step(&none, look)), "");
+    let check_at = START + seconds(2);
     assert_eq!(
-        action_names(&leave.step(&LeaveEvent::Tick, look + seconds(2))),
-        "look"
+        action_names(&leave.step(&LeaveEvent::Tick, check_at)),
+        "check"
     );
-    assert_eq!(action_names(&leave.step(&none, look + seconds(2))), "send");
+    let absent = LeaveEvent::PresenceChecked(Some(ParticipantPresence::Absent));
+    assert_eq!(action_names(&leave.step(&absent, check_at)), "");
+    assert_eq!(
+        action_names(&leave.step(&LeaveEvent::Tick, check_at + seconds(2))),
+        "check"
+    );
+    assert_eq!(
+        action_names(&leave.step(&absent, check_at + seconds(2))),
+        "send"
+    );
 }
 
 #[test]
-fn an_sfu_that_does_not_answer_says_nothing() {
+fn an_sfu_that_does_not_answer_changes_nothing() {
     let mut leave = leave(TIMEOUT, Some(seconds(10)));
     leave.step(&joined("A"), START);
     let mut now = START;
     for _ in 0..20 {
         now = now + seconds(60);
-        let began = now;
+        let started_at = now;
         leave.step(&LeaveEvent::Tick, now);
         leave.step(&LeaveEvent::PresenceChecked(None), now);
         leave.step(
-            &done(
+            &finished(
                 DelayedEventAction::Restart,
                 DelayedEventOutcome::Done,
-                began,
+                started_at,
             ),
             now,
         );
@@ -285,12 +298,11 @@ fn an_sfu_that_does_not_answer_says_nothing() {
 }
 
 #[test]
-fn a_call_that_fails_is_made_again_until_the_delay_is_over() {
+fn a_failed_call_is_retried_until_the_delay_is_over() {
     let mut leave = leave_in_state("connected");
     let (mut now, mut calls) = (START, 1);
     loop {
-        // not so much as a connection
-        let actions = leave.step(&done(DelayedEventAction::Restart, failed(), now), now);
+        let actions = leave.step(&finished(DelayedEventAction::Restart, failed(), now), now);
         let Some(LeaveAction::WakeAt(at)) = actions.last() else {
             break;
         };
@@ -303,7 +315,7 @@ fn a_call_that_fails_is_made_again_until_the_delay_is_over() {
         }
     }
     assert!((10..60).contains(&calls), "{calls}");
-    // a call that began in time may have come off
+    // a call that started in time may have had its effect
     assert!(
         (TIMEOUT..=TIMEOUT * 2 + seconds(60)).contains(&now.duration_since(START)),
         "{now:?}"
@@ -316,13 +328,13 @@ fn a_leave_is_sent_for_at_least_a_second_and_at_most_an_hour() {
     let actions = short.step(&LeaveEvent::Tick, START + seconds(1));
     assert_eq!(action_names(&actions), "send");
     let now = START + seconds(1);
-    short.step(&done(DelayedEventAction::Send, failed(), now), now);
+    short.step(&finished(DelayedEventAction::Send, failed(), now), now);
     assert_eq!(short.state_name(), "disconnected");
     let mut long = leave(MAX_TIMEOUT * 2, None);
     assert_eq!(long.request().timeout, MAX_TIMEOUT);
     long.step(&joined("A"), START);
     long.step(&left("A"), START);
-    long.step(&done(DelayedEventAction::Send, failed(), START), START);
+    long.step(&finished(DelayedEventAction::Send, failed(), START), START);
     assert_eq!(
         action_names(&long.step(&LeaveEvent::Tick, START + seconds(3600))),
         "Expired"
@@ -330,7 +342,7 @@ fn a_leave_is_sent_for_at_least_a_second_and_at_most_an_hour() {
 }
 
 #[test]
-fn a_record_tells_everything_and_the_broken_one_is_refused() {
+fn a_record_restores_the_leave_and_an_invalid_one_is_refused() {
     for state in ["waiting", "aborted", "connected", "disconnected"] {
         let leave = leave_in_state(state);
         let record = leave.to_record().unwrap();
@@ -348,13 +360,16 @@ fn a_record_tells_everything_and_the_broken_one_is_refused() {
             Ok(None),
             "{state}"
         );
-        // set back by a year, the clock makes no leave live for a year
-        let mut early = Leave::restore(key(), &record, None, UnixMillis(1000))
+        // after the host's clock was set back, the leave does not wait until the recorded time
+        let mut early = Leave::restore(key(), &record, None, UnixMillis::from_millis(1000))
             .unwrap()
             .unwrap();
-        let actions = early.step(&LeaveEvent::Tick, UnixMillis(1000) + seconds(1));
+        let actions = early.step(
+            &LeaveEvent::Tick,
+            UnixMillis::from_millis(1000) + seconds(1),
+        );
         assert!(!actions.is_empty(), "{state}");
-        for broken in [
+        for invalid in [
             String::new(),
             "{}".into(),
             record.replace("\"v\":1", "\"v\":2"),
@@ -364,8 +379,8 @@ fn a_record_tells_everything_and_the_broken_one_is_refused() {
             record.replace("syd_1", ""),
         ] {
             assert!(
-                Leave::restore(key(), &broken, None, START).is_err(),
-                "{broken}"
+                Leave::restore(key(), &invalid, None, START).is_err(),
+                "{invalid}"
             );
         }
     }
@@ -373,12 +388,12 @@ fn a_record_tells_everything_and_the_broken_one_is_refused() {
 }
 
 #[test]
-fn who_may_have_connected_meanwhile_is_looked_for_before_their_leave_is_sent() {
+fn a_restored_leave_is_sent_only_after_a_presence_check() {
     let record = leave_in_state("waiting").to_record().unwrap();
     let record = record.replace("100000", "86400000");
     let now = START + seconds(2 * 3600);
     let mut leave = Leave::restore(key(), &record, None, now).unwrap().unwrap();
-    assert_eq!(action_names(&leave.step(&LeaveEvent::Tick, now)), "look");
-    let here = LeaveEvent::PresenceChecked(Some(ParticipantPresence::Present(sid("A"))));
-    assert_eq!(action_names(&leave.step(&here, now)), "restart");
+    assert_eq!(action_names(&leave.step(&LeaveEvent::Tick, now)), "check");
+    let present = LeaveEvent::PresenceChecked(Some(ParticipantPresence::Present(sid("A"))));
+    assert_eq!(action_names(&leave.step(&present, now)), "restart");
 }

@@ -1,28 +1,28 @@
-//! Walks at random through everything that may happen, with a homeserver that keeps the time. What must hold:
+//! Random sequences of events, with a simulated homeserver. The invariants:
 //!
-//! 1. a leave is sent with success at most once, and nothing is restarted after that;
-//! 2. a leave that has ended asks for nothing;
-//! 3. there is always a next thing: a call or a question that is out, or a wake-up that is not past;
-//! 4. no restart is asked for once the delay must have ended;
-//! 5. at most one restart, one send and one question are out at a time;
-//! 6. it ends: once nobody comes back, within the bounds on waiting and sending;
-//! 7. at any time its record brings back a leave in the same state.
+//! 1. a leave is sent successfully at most once, and no restart follows;
+//! 2. a leave that has ended returns no actions;
+//! 3. a leave that has not ended waits for something: a call or a presence check in flight, or a wake-up in the future;
+//! 4. no restart is requested after the delay must have ended;
+//! 5. at most one restart, one send and one presence check are in flight;
+//! 6. a leave ends within the bounds on waiting and sending once its participant does not come back;
+//! 7. its record restores a leave in the same state, and changes with its hash only.
 
 use super::*;
 
-/// The numbers of a seed (xorshift64*).
+/// A xorshift64* generator.
 struct TestRng(u64);
 
 impl TestRng {
-    fn below(&mut self, sides: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % sides
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
     }
 }
 
-/// The delayed event as the homeserver has it.
+/// The delayed event on the homeserver.
 struct SimulatedHomeserver {
     fires_at: UnixMillis,
     sent: bool,
@@ -38,8 +38,9 @@ struct LeaveSimulation {
     wake_at: Option<UnixMillis>,
     end_reason: Option<LeaveEndReason>,
     sends: u32,
-    /// When calls whose outcome is not known may have begun anew what they restart.
+    /// When a call may last have restarted the homeserver's timer.
     last_call: UnixMillis,
+    last_record: (String, Option<u64>),
 }
 
 impl LeaveSimulation {
@@ -73,7 +74,7 @@ impl LeaveSimulation {
                     assert!(at > self.now, "3: {at:?} at {:?}", self.now);
                     self.wake_at = Some(at);
                 }
-                LeaveAction::Finish(why) => self.end_reason = Some(why),
+                LeaveAction::Finish(reason) => self.end_reason = Some(reason),
             }
         }
         if self.end_reason.is_none() {
@@ -81,38 +82,47 @@ impl LeaveSimulation {
             assert!(next || self.restart.is_some(), "3: {event:?}");
             let record = self.leave.to_record().unwrap();
             let restored = Leave::restore(key(), &record, None, self.now).unwrap();
-            let standing = restored.map(|leave| leave.state_name());
+            let state = restored.map(|leave| leave.state_name());
             assert!(
-                standing.is_none_or(|s| s == self.leave.state_name()),
+                state.is_none_or(|state| state == self.leave.state_name()),
                 "7: {record}"
             );
+            let hash = self.leave.record_hash();
+            let (last_record, last_hash) = &self.last_record;
+            assert_eq!(*last_record == record, *last_hash == hash, "7: {record}");
+            self.last_record = (record, hash);
         }
     }
 
-    /// The homeserver answers a call, or the answer is lost on its way.
-    fn answer_call(&mut self, deed: DelayedEventAction, began: UnixMillis, dice: &mut TestRng) {
-        if !self.leave.needs_call(deed, began) {
-            // taken out of the queue before it began
+    /// The homeserver handles a call. Its response may be lost.
+    fn answer_call(
+        &mut self,
+        action: DelayedEventAction,
+        started_at: UnixMillis,
+        rng: &mut TestRng,
+    ) {
+        if !self.leave.needs_call(action, started_at) {
+            // dropped from the queue
             return;
         }
         let overdue = !self.homeserver.sent && self.now >= self.homeserver.fires_at;
         self.homeserver.sent |= overdue;
-        let outcome = match dice.below(8) {
+        let outcome = match rng.below(8) {
             0 => DelayedEventOutcome::RateLimited(None),
             1 => DelayedEventOutcome::NotAttempted(seconds(1)),
             2 => DelayedEventOutcome::Failed("down".into()),
-            3 if dice.below(5) == 0 => DelayedEventOutcome::Rejected(403),
-            3 if dice.below(4) == 0 => DelayedEventOutcome::Finalised,
+            3 if rng.below(5) == 0 => DelayedEventOutcome::Rejected(403),
+            3 if rng.below(4) == 0 => DelayedEventOutcome::Finalised,
             _ if self.homeserver.sent => DelayedEventOutcome::NotFound,
             roll => {
-                match deed {
+                match action {
                     DelayedEventAction::Restart => {
                         self.homeserver.fires_at = self.now + self.leave.request().timeout
                     }
                     DelayedEventAction::Send => self.homeserver.sent = true,
                 }
                 let lost = roll == 4;
-                self.sends += u32::from(deed == DelayedEventAction::Send);
+                self.sends += u32::from(action == DelayedEventAction::Send);
                 assert!(self.sends <= 1, "1");
                 if lost {
                     failed()
@@ -124,40 +134,40 @@ impl LeaveSimulation {
         if matches!(
             outcome,
             DelayedEventOutcome::Done | DelayedEventOutcome::Failed(_)
-        ) && deed == DelayedEventAction::Restart
+        ) && action == DelayedEventAction::Restart
         {
             self.last_call = self.now;
         }
-        self.apply(&LeaveEvent::CallFinished(deed, outcome, began));
+        self.apply(&finished(action, outcome, started_at));
     }
 
-    fn random_step(&mut self, dice: &mut TestRng, quiet: bool) {
+    fn random_step(&mut self, rng: &mut TestRng, quiet: bool) {
         let sids = ["A", "B", "C"];
-        let one = |dice: &mut TestRng| match dice.below(4) {
+        let any_sid = |rng: &mut TestRng| match rng.below(4) {
             3 => None,
             n => sid(sids[usize::try_from(n).unwrap()]),
         };
-        match dice.below(if quiet { 4 } else { 9 }) {
+        match rng.below(if quiet { 4 } else { 9 }) {
             0 => {
                 let next = self.wake_at.unwrap_or(self.now + seconds(1));
                 self.now = next;
                 self.apply(&LeaveEvent::Tick);
             }
             1 => {
-                if let Some(began) = self.restart.take() {
-                    self.answer_call(DelayedEventAction::Restart, began, dice);
+                if let Some(started_at) = self.restart.take() {
+                    self.answer_call(DelayedEventAction::Restart, started_at, rng);
                 }
             }
             2 => {
-                if let Some(began) = self.send.take() {
+                if let Some(started_at) = self.send.take() {
                     self.restart = None;
-                    self.answer_call(DelayedEventAction::Send, began, dice);
+                    self.answer_call(DelayedEventAction::Send, started_at, rng);
                 }
             }
             3 => {
                 if std::mem::take(&mut self.presence_check) {
-                    let answer = match dice.below(3) {
-                        0 if !quiet => Some(ParticipantPresence::Present(one(dice))),
+                    let answer = match rng.below(3) {
+                        0 if !quiet => Some(ParticipantPresence::Present(any_sid(rng))),
                         0 | 1 => Some(ParticipantPresence::Absent),
                         _ => None,
                     };
@@ -165,37 +175,37 @@ impl LeaveSimulation {
                 }
             }
             4 => {
-                self.now = self.now + Duration::from_millis(dice.below(30_000));
+                self.now = self.now + Duration::from_millis(rng.below(30_000));
                 self.apply(&LeaveEvent::Tick);
             }
             5 => {
-                let sid = one(dice);
+                let sid = any_sid(rng);
                 self.apply(&LeaveEvent::Connected(sid));
             }
             6 => {
-                let (sid, replaced) = (one(dice), dice.below(3) == 0);
+                let (sid, replaced) = (any_sid(rng), rng.below(3) == 0);
                 self.apply(&LeaveEvent::Disconnected { sid, replaced });
             }
             7 => {
-                let sid = one(dice);
+                let sid = any_sid(rng);
                 self.apply(&LeaveEvent::ConnectionAborted(sid));
             }
             _ => self.apply(&LeaveEvent::RoomFinished),
         }
         if self.send.is_some() {
-            // what has not begun is off
+            // a restart that has not begun is cancelled
             self.restart = None;
         }
     }
 }
 
 fn simulate(seed: u64) -> Option<LeaveEndReason> {
-    let mut dice = TestRng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut rng = TestRng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let timeout = [1, 1_000, 18_000, 100_000, 3_600_000, 86_400_000];
-    let timeout = timeout[usize::try_from(dice.below(6)).unwrap()];
+    let timeout = timeout[usize::try_from(rng.below(6)).unwrap()];
     let timeout = Duration::from_millis(timeout);
-    let check = (dice.below(2) == 0).then_some(seconds(60));
-    let mut walk = LeaveSimulation {
+    let check = (rng.below(2) == 0).then_some(seconds(60));
+    let mut simulation = LeaveSimulation {
         leave: leave(timeout, check),
         now: START,
         homeserver: SimulatedHomeserver {
@@ -209,46 +219,47 @@ fn simulate(seed: u64) -> Option<LeaveEndReason> {
         end_reason: None,
         sends: 0,
         last_call: START,
+        last_record: (String::new(), None),
     };
-    walk.apply(&LeaveEvent::Tick);
-    for _ in 0..dice.below(200) {
-        walk.random_step(&mut dice, false);
+    simulation.apply(&LeaveEvent::Tick);
+    for _ in 0..rng.below(200) {
+        simulation.random_step(&mut rng, false);
     }
-    // everybody has gone, and the SFU says so
+    // the participant has left for good
     let mut steps = 0;
-    while walk.end_reason.is_none() {
-        walk.apply(&LeaveEvent::Disconnected {
+    while simulation.end_reason.is_none() {
+        simulation.apply(&LeaveEvent::Disconnected {
             sid: None,
             replaced: false,
         });
         for _ in 0..10 {
-            walk.random_step(&mut dice, true);
+            simulation.random_step(&mut rng, true);
         }
         steps += 1;
-        assert!(steps < 20_000, "6: {:?}", walk.leave);
+        assert!(steps < 20_000, "6: {:?}", simulation.leave);
     }
     for _ in 0..20 {
-        walk.random_step(&mut dice, false);
+        simulation.random_step(&mut rng, false);
     }
-    walk.end_reason
+    simulation.end_reason
 }
 
 #[test]
-fn whatever_happens_a_leave_keeps_its_promises() {
+fn random_sequences_keep_the_invariants() {
     let mut ends = std::collections::HashMap::new();
     for seed in 0..4_000 {
-        let why = std::panic::catch_unwind(|| simulate(seed));
-        let why = why.unwrap_or_else(|_| panic!("seed {seed}"));
-        *ends.entry(format!("{why:?}")).or_insert(0) += 1;
+        let reason = std::panic::catch_unwind(|| simulate(seed));
+        let reason = reason.unwrap_or_else(|_| panic!("seed {seed}"));
+        *ends.entry(format!("{reason:?}")).or_insert(0) += 1;
     }
-    // walks that all end in one way would show little
-    for why in [
+    // the sequences have to reach every end
+    for reason in [
         "Sent",
         "AlreadyFinal",
         "NeverConnected",
         "Expired",
         "Denied(403)",
     ] {
-        assert!(ends.contains_key(&format!("Some({why})")), "{ends:?}");
+        assert!(ends.contains_key(&format!("Some({reason})")), "{ends:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Where Redis is: `LIVEKIT_REDIS_URL`.
+//! Address of Redis: the setting `LIVEKIT_REDIS_URL`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,12 +7,10 @@ use percent_encoding::percent_decode_str;
 
 use crate::net::address::Host;
 
-/// Redis' own port.
 const DEFAULT_PORT: u16 = 6379;
-/// What a URL has to look like, for whoever wrote another.
 const EXPECTED_URL: &str = "expected redis://[user[:password]@]host[:port][/database], rediss://… for TLS, or unix:///path/to/socket";
 
-/// A Redis, and who we are there.
+/// Address, credentials and database of a Redis.
 #[derive(Clone)]
 pub struct RedisAddress {
     pub(super) endpoint: RedisEndpoint,
@@ -28,7 +26,10 @@ pub(super) enum RedisEndpoint {
 }
 
 impl RedisAddress {
-    /// Reads a URL. The reason why it can't be read repeats nothing of it, as there may be a password in it.
+    /// Parses a URL.
+    ///
+    /// # Errors
+    /// The URL is invalid. The error text contains no part of it, as the URL can have a password.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(EXPECTED_URL)?;
         let tls = match &*scheme.to_ascii_lowercase() {
@@ -38,12 +39,12 @@ impl RedisAddress {
             _ => return Err(EXPECTED_URL.into()),
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, host) = match authority.rsplit_once('@') {
-            Some((login, host)) => (Some(login), host),
+        let (credentials, host) = match authority.rsplit_once('@') {
+            Some((credentials, host)) => (Some(credentials), host),
             None => (None, authority),
         };
-        let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, "")))
-        {
+        let credentials = credentials.map(|text| text.split_once(':').unwrap_or((text, "")));
+        let (user, password) = match credentials {
             Some((user, password)) => (decode_credential(user)?, decode_credential(password)?),
             None => (None, None),
         };
@@ -61,8 +62,8 @@ impl RedisAddress {
             }
             _ => (host, DEFAULT_PORT),
         };
-        let odd = |c: char| c.is_whitespace() || c.is_control() || "/?#@\\".contains(c);
-        if host.is_empty() || host.contains(odd) {
+        let is_invalid = |c: char| c.is_whitespace() || c.is_control() || "/?#@\\".contains(c);
+        if host.is_empty() || host.contains(is_invalid) {
             return Err(EXPECTED_URL.into());
         }
         let host = Host::parse(host);
@@ -83,14 +84,14 @@ impl RedisAddress {
         }
     }
 
-    /// With this password, in place of any that the URL has.
+    /// Uses this password, if there is one, instead of the URL's.
     pub fn with_password(mut self, password: Option<String>) -> Self {
         self.password = password.or(self.password);
         self
     }
 }
 
-/// The user or the password of a URL; none if it is empty.
+/// Decodes the user or the password of a URL; `None` if it is empty.
 fn decode_credential(text: &str) -> Result<Option<String>, String> {
     let decoded = percent_decode_str(text).decode_utf8();
     let decoded = decoded.map_err(|_| "expected UTF-8 in the URL's user and password")?;
@@ -111,7 +112,7 @@ impl fmt::Display for RedisAddress {
 
 impl fmt::Debug for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Address({self}, login hidden)")
+        write!(f, "RedisAddress({self}, credentials hidden)")
     }
 }
 
@@ -120,8 +121,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_of_redis_are_understood() {
-        for (url, shown, login) in [
+    fn urls_of_redis_are_parsed() {
+        for (url, formatted, credentials) in [
             ("redis://cache", "redis://cache:6379/0", (None, None)),
             (
                 "REDISS://10.0.0.1:7000/3",
@@ -145,16 +146,16 @@ mod tests {
             ("redis+unix:///r", "unix:///r", (None, None)),
         ] {
             let address = RedisAddress::parse(url).unwrap();
-            assert_eq!(address.to_string(), shown);
+            assert_eq!(address.to_string(), formatted);
             assert_eq!(
                 (address.user.as_deref(), address.password.as_deref()),
-                login
+                credentials
             );
         }
     }
 
     #[test]
-    fn other_urls_are_refused_without_repeating_them() {
+    fn errors_for_other_urls_do_not_contain_the_url() {
         for url in [
             "",
             "cache",
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_shown() {
+    fn formatting_hides_the_password() {
         let address = RedisAddress::parse("redis://user:hidden@h").unwrap();
         assert!(!format!("{address} {address:?}").contains("hidden "));
         assert!(!format!("{address} {address:?}").contains("user"));

@@ -1,4 +1,4 @@
-//! One connection to Redis: ours to dial, to secure and to bound; the crate only knows what is said on it.
+//! A connection to Redis. The crate `redis` encodes commands and parses replies; connecting, TLS and timeouts are our own.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,31 +12,32 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::address::{RedisAddress, RedisEndpoint};
+use crate::delegation::store::Error;
 use crate::net::address::{Host, Trust};
 use crate::net::dns::lookup_addresses;
 
-/// How long a look-up of the name and each of its addresses may take.
+/// Time for the lookup of the name, and for each of its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long Redis may be silent when it should answer: it answers within a millisecond, or something is wrong.
+/// Time for a reply; a working Redis takes a millisecond.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Addresses of one name that are tried.
+/// Addresses of the name that are tried.
 const MAX_ADDRESSES: usize = 3;
-/// Longest answer in bytes: a page of a scan has some 100 records.
+/// Longest reply in bytes; a page of a scan has about 100 records.
 const MAX_REPLY_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Why there is no answer, or not the one that was hoped for.
+/// Why a command has failed.
 #[derive(Debug)]
 pub(super) enum RedisCommandError {
-    /// The connection is of no use any more.
+    /// There is no reply, and the connection cannot be used any more.
     ConnectionLost(String),
-    /// Redis understood, and refuses.
+    /// Redis replied with an error.
     Rejected(String),
 }
 
 impl fmt::Display for RedisCommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ConnectionLost(why) | Self::Rejected(why) => f.write_str(why),
+            Self::ConnectionLost(reason) | Self::Rejected(reason) => f.write_str(reason),
         }
     }
 }
@@ -44,20 +45,20 @@ impl fmt::Display for RedisCommandError {
 impl From<io::Error> for RedisCommandError {
     fn from(error: io::Error) -> Self {
         Self::ConnectionLost(match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it took too long".to_owned(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "timed out".to_owned(),
             _ => error.to_string(),
         })
     }
 }
 
-/// What came of one command, of which each may be refused by itself.
+/// Result of one command of a pipeline.
 pub(super) type RedisReply = Result<Value, RedisCommandError>;
 
-/// A connection that is logged in.
+/// A connection after authentication.
 pub(super) struct RedisConnection {
     stream: RedisStream,
     parser: Parser,
-    /// Which run of Redis this is; a restart may have lost what was written last. None if it won't tell.
+    /// Id of the Redis process. A restart can have lost the latest writes. `None` if Redis denies `INFO`.
     pub(super) run_id: Option<String>,
 }
 
@@ -83,38 +84,35 @@ impl RedisConnection {
         }
         match connection.execute(redis::cmd("INFO").arg("server")) {
             Ok(info) => connection.run_id = parse_run_id(&reply_text(&info).unwrap_or_default()),
-            // a Redis that keeps it to itself may have been restarted at any time
+            // without permission for INFO, each connection may be to a restarted Redis
             Err(RedisCommandError::Rejected(_)) => {}
-            Err(broken) => return Err(broken),
+            Err(error) => return Err(error),
         }
         Ok(connection)
     }
 
-    /// One command and its answer.
     pub(super) fn execute(&mut self, command: &Cmd) -> Result<Value, RedisCommandError> {
-        let mut answers = self.execute_pipeline(std::slice::from_ref(command))?;
-        answers
-            .pop()
-            .unwrap_or(Err(RedisCommandError::ConnectionLost("no answer".into())))
+        let mut replies = self.execute_pipeline(std::slice::from_ref(command))?;
+        let no_reply = || Err(RedisCommandError::ConnectionLost("no reply".into()));
+        replies.pop().unwrap_or_else(no_reply)
     }
 
-    /// Commands that go out together, and their answers.
-    #[allow(clippy::type_complexity, reason = "each may be refused by itself")]
+    /// Sends the commands together.
     pub(super) fn execute_pipeline(
         &mut self,
         commands: &[Cmd],
-    ) -> Result<Vec<Result<Value, RedisCommandError>>, RedisCommandError> {
+    ) -> Result<Vec<RedisReply>, RedisCommandError> {
         let mut packed = Vec::new();
         for command in commands {
             command.write_packed_command(&mut packed);
         }
         self.stream.write_all(&packed)?;
         self.stream.flush()?;
-        let mut answers = Vec::with_capacity(commands.len());
+        let mut replies = Vec::with_capacity(commands.len());
         for _ in commands {
             let limited = (&mut self.stream).take(MAX_REPLY_BYTES);
-            let answer = self.parser.parse_value(limited);
-            answers.push(match answer {
+            let reply = self.parser.parse_value(limited);
+            replies.push(match reply {
                 Ok(Value::ServerError(error)) => {
                     Err(RedisCommandError::Rejected(error.to_string()))
                 }
@@ -125,11 +123,11 @@ impl RedisConnection {
                 Err(error) => return Err(RedisCommandError::ConnectionLost(error.to_string())),
             });
         }
-        Ok(answers)
+        Ok(replies)
     }
 }
 
-/// The text that an answer is.
+/// The text of a reply.
 pub(super) fn reply_text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
@@ -144,6 +142,12 @@ fn parse_run_id(info: &str) -> Option<String> {
     lines.find_map(|line| Some(line.strip_prefix("run_id:")?.trim().to_owned()))
 }
 
+impl From<RedisCommandError> for Error {
+    fn from(error: RedisCommandError) -> Self {
+        Self(format!("Redis: {error}"))
+    }
+}
+
 enum RedisStream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
@@ -151,8 +155,8 @@ enum RedisStream {
 }
 
 impl RedisStream {
-    fn open(place: &RedisEndpoint, tls: &Arc<ClientConfig>) -> Result<Self, RedisCommandError> {
-        let (host, port, secure) = match place {
+    fn open(endpoint: &RedisEndpoint, tls: &Arc<ClientConfig>) -> Result<Self, RedisCommandError> {
+        let (host, port, use_tls) = match endpoint {
             RedisEndpoint::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
@@ -165,7 +169,7 @@ impl RedisStream {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        if !secure {
+        if !use_tls {
             return Ok(Self::Plain(stream));
         }
         let name = match host {
@@ -183,7 +187,7 @@ fn connect(host: &Host, port: u16) -> Result<TcpStream, RedisCommandError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let addresses = lookup_addresses(host, port, Trust::Administrator, deadline)
         .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?;
-    let mut failure = RedisCommandError::ConnectionLost("its name has no address".into());
+    let mut failure = RedisCommandError::ConnectionLost("the name has no address".into());
     for address in addresses.iter().take(MAX_ADDRESSES) {
         match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
             Ok(stream) => return Ok(stream),

@@ -1,68 +1,54 @@
-//! Leaves in a Redis that several of us share: each leave has one keeper at a time, and another one soon after its keeper has died.
+//! Store in a Redis that several replicas share: each leave has one owner, and soon a new one after its owner has died.
 //!
-//! Who keeps what is a matter between each of us and Redis; we do not talk to each other. A replica gives a sign of life every
-//! second; without one for 5 s the others may take what it kept, and by its own clock it has stopped a second earlier. A leave that an
-//! event reaches another replica for changes hands at once. So nobody acts on a leave without having asked Redis; what is then found
-//! under a later fence is no longer theirs.
+//! Ownership is between each replica and Redis; replicas do not talk to each other. A replica renews its lease every second. Without a
+//! renewal for 5 s the others adopt its leaves; by its own clock the lease ends a second earlier. A replica that gets a webhook for a
+//! leave takes it from its owner at once. So a replica asks Redis before each action, and has lost a leave that Redis knows under a
+//! later fencing token.
 
 mod address;
 mod connection;
-mod orphans;
 mod script;
-mod shared;
 mod worker;
-mod write_behind;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::warn;
 use redis::{Cmd, Value};
-use rustls::ClientConfig;
-
-use self::connection::{RedisCommandError, RedisReply, reply_text};
-use self::script::{FencedOp, FencedOpReply, StoredLeave};
-use self::shared::RedisStoreShared;
-use self::worker::RedisWorker;
-use super::{Error, FencingToken, LeaveStore, Ownership, check_record_size};
-use crate::livekit::id::ParticipantKey;
-use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
 pub use self::address::RedisAddress;
+use self::connection::{RedisReply, reply_text};
+use self::script::{FencedOp, FencedOpReply, StoredLeave};
+use self::worker::{RedisStoreShared, RedisWorker, lease_expired};
+use super::{AdoptedLeave, Error, FencingToken, LeaveStore, Ownership, check_record_size};
+use crate::livekit::id::ParticipantKey;
+use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
+use crate::util::sync::{lock, spawn};
 
-/// How often the whole hash is looked through though no replica is known to have died: for what a Redis that lost its latest
-/// writes has left without a keeper.
+/// Time between two searches of all leaves for orphans, when no replica is known to have died: a Redis that lost its latest writes
+/// can have leaves of unknown replicas.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// As [`SWEEP`], after a call that may have been carried out though it failed.
-const SWEEP_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A journal in Redis. Calls wait for a second at the longest if Redis is silent, and not at all once it is known to be gone.
+/// Store in Redis. A call waits 1 s at most while Redis is silent, and fails at once while there is no connection.
 pub struct RedisStore {
     shared: Arc<RedisStoreShared>,
     worker_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RedisStore {
-    /// Connects, which may take some seconds. This does not fail: what is amiss is logged, told by [`Journal::trouble`], and tried
-    /// again every other second.
+    /// Connects to Redis, for some seconds at most. If that fails, it is tried again every other second.
     pub fn open(address: RedisAddress, roots: &RootCertificates) -> Self {
-        let tls: Arc<ClientConfig> = client_config(roots, CertificateVerification::On);
+        let tls = client_config(roots, CertificateVerification::On);
         let shared = Arc::new(RedisStoreShared::new(address.to_string()));
-        let mut keeper = RedisWorker::new(address, tls, Arc::clone(&shared));
-        keeper.tick(Instant::now());
-        let thread = thread::Builder::new().name("journal".into());
-        let thread = match thread.spawn(move || keeper.run()) {
-            Ok(thread) => Some(thread),
-            Err(reason) => {
-                shared.set_problem(&format!("no thread for it: {reason}"));
-                None
-            }
-        };
+        let mut worker = RedisWorker::new(address, tls, Arc::clone(&shared));
+        worker.tick(Instant::now());
+        let thread = spawn("leave-store", move || worker.run())
+            .map_err(|error| shared.set_problem(&format!("cannot start a thread: {error}")));
         Self {
             shared,
-            worker_thread: Mutex::new(thread),
+            worker_thread: Mutex::new(thread.ok()),
         }
     }
 
@@ -76,40 +62,116 @@ impl RedisStore {
             .with_connection(|connection| connection.execute_pipeline(commands))
     }
 
-    /// A call that gives us a leave: it may be carried out even if it fails, and then the leave is found again soon.
-    fn acquire<T>(
-        &self,
-        key: &ParticipantKey,
-        call: impl FnOnce(&Arc<str>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let me = {
-            let mut state = self.shared.lock();
-            state.keys_in_flight.push(key.clone());
-            state.replica_id.clone()
+    /// Replicas without a lease, of those that may own leaves.
+    fn dead_replicas(&self) -> Result<Vec<String>, Error> {
+        let replicas: Vec<String> = match self.execute(&script::list_replicas())? {
+            Value::Array(ids) | Value::Set(ids) => ids.iter().filter_map(reply_text).collect(),
+            _ => Vec::new(),
         };
-        let outcome = call(&me);
-        let mut state = self.shared.lock();
-        state.clear_in_flight(key);
-        if outcome.is_err() {
-            state.next_sweep = Some(Instant::now() + SWEEP_RETRY_DELAY);
+        let commands: Vec<_> = replicas
+            .iter()
+            .map(|id| script::replica_exists(id))
+            .collect();
+        let replies = self.execute_pipeline(&commands)?;
+        let dead = replicas
+            .into_iter()
+            .zip(replies)
+            .filter(|(_, reply)| matches!(reply, Ok(Value::Int(0))));
+        Ok(dead.map(|(id, _)| id).collect())
+    }
+
+    /// Adopts at most `max` orphans, if there may be any, and returns whether those were all.
+    fn adopt_orphans(&self, max: usize, sweep: bool) -> Result<(Vec<AdoptedLeave>, bool), Error> {
+        let dead = self.dead_replicas()?;
+        if !sweep && dead.is_empty() {
+            return Ok((Vec::new(), true));
         }
-        outcome
+        let (orphans, all) = self.find_orphans(max)?;
+        let me = self.shared.lock().replica_id.clone();
+        let commands: Vec<_> = orphans
+            .iter()
+            .map(|(field, orphan)| script::adopt(field, orphan, &me))
+            .collect();
+        let replies = self.execute_pipeline(&commands)?;
+        let mut adopted = Vec::new();
+        for ((field, _), reply) in orphans.iter().zip(replies) {
+            let stored = reply.ok().as_ref().and_then(StoredLeave::from_reply);
+            // no value: another replica was faster
+            let Some((key, stored)) = ParticipantKey::from_json(field).zip(stored) else {
+                continue;
+            };
+            let fence = FencingToken(stored.fence);
+            if self.shared.insert_stored(&me, &key, fence, &stored.record) {
+                adopted.push((key, fence, stored.record));
+            }
+        }
+        if all {
+            let commands: Vec<_> = dead.iter().map(|id| script::remove_replica(id)).collect();
+            self.execute_pipeline(&commands)?;
+        }
+        Ok((adopted, all))
+    }
+
+    /// Searches all leaves for at most `max` without a living owner, and returns whether those are all. Invalid values are quarantined.
+    fn find_orphans(&self, max: usize) -> Result<(Vec<(String, StoredLeave)>, bool), Error> {
+        let me = self.shared.lock().replica_id.clone();
+        let (mut orphans, mut cursor) = (Vec::new(), String::from("0"));
+        let mut leased: Vec<(String, bool)> = vec![(me.to_string(), true)];
+        loop {
+            let (next, page) = match self.execute(&script::scan_leaves(&cursor))? {
+                Value::Array(reply) => parse_scan_reply(reply)?,
+                _ => return Err(Error("unexpected reply of Redis to a scan".into())),
+            };
+            for (field, value) in page {
+                let Some((field, key, stored)) = parse_stored_leave(&field, &value) else {
+                    warn!(cause = "invalid key or value"; "leave record quarantined");
+                    self.execute(&script::quarantine(&field, &value))?;
+                    continue;
+                };
+                let known = leased.iter().find(|(id, _)| *id == stored.replica_id);
+                let is_leased = match known {
+                    Some((_, is_leased)) => *is_leased,
+                    None => {
+                        let exists = self.execute(&script::replica_exists(&stored.replica_id))?;
+                        leased.push((stored.replica_id.clone(), exists != Value::Int(0)));
+                        exists != Value::Int(0)
+                    }
+                };
+                let is_mine = *stored.replica_id == *me;
+                let fence = FencingToken(stored.fence);
+                if is_leased && !(is_mine && self.shared.lock().is_untracked(&key, fence)) {
+                    continue;
+                }
+                if orphans.len() >= max {
+                    return Ok((orphans, false));
+                }
+                // a scan can return a field twice
+                if !orphans.iter().any(|(other, _)| *other == field) {
+                    orphans.push((field, stored));
+                }
+            }
+            cursor = next;
+            if cursor == "0" {
+                return Ok((orphans, true));
+            }
+        }
     }
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redis({})", self.shared.display_address)
+        write!(f, "RedisStore({})", self.shared.address)
     }
 }
 
 impl LeaveStore for RedisStore {
     fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error> {
         check_record_size(record)?;
-        self.acquire(key, |me| {
-            let answer = self.execute(&script::put(key, me, record))?;
-            let fence = reply_text(&answer).and_then(|fence| fence.parse().ok());
-            let fence = FencingToken(fence.ok_or_else(|| Error("Redis gave no fence".into()))?);
+        self.shared.acquire(key, |me| {
+            let reply = self.execute(&script::put(key, me, record))?;
+            let fence = reply_text(&reply).and_then(|fence| fence.parse().ok());
+            let fence = fence.ok_or_else(|| Error("unexpected reply of Redis to a put".into()))?;
+            let fence = FencingToken(fence);
             self.shared.insert_stored(me, key, fence, record);
             Ok(fence)
         })
@@ -125,20 +187,18 @@ impl LeaveStore for RedisStore {
         Ok(self.shared.buffer_change(key, fence, Some(record)))
     }
 
-    fn remove(&self, key: &ParticipantKey, fence: FencingToken) -> Result<Ownership, Error> {
-        Ok(self.shared.buffer_change(key, fence, None))
+    fn remove(&self, key: &ParticipantKey, fence: FencingToken) {
+        self.shared.buffer_change(key, fence, None);
     }
 
     fn sync(&self) -> Result<(), Error> {
-        match self
+        let written = self
             .shared
-            .with_connection(|connection| self.shared.write_pending(connection))?
-        {
-            true => Ok(()),
-            false => {
-                self.shared.request_renewal();
-                Err(Error("Redis has lost what it had".into()))
-            }
+            .with_connection(|connection| self.shared.write_pending(connection))?;
+        if written {
+            Ok(())
+        } else {
+            Err(self.data_lost())
         }
     }
 
@@ -150,29 +210,19 @@ impl LeaveStore for RedisStore {
         let Some(me) = self.shared.owning_replica(key, fence)? else {
             return Ok(Ownership::Lost);
         };
-        // if Redis is gone nobody knows: another of us may have taken it for a webhook, though our lease has not lapsed
-        let answer = self.execute(&script::fenced_op(key, &me, fence, FencedOp::Check))?;
-        match FencedOpReply::parse(&answer) {
+        // an unexpired lease does not suffice: another replica may have taken the leave for a webhook
+        let reply = self.execute(&script::fenced_op(key, &me, fence, FencedOp::Check))?;
+        match FencedOpReply::parse(&reply) {
+            // the process may have been suspended since the lease was checked
+            Some(FencedOpReply::Owned) => Ok(Ownership::owned_if(
+                self.shared.owning_replica(key, fence)?.is_some(),
+            )),
             Some(FencedOpReply::Lost | FencedOpReply::Absent) => {
                 self.shared.lock().buffer.discard(key, fence);
                 Ok(Ownership::Lost)
             }
-            Some(FencedOpReply::DataLost) => {
-                self.shared.request_renewal();
-                Err(Error("Redis has lost what it had".into()))
-            }
-            // our clock may have stood still meanwhile
-            Some(FencedOpReply::Owned) => {
-                let held = self.shared.owning_replica(key, fence)?.is_some();
-                Ok(if held {
-                    Ownership::Owned
-                } else {
-                    Ownership::Lost
-                })
-            }
-            None => Err(Error(
-                "Redis answered a question with something else".into(),
-            )),
+            Some(FencedOpReply::DataLost) => Err(self.data_lost()),
+            None => Err(Error("unexpected reply of Redis to a check".into())),
         }
     }
 
@@ -181,79 +231,71 @@ impl LeaveStore for RedisStore {
     }
 
     fn claim(&self, key: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error> {
-        {
-            let state = self.shared.lock();
-            if state.buffer.contains(key) || state.keys_in_flight.contains(key) {
-                return Ok(None);
-            }
+        if self.shared.lock().is_tracked(key) {
+            return Ok(None);
         }
-        self.acquire(key, |me| {
-            let value = self.execute(&script::claim(key, me))?;
-            let Some(kept) = reply_text(&value).and_then(|value| StoredLeave::parse(&value)) else {
+        self.shared.acquire(key, |me| {
+            let reply = self.execute(&script::claim(key, me))?;
+            let Some(stored) = StoredLeave::from_reply(&reply) else {
                 return Ok(None);
             };
-            self.shared
-                .insert_stored(me, key, FencingToken(kept.fence), &kept.record);
-            Ok(Some((FencingToken(kept.fence), kept.record)))
+            let fence = FencingToken(stored.fence);
+            self.shared.insert_stored(me, key, fence, &stored.record);
+            Ok(Some((fence, stored.record)))
         })
     }
 
-    fn adopt(&self, most: usize) -> Result<Vec<(ParticipantKey, FencingToken, String)>, Error> {
+    fn adopt(&self, max: usize) -> Result<Vec<AdoptedLeave>, Error> {
         let now = Instant::now();
-        let swept = {
+        let sweep = {
             let mut state = self.shared.lock();
-            let due = state.next_sweep.is_none_or(|sweep| now >= sweep);
-            due.then(|| state.next_sweep.replace(now + SWEEP_INTERVAL))
+            if !state.is_leased(now) {
+                return Err(lease_expired());
+            }
+            let due = state.next_sweep.is_none_or(|at| now >= at);
+            if due {
+                state.next_sweep = Some(now + SWEEP_INTERVAL);
+            }
+            due
         };
-        let adopted = self.adopt_orphans(most, swept.is_some());
+        let adopted = self.adopt_orphans(max, sweep);
         if !matches!(adopted, Ok((_, true))) {
             self.shared.lock().next_sweep = None;
         }
         adopted.map(|(adopted, _)| adopted)
     }
 
-    fn quarantine(
-        &self,
-        key: &ParticipantKey,
-        fence: FencingToken,
-        why: &str,
-    ) -> Result<Ownership, Error> {
+    fn quarantine(&self, key: &ParticipantKey, fence: FencingToken, reason: &str) {
         let (me, record) = {
             let state = self.shared.lock();
             (state.replica_id.clone(), state.buffer.record(key, fence))
         };
         let Some(record) = record else {
-            return Ok(Ownership::Lost);
+            return;
         };
-        warn!("a record of the journal is set aside: {why}");
-        let value = script::encode_value(&me, fence, &record);
-        self.execute(&script::quarantine(
-            key.to_json().as_bytes(),
-            value.as_bytes(),
-        ))?;
-        self.shared.lock().buffer.discard(key, fence);
-        Ok(Ownership::Owned)
-    }
-
-    fn check_lease(&self) -> Result<(), Error> {
-        let state = self.shared.lock();
-        match state.is_leased(Instant::now()) {
-            true => Ok(()),
-            false => Err(Error("the lease in Redis has lapsed".into())),
+        warn!(room:% = key.room, identity:% = key.identity, cause = reason; "leave record quarantined");
+        let (field, value) = (key.to_json(), script::encode_value(&me, fence, &record));
+        match self.execute(&script::quarantine(field.as_bytes(), value.as_bytes())) {
+            Ok(_) => self.shared.lock().buffer.discard(key, fence),
+            Err(error) => warn!(cause:% = error; "invalid leave record not removed"),
         }
     }
 
     fn problem(&self) -> Option<String> {
-        self.shared.lock().problem.clone()
+        self.shared.lock().problem.get()
     }
 
     fn close(&self) {
         self.shared.close();
-        let thread = self.worker_thread.lock().map(|mut thread| thread.take());
-        if let Ok(Some(thread)) = thread {
-            // it has nothing to say
-            let _ = thread.join();
-        }
+        let thread = lock(&self.worker_thread).take();
+        thread.map(JoinHandle::join);
+    }
+}
+
+impl RedisStore {
+    fn data_lost(&self) -> Error {
+        self.shared.request_renewal();
+        Error("Redis has lost its data".into())
     }
 }
 
@@ -263,8 +305,27 @@ impl Drop for RedisStore {
     }
 }
 
-impl From<RedisCommandError> for Error {
-    fn from(failure: RedisCommandError) -> Self {
-        Self(format!("Redis: {failure}"))
-    }
+type ScanPage = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The next cursor, and fields with their values.
+fn parse_scan_reply(reply: Vec<Value>) -> Result<(String, ScanPage), Error> {
+    let mut reply = reply.into_iter();
+    let cursor = reply.next().as_ref().and_then(reply_text);
+    let cursor = cursor.ok_or_else(|| Error("reply of Redis to a scan without cursor".into()))?;
+    let Some(Value::Array(fields)) = reply.next() else {
+        return Ok((cursor, Vec::new()));
+    };
+    let bytes = |value: &Value| match value {
+        Value::BulkString(bytes) => bytes.clone(),
+        _ => Vec::new(),
+    };
+    let pairs = fields.chunks_exact(2);
+    let pairs = pairs.map(|pair| (bytes(&pair[0]), bytes(&pair[1])));
+    Ok((cursor, pairs.collect()))
+}
+
+fn parse_stored_leave(field: &[u8], value: &[u8]) -> Option<(String, ParticipantKey, StoredLeave)> {
+    let field = std::str::from_utf8(field).ok()?;
+    let stored = StoredLeave::parse(std::str::from_utf8(value).ok()?)?;
+    Some((field.to_owned(), ParticipantKey::from_json(field)?, stored))
 }

@@ -1,9 +1,9 @@
-//! What is done in Redis: each step is one script, and so happens as a whole or not at all.
+//! Commands of the store in Redis. Each step is one script, which Redis carries out as a whole or not at all.
 //!
-//! A leave is a field of the hash `lk-jwt:jobs`, the JSON of its key; its value begins with the id of the replica that keeps it and
-//! its fence. A replica lives as long as its `lk-jwt:keeper:{id}`; `lk-jwt:keepers` has all that were ever seen and may have
-//! left something behind. Fences are the time in microseconds, or one more than the last one if that is later: they grow even when
-//! Redis has lost everything, the last fence included.
+//! A leave is a field of the hash `lk-jwt:jobs`, named by its participant's JSON; its value begins with the owner's replica id and the
+//! fencing token. A replica lives as long as its key `lk-jwt:keeper:{id}`; the set `lk-jwt:keepers` has all replicas that may own leaves.
+//! A fencing token is the time in microseconds, or one more than the last token if that is greater: tokens grow even after Redis has
+//! lost all data, the last token included.
 
 use redis::{Cmd, Value};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::connection::reply_text;
 use crate::delegation::store::{FencingToken, MAX_QUARANTINED};
 use crate::livekit::id::ParticipantKey;
 
-/// How long a replica is taken to live after its last sign of life.
+/// Time from a replica's last renewal to the end of its lease, in ms.
 pub(super) const LEASE_MS: u64 = 5000;
 
 const LEAVES_KEY: &str = "lk-jwt:jobs";
@@ -20,40 +20,50 @@ const REPLICAS_KEY: &str = "lk-jwt:keepers";
 const FENCE_KEY: &str = "lk-jwt:fence";
 const QUARANTINE_KEY: &str = "lk-jwt:aside";
 
-/// Fields looked at in one step of a scan, about.
+/// Approximate number of leaves in one page of a scan.
 const SCAN_COUNT: usize = 100;
 
-/// The beginning of both scripts that hand out fences.
-const NEXT_FENCE_SCRIPT: &str = "
+/// First part of the scripts that issue a fencing token.
+macro_rules! next_fence {
+    () => {
+        "
 local time = redis.call('TIME')
 local fence = time[1] * 1000000 + time[2]
 fence = math.max(fence, tonumber(redis.call('GET', KEYS[2]) or 0) + 1)
 fence = string.format('%.0f', fence)
 redis.call('SET', KEYS[2], fence)
 local head = '{\"keeper\":\"' .. ARGV[2] .. '\",\"fence\":' .. fence .. ','
-";
+"
+    };
+}
 
-const PUT_SCRIPT: &str = "
+const PUT_SCRIPT: &str = concat!(
+    next_fence!(),
+    "
 redis.call('HSET', KEYS[1], ARGV[1], head .. ARGV[3])
 return fence
-";
+"
+);
 
-const CLAIM_SCRIPT: &str = "
+const CLAIM_SCRIPT: &str = concat!(
+    next_fence!(),
+    "
 local value = redis.call('HGET', KEYS[1], ARGV[1])
 local old = value and string.match(value, '^{\"keeper\":\"%x+\",\"fence\":%d+,')
 if not old or (KEYS[3] and (old ~= ARGV[3] or redis.call('EXISTS', KEYS[3]) == 1)) then return false end
 value = head .. string.sub(value, #old + 1)
 redis.call('HSET', KEYS[1], ARGV[1], value)
 return value
-";
+"
+);
 
 const FENCED_OP_SCRIPT: &str = "
 local value = redis.call('HGET', KEYS[1], ARGV[1])
-if not value then return redis.call('EXISTS', KEYS[2]) == 1 and 'absent' or 'forgotten' end
+if not value then return redis.call('EXISTS', KEYS[2]) == 1 and 'absent' or 'data lost' end
 if string.sub(value, 1, #ARGV[2]) ~= ARGV[2] then return 'lost' end
 if ARGV[3] == 'set' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[4]) end
 if ARGV[3] == 'delete' then redis.call('HDEL', KEYS[1], ARGV[1]) end
-return 'ours'
+return 'owned'
 ";
 
 const RESTORE_SCRIPT: &str = "
@@ -63,7 +73,7 @@ if fence > tonumber(ARGV[3]) then return 'lost' end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[4])
 if tonumber(redis.call('GET', KEYS[2]) or 0) < tonumber(ARGV[3]) then redis.call('SET', KEYS[2], ARGV[3]) end
-return 'ours'
+return 'owned'
 ";
 
 const RENEW_LEASE_SCRIPT: &str = "
@@ -79,7 +89,7 @@ if redis.call('HLEN', KEYS[2]) < tonumber(ARGV[3]) then redis.call('HSET', KEYS[
 return redis.call('HDEL', KEYS[1], ARGV[1])
 ";
 
-/// A leave as Redis has it.
+/// The value of a leave in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredLeave {
     #[serde(rename = "keeper")]
@@ -90,79 +100,77 @@ pub(super) struct StoredLeave {
 
 impl StoredLeave {
     pub(super) fn parse(value: &str) -> Option<Self> {
-        let kept: Self = serde_json::from_str(value).ok()?;
-        // the scripts know no other form
-        (value.starts_with(&value_prefix(&kept.replica_id, FencingToken(kept.fence)))
-            && is_replica_id(&kept.replica_id))
-        .then_some(kept)
+        let stored: Self = serde_json::from_str(value).ok()?;
+        let id = &stored.replica_id;
+        let valid_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        // the scripts compare the first part as text
+        let prefix = value_prefix(id, FencingToken(stored.fence));
+        (valid_id && value.starts_with(&prefix)).then_some(stored)
+    }
+
+    pub(super) fn from_reply(reply: &Value) -> Option<Self> {
+        Self::parse(&reply_text(reply)?)
     }
 }
 
-fn is_replica_id(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// The first part of a leave's value, with owner and token.
+fn value_prefix(replica_id: &str, fence: FencingToken) -> String {
+    format!(r#"{{"keeper":"{replica_id}","fence":{},"#, fence.0)
 }
 
-/// How a leave's value begins.
-fn value_prefix(keeper: &str, fence: FencingToken) -> String {
-    format!(r#"{{"keeper":"{keeper}","fence":{},"#, fence.0)
-}
-
-/// How it goes on.
+/// The second part of a leave's value, with its record.
 fn value_suffix(record: &str) -> String {
     let record = serde_json::to_string(record).unwrap_or_else(|_| unreachable!());
     format!(r#""record":{record}}}"#)
 }
 
-/// All of it.
-pub(super) fn encode_value(keeper: &str, fence: FencingToken, record: &str) -> String {
-    value_prefix(keeper, fence) + &value_suffix(record)
+pub(super) fn encode_value(replica_id: &str, fence: FencingToken, record: &str) -> String {
+    value_prefix(replica_id, fence) + &value_suffix(record)
 }
 
 fn replica_key(id: &str) -> String {
     format!("lk-jwt:keeper:{id}")
 }
 
-fn eval_script(code: &str, keys: &[&str]) -> Cmd {
-    let mut command = redis::cmd("EVAL");
-    command.arg(code).arg(keys.len()).arg(keys);
+fn command(name: &str, key: &str) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(key);
     command
 }
 
-/// Stores a new leave. Answers its fence.
+fn eval_script(code: &str, keys: &[&str]) -> Cmd {
+    let mut command = command("EVAL", code);
+    command.arg(keys.len()).arg(keys);
+    command
+}
+
+/// Stores a new leave. Reply: its fencing token.
 pub(super) fn put(key: &ParticipantKey, me: &str, record: &str) -> Cmd {
-    let mut command = eval_script(
-        &format!("{NEXT_FENCE_SCRIPT}{PUT_SCRIPT}"),
-        &[LEAVES_KEY, FENCE_KEY],
-    );
+    let mut command = eval_script(PUT_SCRIPT, &[LEAVES_KEY, FENCE_KEY]);
     command.arg(key.to_json()).arg(me).arg(value_suffix(record));
     command
 }
 
-/// Takes a leave from whoever has it. Answers its value.
+/// Takes a leave from its owner. Reply: its value.
 pub(super) fn claim(key: &ParticipantKey, me: &str) -> Cmd {
-    let mut command = eval_script(
-        &format!("{NEXT_FENCE_SCRIPT}{CLAIM_SCRIPT}"),
-        &[LEAVES_KEY, FENCE_KEY],
-    );
+    let mut command = eval_script(CLAIM_SCRIPT, &[LEAVES_KEY, FENCE_KEY]);
     command.arg(key.to_json()).arg(me);
     command
 }
 
-/// Takes a leave that was found under a keeper who is dead, if that is still so. With `mine`, the keeper is ourselves.
-pub(super) fn adopt(field: &str, found: &StoredLeave, me: &str, mine: bool) -> Cmd {
-    let keeper = if mine {
-        String::from("-")
-    } else {
-        found.replica_id.clone()
-    };
-    let keys = [LEAVES_KEY, FENCE_KEY, &replica_key(&keeper)];
-    let mut command = eval_script(&format!("{NEXT_FENCE_SCRIPT}{CLAIM_SCRIPT}"), &keys);
-    let old = value_prefix(&found.replica_id, FencingToken(found.fence));
-    command.arg(field).arg(me).arg(old);
+/// Takes an orphan, if it still has the owner and token of `found`, and that owner no lease unless it is `me`. Reply: its value.
+pub(super) fn adopt(field: &str, found: &StoredLeave, me: &str) -> Cmd {
+    // the script needs a key that does not exist
+    let no_replica = "-";
+    let owner = Some(&*found.replica_id).filter(|id| *id != me);
+    let owner_key = replica_key(owner.unwrap_or(no_replica));
+    let mut command = eval_script(CLAIM_SCRIPT, &[LEAVES_KEY, FENCE_KEY, &owner_key]);
+    let prefix = value_prefix(&found.replica_id, FencingToken(found.fence));
+    command.arg(field).arg(me).arg(prefix);
     command
 }
 
-/// What may be done with a leave that is ours.
+/// Operation on an owned leave.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FencedOp<'a> {
     Check,
@@ -170,25 +178,25 @@ pub(super) enum FencedOp<'a> {
     Delete,
 }
 
-/// Does it if the leave is still ours. Answers a [`Found`].
+/// Performs an operation if `me` owns the leave. Reply: a [`FencedOpReply`].
 pub(super) fn fenced_op(
     key: &ParticipantKey,
     me: &str,
     fence: FencingToken,
-    touch: FencedOp<'_>,
+    op: FencedOp<'_>,
 ) -> Cmd {
     let mut command = eval_script(FENCED_OP_SCRIPT, &[LEAVES_KEY, &replica_key(me)]);
-    let head = value_prefix(me, fence);
-    command.arg(key.to_json()).arg(&head);
-    match touch {
-        FencedOp::Check => command.arg("look"),
-        FencedOp::Set(record) => command.arg("set").arg(head + &value_suffix(record)),
+    let prefix = value_prefix(me, fence);
+    command.arg(key.to_json()).arg(&prefix);
+    match op {
+        FencedOp::Check => command.arg("check"),
+        FencedOp::Set(record) => command.arg("set").arg(prefix + &value_suffix(record)),
         FencedOp::Delete => command.arg("delete"),
     };
     command
 }
 
-/// Writes a leave again that Redis may have forgotten, unless somebody has it under a later fence. Answers a [`Found`].
+/// Writes a leave that Redis may have lost, unless it has the leave under a greater token. Reply: a [`FencedOpReply`].
 pub(super) fn restore(key: &ParticipantKey, me: &str, fence: FencingToken, record: &str) -> Cmd {
     let mut command = eval_script(RESTORE_SCRIPT, &[LEAVES_KEY, FENCE_KEY, REPLICAS_KEY]);
     let value = encode_value(me, fence, record);
@@ -196,77 +204,66 @@ pub(super) fn restore(key: &ParticipantKey, me: &str, fence: FencingToken, recor
     command
 }
 
-/// How a leave of ours was found.
+/// State in which Redis found an owned leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FencedOpReply {
     Owned,
-    /// Somebody else has it.
+    /// Another replica owns it.
     Lost,
-    /// Somebody else has had it, and ended it.
+    /// Another replica took and ended it.
     Absent,
-    /// It is not there, and neither are we: Redis has lost what it had.
+    /// Neither the leave nor this replica is there: Redis has lost its data.
     DataLost,
 }
 
 impl FencedOpReply {
-    pub(super) fn parse(value: &Value) -> Option<Self> {
-        match &*reply_text(value)? {
-            "ours" => Some(Self::Owned),
+    pub(super) fn parse(reply: &Value) -> Option<Self> {
+        match &*reply_text(reply)? {
+            "owned" => Some(Self::Owned),
             "lost" => Some(Self::Lost),
             "absent" => Some(Self::Absent),
-            "forgotten" => Some(Self::DataLost),
+            "data lost" => Some(Self::DataLost),
             _ => None,
         }
     }
 }
 
-/// A sign of life. Answers 1 if the last one was still known.
+/// Renews a replica's lease. Reply: 1 if the last one has not expired.
 pub(super) fn renew_lease(me: &str) -> Cmd {
     let mut command = eval_script(RENEW_LEASE_SCRIPT, &[&replica_key(me), REPLICAS_KEY]);
     command.arg(me).arg(LEASE_MS);
     command
 }
 
-/// The opposite: others need not wait.
 pub(super) fn release_lease(me: &str) -> Cmd {
-    let mut command = redis::cmd("DEL");
-    command.arg(replica_key(me));
-    command
+    command("DEL", &replica_key(me))
 }
 
-/// All keepers that may have left something behind. Answers their ids.
+/// Reply: the ids of all replicas that may own leaves.
 pub(super) fn list_replicas() -> Cmd {
-    let mut command = redis::cmd("SMEMBERS");
-    command.arg(REPLICAS_KEY);
-    command
+    command("SMEMBERS", REPLICAS_KEY)
 }
 
-/// Whether a keeper lives. Answers 1 or 0.
+/// Reply: 1 if the replica has a lease, otherwise 0.
 pub(super) fn replica_exists(id: &str) -> Cmd {
-    let mut command = redis::cmd("EXISTS");
-    command.arg(replica_key(id));
-    command
+    command("EXISTS", &replica_key(id))
 }
 
-/// A keeper that has left nothing behind.
+/// Forgets a replica that owns no leaves.
 pub(super) fn remove_replica(id: &str) -> Cmd {
-    let mut command = redis::cmd("SREM");
-    command.arg(REPLICAS_KEY).arg(id);
+    let mut command = command("SREM", REPLICAS_KEY);
+    command.arg(id);
     command
 }
 
-/// A page of all leaves. Answers the next cursor (0: that was the last) and fields with their values.
+/// Reads a page of all leaves. Reply: the next cursor, 0 after the last page, and fields with their values.
 pub(super) fn scan_leaves(cursor: &str) -> Cmd {
-    let mut command = redis::cmd("HSCAN");
-    command
-        .arg(LEAVES_KEY)
-        .arg(cursor)
-        .arg("COUNT")
-        .arg(SCAN_COUNT);
+    let mut command = command("HSCAN", LEAVES_KEY);
+    command.arg(cursor).arg("COUNT").arg(SCAN_COUNT);
     command
 }
 
-/// Moves a value that makes no sense to where it is in nobody's way; only the first 100 are kept.
+/// Moves an invalid value out of the way. The first 100 are kept.
 pub(super) fn quarantine(field: &[u8], value: &[u8]) -> Cmd {
     let mut command = eval_script(QUARANTINE_SCRIPT, &[LEAVES_KEY, QUARANTINE_KEY]);
     command.arg(field).arg(value).arg(MAX_QUARANTINED);
@@ -278,18 +275,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_read_as_it_was_written() {
+    fn a_value_is_parsed_as_it_was_encoded() {
         let record = "{\"a\":\"\\\"é\u{1}\"}";
         let value = encode_value("0af", FencingToken(7), record);
-        let kept = StoredLeave::parse(&value).unwrap();
+        let stored = StoredLeave::parse(&value).unwrap();
         assert_eq!(
-            (&*kept.replica_id, kept.fence, &*kept.record),
+            (&*stored.replica_id, stored.fence, &*stored.record),
             ("0af", 7, record)
         );
     }
 
     #[test]
-    fn values_of_others_make_no_sense() {
+    fn other_values_are_invalid() {
         for value in [
             "",
             "{}",

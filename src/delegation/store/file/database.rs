@@ -1,11 +1,10 @@
-//! The file itself, and what can be wrong with it.
+//! The redb file of a [`super::FileStore`], and what to do with a damaged one.
 
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use log::{error, warn};
 use redb::backends::FileBackend;
@@ -14,23 +13,24 @@ use redb::{
     StorageError, Table, TableDefinition,
 };
 
-use super::writer::WriteBatch;
+use super::{WriteBatch, WriteResult};
 use crate::delegation::store::MAX_QUARANTINED;
 use crate::livekit::id::ParticipantKey;
+use crate::util::clock::unix_seconds_now;
 
-/// The file's name in the directory of the journal.
+/// Name of the file in the store's directory.
 const FILE_NAME: &str = "leaves.redb";
-/// What a damaged file is called from then on, with a number.
+/// Name of a damaged file, before its number.
 const DAMAGED_PREFIX: &str = "leaves.broken";
-/// Damaged files that are kept; the next one takes the place of the last.
+/// Damaged files that are kept; a further one overwrites the last.
 const MAX_DAMAGED_FILES: u32 = 5;
-/// Memory for pages of the file, in bytes: some thousand leaves, as those in use are in memory anyway.
+/// Page cache in bytes; small, as the leaves are in memory anyway.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 const LEAVES_TABLE: TableDefinition<'_, &str, &str> = TableDefinition::new("leaves");
 const QUARANTINE_TABLE: TableDefinition<'_, &str, &str> = TableDefinition::new("aside");
 
-/// A journal that is open, and locked against other processes.
+/// An open file, locked against other processes.
 pub(super) struct LeaveDatabase {
     database: Database,
     path: PathBuf,
@@ -40,9 +40,9 @@ pub(super) struct LeaveDatabase {
 type StoredRecords = Vec<(ParticipantKey, String)>;
 
 enum DatabaseOpenError {
-    /// The file makes no sense.
+    /// The file is not a valid database.
     Damaged(String),
-    /// It may do tomorrow.
+    /// The file cannot be used now, but perhaps later.
     Unavailable(String),
 }
 
@@ -53,7 +53,7 @@ impl<E: Into<redb::Error>> From<E> for DatabaseOpenError {
             UpgradeRequired,
         };
         match error.into() {
-            // not a journal at all, or one that ends too early
+            // another kind of file, or a truncated one
             Io(error)
                 if matches!(
                     error.kind(),
@@ -75,41 +75,41 @@ impl<E: Into<redb::Error>> From<E> for DatabaseOpenError {
 }
 
 impl LeaveDatabase {
-    /// Opens the file and reads all of it. A damaged one is set aside, and a new one begun.
-    pub(super) fn open(directory: &Path) -> Result<(Self, StoredRecords), String> {
+    /// Opens the file and reads all records. A damaged file is renamed and replaced by an empty one.
+    pub(super) fn open(directory: &Path) -> WriteResult<(Self, StoredRecords)> {
         let path = directory.join(FILE_NAME);
-        let why = match Self::open_or_create(&path) {
+        let reason = match Self::open_or_create(&path) {
             Ok(opened) => return Ok(opened),
-            Err(DatabaseOpenError::Unavailable(why)) => {
-                return Err(format!("{}: {why}", path.display()));
+            Err(DatabaseOpenError::Unavailable(reason)) => {
+                return Err(format!("{}: {reason}", path.display()));
             }
-            Err(DatabaseOpenError::Damaged(why)) => why,
+            Err(DatabaseOpenError::Damaged(reason)) => reason,
         };
-        let free = |number: &u32| {
-            !directory
-                .join(format!("{DAMAGED_PREFIX}.{number}"))
-                .exists()
-        };
-        let number = (1..MAX_DAMAGED_FILES)
-            .find(free)
-            .unwrap_or(MAX_DAMAGED_FILES);
-        let aside = directory.join(format!("{DAMAGED_PREFIX}.{number}"));
-        fs::rename(&path, &aside).map_err(|e| format!("{} is damaged: {e}", path.display()))?;
+        let renamed_path = |number| directory.join(format!("{DAMAGED_PREFIX}.{number}"));
+        let free = (1..MAX_DAMAGED_FILES).find(|number| !renamed_path(*number).exists());
+        let renamed = renamed_path(free.unwrap_or(MAX_DAMAGED_FILES));
+        fs::rename(&path, &renamed).map_err(|error| {
+            format!(
+                "{} is damaged and cannot be renamed: {error}",
+                path.display()
+            )
+        })?;
         error!(
-            "the journal {} is damaged and begins anew; delegated leaves in it are lost, the file is kept as {}: {why}",
-            path.display(),
-            aside.display()
+            path:% = path.display(),
+            renamed_to:% = renamed.display(),
+            cause = reason;
+            "leave store damaged: delegated leaves are lost"
         );
-        Self::open_or_create(&path).map_err(|failure| match failure {
-            DatabaseOpenError::Unavailable(why) | DatabaseOpenError::Damaged(why) => {
-                format!("{}: {why}", path.display())
+        Self::open_or_create(&path).map_err(|error| match error {
+            DatabaseOpenError::Unavailable(reason) | DatabaseOpenError::Damaged(reason) => {
+                format!("{}: {reason}", path.display())
             }
         })
     }
 
     fn open_or_create(path: &Path) -> Result<(Self, StoredRecords), DatabaseOpenError> {
         let unusable = |error: io::Error| DatabaseOpenError::Unavailable(error.to_string());
-        // whoever knows the id of a delayed event may send it
+        // not readable for others: with its id alone, anyone may send a delayed event
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -120,11 +120,11 @@ impl LeaveDatabase {
         let file = file.map_err(unusable)?;
         let inode = file.metadata().map_err(unusable)?.ino();
         if let Some(directory) = path.parent() {
-            // or a new file's name might not outlast a power cut
+            // the new file's name has to survive a power cut
             let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
         }
         let opened = catch_unwind(AssertUnwindSafe(|| Self::load(file)));
-        let damaged = DatabaseOpenError::Damaged("the store can't make sense of it".into());
+        let damaged = DatabaseOpenError::Damaged("redb failed on it".into());
         let (database, found) = opened.unwrap_or(Err(damaged))?;
         let path = path.to_owned();
         Ok((
@@ -140,13 +140,14 @@ impl LeaveDatabase {
     fn load(file: fs::File) -> Result<(Database, StoredRecords), DatabaseOpenError> {
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
-            // or a damaged page would be believed
+            // finds damaged pages
             .set_check_integrity_on_open(true)
             .create_with_backend(FileBackend::new(file)?);
         let database = match database {
             Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => {
-                let why = "another process has it: there can be one, or several with Redis";
-                return Err(DatabaseOpenError::Unavailable(why.into()));
+                let reason =
+                    "another process uses it (several processes can share a Redis instead)";
+                return Err(DatabaseOpenError::Unavailable(reason.into()));
             }
             database => database?,
         };
@@ -154,11 +155,11 @@ impl LeaveDatabase {
         Ok((database, found))
     }
 
-    /// Writes a batch, new leaves last. It is on the disk when this returns.
-    pub(super) fn write_batch(&self, batch: &WriteBatch) -> Result<(), String> {
+    /// Writes a batch in one durable transaction, new leaves last.
+    pub(super) fn write_batch(&self, batch: &WriteBatch) -> WriteResult<()> {
         let inode = fs::metadata(&self.path).map(|metadata| metadata.ino());
         if inode.ok() != Some(self.inode) {
-            return Err(format!("{} has been taken away", self.path.display()));
+            return Err(format!("{} was removed", self.path.display()));
         }
         self.commit_batch(batch)
             .map_err(|error| format!("{}: {error}", self.path.display()))
@@ -178,63 +179,66 @@ impl LeaveDatabase {
             for put in &batch.puts {
                 leaves.insert(&*put.key.to_json(), &*put.record)?;
             }
-            let mut aside = transaction.open_table(QUARANTINE_TABLE)?;
-            let broken = batch.quarantined.iter();
-            quarantine(&mut aside, broken.map(|(key, record)| (&**key, &**record)))?;
+            let mut quarantine = transaction.open_table(QUARANTINE_TABLE)?;
+            let records = batch.quarantined.iter();
+            add_to_quarantine(
+                &mut quarantine,
+                records.map(|(key, record)| (&**key, &**record)),
+            )?;
         }
         transaction.commit()?;
         Ok(())
     }
 }
 
-/// Keeps broken records aside under the time and their key: the newest of them.
-fn quarantine<'a>(
-    aside: &mut Table<'_, &str, &str>,
-    broken: impl Iterator<Item = (&'a str, &'a str)>,
+/// Adds invalid records under the time and their key; the newest ones are kept.
+fn add_to_quarantine<'a>(
+    quarantine: &mut Table<'_, &str, &str>,
+    records: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), StorageError> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs();
-    for (key, record) in broken {
-        aside.insert(&*format!("{now:010} {key}"), record)?;
+    let now = unix_seconds_now();
+    for (key, record) in records {
+        quarantine.insert(&*format!("{now:010} {key}"), record)?;
     }
-    while aside.len()? > MAX_QUARANTINED as u64 {
-        aside.pop_first()?;
+    while quarantine.len()? > MAX_QUARANTINED as u64 {
+        quarantine.pop_first()?;
     }
     Ok(())
 }
 
-/// All leaves. Those whose key makes no sense are set aside.
+/// Reads all leaves. Records with an invalid key go to the quarantine.
 fn load_records(database: &Database) -> Result<StoredRecords, DatabaseOpenError> {
     let transaction = database.begin_read()?;
     let leaves = match transaction.open_table(LEAVES_TABLE) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         leaves => leaves?,
     };
-    let (mut found, mut broken) = (Vec::new(), Vec::new());
+    let (mut valid, mut invalid) = (Vec::new(), Vec::new());
     for entry in leaves.iter()? {
         let (key, record) = entry?;
-        match ParticipantKey::from_json(key.value()) {
-            Some(key) => found.push((key, record.value().to_owned())),
-            None => broken.push((key.value().to_owned(), record.value().to_owned())),
+        let (key, record) = (key.value(), record.value().to_owned());
+        match ParticipantKey::from_json(key) {
+            Some(key) => valid.push((key, record)),
+            None => invalid.push((key.to_owned(), record)),
         }
     }
     drop(transaction);
-    if !broken.is_empty() {
-        warn!(
-            "{} records of the journal are under keys that make no sense, and are set aside",
-            broken.len()
-        );
+    if !invalid.is_empty() {
+        warn!(count = invalid.len(), cause = "invalid key"; "leave records quarantined");
         let transaction = database.begin_write()?;
         {
             let mut leaves = transaction.open_table(LEAVES_TABLE)?;
-            let mut aside = transaction.open_table(QUARANTINE_TABLE)?;
-            for (key, _) in &broken {
+            let mut quarantine = transaction.open_table(QUARANTINE_TABLE)?;
+            for (key, _) in &invalid {
                 leaves.remove(&**key)?;
             }
-            let broken = broken.iter();
-            quarantine(&mut aside, broken.map(|(key, record)| (&**key, &**record)))?;
+            let records = invalid.iter();
+            add_to_quarantine(
+                &mut quarantine,
+                records.map(|(key, record)| (&**key, &**record)),
+            )?;
         }
         transaction.commit()?;
     }
-    Ok(found)
+    Ok(valid)
 }

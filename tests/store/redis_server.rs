@@ -1,4 +1,4 @@
-//! A real redis-server of a test's own, and a cable to it that can be pulled.
+//! A redis-server for one test, and a proxy whose connections can be cut.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,18 +10,18 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far longer than a Redis takes to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Deadline that only a hang misses.
+const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A running redis-server, ended and cleared away when it is dropped.
-pub(crate) struct Server {
+/// A running redis-server; stopped and removed on drop.
+pub(crate) struct RedisServer {
     directory: PathBuf,
     arguments: Vec<String>,
     process: Mutex<Child>,
 }
 
-impl Server {
-    /// One that forgets everything when it ends.
+impl RedisServer {
+    /// A server without persistence.
     pub(crate) fn start() -> Arc<Self> {
         Self::with(&[])
     }
@@ -47,7 +47,7 @@ impl Server {
         self.directory.join("redis.sock")
     }
 
-    /// Ends it the hard way.
+    /// Kills the process.
     pub(crate) fn kill(&self) {
         let mut process = self.process.lock().unwrap();
         process.kill().unwrap();
@@ -55,39 +55,39 @@ impl Server {
         let _ = std::fs::remove_file(self.socket());
     }
 
-    /// Starts it again after [`Self::kill`].
+    /// Starts the server again after [`Self::kill`].
     pub(crate) fn start_again(&self) {
         *self.process.lock().unwrap() = spawn(&self.directory, &self.arguments);
         self.wait();
     }
 
-    /// Lets it stand still, or go on.
+    /// Sends a signal, to suspend or resume the process.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.process.lock().unwrap().id().to_string();
         let status = Command::new("kill").args([name, &pid]).status().unwrap();
         assert!(status.success());
     }
 
-    /// What one command answers, as an administrator would see it.
-    pub(crate) fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+    /// Executes a command.
+    pub(crate) fn execute<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let client = redis::Client::open(format!("unix://{}", self.socket().display())).unwrap();
         let mut connection = client.get_connection().unwrap();
         let mut words = redis::cmd(command[0]);
         words.arg(&command[1..]).query(&mut connection).unwrap()
     }
 
-    /// All replicas are taken for dead, unless they say something.
-    pub(crate) fn forget_keepers(&self) {
-        let keys: Vec<String> = self.ask(&["KEYS", "lk-jwt:keeper:*"]);
+    /// Ends the leases of all replicas.
+    pub(crate) fn expire_leases(&self) {
+        let keys: Vec<String> = self.execute(&["KEYS", "lk-jwt:keeper:*"]);
         for key in keys {
-            self.ask::<u8>(&["DEL", &key]);
+            self.execute::<u8>(&["DEL", &key]);
         }
     }
 
     fn wait(&self) {
-        let begin = Instant::now();
+        let start = Instant::now();
         while UnixStream::connect(self.socket()).is_err() {
-            assert!(begin.elapsed() < PATIENCE, "redis-server does not start");
+            assert!(start.elapsed() < DEADLINE, "redis-server does not start");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -104,30 +104,30 @@ fn spawn(directory: &PathBuf, arguments: &[String]) -> Child {
     process.unwrap_or_else(|error| panic!("redis-server can't be started: {error}"))
 }
 
-impl Drop for Server {
+impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
-/// A way to a server that can be cut and mended.
-pub(crate) struct Cable {
+/// A proxy to a server. Its connections can be cut, and allowed again.
+pub(crate) struct RedisProxy {
     port: u16,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ProxyState>>,
 }
 
 #[derive(Default)]
-struct State {
+struct ProxyState {
     is_cut: bool,
     streams: Vec<(TcpStream, UnixStream)>,
 }
 
-impl Cable {
-    pub(crate) fn to(server: &Server) -> Self {
+impl RedisProxy {
+    pub(crate) fn to(server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::<Mutex<State>>::default();
+        let state = Arc::<Mutex<ProxyState>>::default();
         let (shared, socket) = (Arc::clone(&state), server.socket());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -136,9 +136,10 @@ impl Cable {
                     continue;
                 };
                 if !state.is_cut {
-                    let (near, far) = (stream.try_clone().unwrap(), server.try_clone().unwrap());
-                    state.streams.push((near, far));
-                    join(stream, server);
+                    let (client_side, server_side) =
+                        (stream.try_clone().unwrap(), server.try_clone().unwrap());
+                    state.streams.push((client_side, server_side));
+                    forward(stream, server);
                 }
             }
         });
@@ -152,26 +153,29 @@ impl Cable {
     pub(crate) fn cut(&self) {
         let mut state = self.state.lock().unwrap();
         state.is_cut = true;
-        for (near, far) in state.streams.drain(..) {
-            let _ = near.shutdown(Shutdown::Both);
-            let _ = far.shutdown(Shutdown::Both);
+        for (client_side, server_side) in state.streams.drain(..) {
+            let _ = client_side.shutdown(Shutdown::Both);
+            let _ = server_side.shutdown(Shutdown::Both);
         }
     }
 
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         self.state.lock().unwrap().is_cut = false;
     }
 }
 
-fn join(near: TcpStream, far: UnixStream) {
-    let (near_out, far_out) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+fn forward(client_side: TcpStream, server_side: UnixStream) {
+    let (client_side_out, server_side_out) = (
+        client_side.try_clone().unwrap(),
+        server_side.try_clone().unwrap(),
+    );
     thread::spawn(move || {
-        copy(near, &far_out);
-        let _ = far_out.shutdown(Shutdown::Both);
+        copy(client_side, &server_side_out);
+        let _ = server_side_out.shutdown(Shutdown::Both);
     });
     thread::spawn(move || {
-        copy(far, &near_out);
-        let _ = near_out.shutdown(Shutdown::Both);
+        copy(server_side, &client_side_out);
+        let _ = client_side_out.shutdown(Shutdown::Both);
     });
 }
 
