@@ -211,7 +211,7 @@ mod tests {
         let redis = [(STATE_DIR, "/tmp"), (REDIS_URL, "redis://:secret@cache")];
         assert_eq!(
             place(&redis),
-            "Redis(Address(redis://cache:6379/0, login hidden))"
+            "Redis(RedisAddress(redis://cache:6379/0, credentials hidden))"
         );
     }
 

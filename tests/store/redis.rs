@@ -282,7 +282,7 @@ fn a_redis_that_restarts_empty_gets_all_leaves_again() {
         first.store.update(&key("a"), a, "new").unwrap();
         first.store.remove(&key("b"), b);
         if longer_than_a_lease {
-            wait_until_lease_expires(&first, "a", fence);
+            wait_until_lease_expires(&first, "a", a);
         }
         first.server.start_again();
         wait_until("the store recovers", || first.store.problem().is_none());
