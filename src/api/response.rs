@@ -217,12 +217,9 @@ impl Response {
         let no_leave = |error| Self::matrix_error(400, "M_BAD_JSON", error);
         match (error, wish) {
             (delegation::Error::NotSupported, _)
-            | (
-                delegation::Error::NoClientApi(
-                    client_api::Error::Absent(_) | client_api::Error::Unreachable(_),
-                ),
-                _,
-            ) => no_leave("The homeserver is not known to support delayed events"),
+            | (delegation::Error::NoClientApi(client_api::Error::NotFound(_)), _) => {
+                no_leave("The homeserver is not known to support delayed events")
+            }
             (delegation::Error::OwnedByOtherUser, _) => no_leave("No leave can be delegated now"),
             (
                 delegation::Error::NoClientApi(client_api::Error::Busy(_))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Uri, header};
 use log::debug;
 
+use self::WellKnownFailure::{Absent, Unreachable};
 use super::https_route;
 use super::server_cache::CachedValue;
 use crate::matrix::id::ServerName;
@@ -30,8 +31,6 @@ const FETCH_BUDGET: Duration = Duration::from_secs(8);
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 const MIN_TTL: Duration = Duration::from_secs(300);
 const MAX_TTL: Duration = Duration::from_secs(48 * 3600);
-
-use WellKnownFailure::{Absent, Unreachable};
 
 /// A kind of well-known document.
 #[derive(Debug)]
@@ -59,6 +58,13 @@ pub(super) enum WellKnownFailure {
     Absent(String),
     /// The server did not respond, or asked to try again later.
     Unreachable(String),
+}
+
+impl fmt::Display for WellKnownFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Absent(cause) | Unreachable(cause)) = self;
+        f.write_str(cause)
+    }
 }
 
 /// The value of a server's document. A server that becomes unreachable keeps its value for the rest of its lifetime.
@@ -103,11 +109,8 @@ impl<T: fmt::Display> CachedWellKnown<T> {
             Ok((value, ttl)) => {
                 debug!(server:% = server, path, value:% = value, ttl_s = ttl.as_secs(); "well-known found")
             }
-            Err(Absent(cause)) => {
-                debug!(server:% = server, path, cause:% = cause; "well-known absent")
-            }
-            Err(Unreachable(cause)) => {
-                debug!(server:% = server, path, cause:% = cause; "well-known unreachable")
+            Err(failure) => {
+                debug!(server:% = server, path, cause:% = failure; "well-known failed")
             }
         }
         self.record(result, document.retry, Instant::now());

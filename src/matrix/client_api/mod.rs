@@ -12,7 +12,7 @@ use log::debug;
 use serde::Deserialize;
 
 use super::server_cache::{CachedFact, CachedValue, ServerCache};
-use super::well_known::{CachedWellKnown, WellKnownBackoff, WellKnownDocument, WellKnownFailure};
+use super::well_known::{CachedWellKnown, WellKnownBackoff, WellKnownDocument};
 use crate::matrix::id::ServerName;
 use crate::matrix::server_directory::ServerDirectory;
 use crate::net::address::Trust;
@@ -71,9 +71,8 @@ pub enum DelayedEventSupport {
 /// Why there is no client-server API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Error {
-    /// There is no usable well-known document, or the API has a denied address.
-    Absent(String),
-    Unreachable(String),
+    /// The well-known document is unusable or unreachable, or the API has a denied address.
+    NotFound(String),
     /// A limit of this service; the value is the time to wait before a retry.
     Busy(Duration),
 }
@@ -81,13 +80,9 @@ pub(crate) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent(cause) => write!(
+            Self::NotFound(cause) => write!(
                 f,
-                "no client-server API by {WELL_KNOWN_PATH}: {cause} (LIVEKIT_CS_API_URL_OVERRIDES can set its URL)"
-            ),
-            Self::Unreachable(cause) => write!(
-                f,
-                "no answer to {WELL_KNOWN_PATH}: {cause} (LIVEKIT_CS_API_URL_OVERRIDES can set the URL of the API)"
+                "no client-server API found by {WELL_KNOWN_PATH}: {cause} (LIVEKIT_CS_API_URL_OVERRIDES can set its URL)"
             ),
             Self::Busy(retry_after) => {
                 write!(
@@ -170,11 +165,10 @@ impl ClientApiDiscovery {
         });
         let facts = facts.unwrap_or(Err(Error::Busy(BUSY_RETRY)))?;
         let Some(base_url) = facts.well_known.cached.value() else {
-            return Err(match facts.well_known.last_failure.clone() {
-                Some(WellKnownFailure::Absent(cause)) => Error::Absent(cause),
-                Some(WellKnownFailure::Unreachable(cause)) => Error::Unreachable(cause),
-                None => Error::Busy(BUSY_RETRY),
-            });
+            let failure = facts.well_known.last_failure.as_ref();
+            return Err(failure.map_or(Error::Busy(BUSY_RETRY), |failure| {
+                Error::NotFound(failure.to_string())
+            }));
         };
         let support = facts.versions.value().copied().unwrap_or(DEFAULT_SUPPORT);
         Ok(ResolvedClientApi {
@@ -263,7 +257,7 @@ impl ClientApiDiscovery {
             Err(error) if error.is_local_overload() => Err(Error::Busy(BUSY_RETRY)),
             // calls for delayed events would be denied, too
             Err(error @ http_client::Error::AddressDenied(..)) => {
-                Err(Error::Absent(error.to_string()))
+                Err(Error::NotFound(error.to_string()))
             }
             Err(error) => {
                 debug!(server:% = server, cause:% = error; "versions unreachable");

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::matrix::well_known::WellKnownFailure;
 use crate::net::address::AddressPolicy;
 use crate::net::fake_server::FakeServer;
 use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
@@ -92,12 +93,12 @@ fn the_previous_answer_holds_while_the_server_does_not_respond() {
 }
 
 #[test]
-fn an_unlisted_server_on_a_private_address_is_unreachable() {
+fn an_unlisted_server_on_a_private_address_is_not_found() {
     let fake = FakeServer::new(|_| None);
     let client_api = client_api(&fake);
     for _ in 0..2 {
         let result = client_api.delayed_event_support(&name("127.0.0.1"));
-        let Err(Error::Unreachable(cause)) = result else {
+        let Err(Error::NotFound(cause)) = result else {
             panic!("{result:?}")
         };
         assert!(cause.contains("LIVEKIT_ALLOWED_NETWORKS"), "{cause}");
