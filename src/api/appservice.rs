@@ -242,7 +242,7 @@ fn token_response(
             info!(
                 "relayed {asked} user={user:?} access={access} matrix_room={matrix_room:?} ms={ms}"
             );
-            metrics::count_token_issued("appservice", "relayed");
+            metrics::count_token_issued("appservice_relay", access);
             Response::json(200, &json!({ "jwt": &*token }))
         }
     }
@@ -258,17 +258,17 @@ fn classify_error(error: &Error) -> (Response, Level, &'static str) {
         Error::NotAuthenticated => (
             Response::matrix_error(401, "M_UNAUTHORIZED", "This is for the homeserver only"),
             Level::Warn,
-            "not_authenticated",
+            "unauthenticated",
         ),
         Error::WrongHsToken => (
             forbidden("This is for the homeserver only"),
             Level::Warn,
-            "not_authenticated",
+            "unauthenticated",
         ),
         Error::InvalidProxyHeaders(_) => (
             forbidden("The homeserver does not say who asks"),
             Level::Warn,
-            "not_who_they_claim",
+            "identity_mismatch",
         ),
         Error::UserNotJoined(_) | Error::ServerNotJoined(_) => {
             (forbidden("Not in the room"), Level::Info, "not_joined")
@@ -276,12 +276,12 @@ fn classify_error(error: &Error) -> (Response, Level, &'static str) {
         Error::OriginMismatch(..) => (
             forbidden("The user is of another server"),
             Level::Info,
-            "not_who_they_claim",
+            "identity_mismatch",
         ),
         Error::UnknownLiveKitUrl(_) => (
             invalid("The url is not of an SFU of this service"),
             Level::Info,
-            "not_our_sfu",
+            "unknown_sfu",
         ),
         // there may be many, and a tally speaks for them
         Error::Homeserver(appservice::Error::Busy) => {
@@ -290,7 +290,7 @@ fn classify_error(error: &Error) -> (Response, Level, &'static str) {
         Error::Homeserver(_) => (
             failed("The homeserver cannot be asked"),
             Level::Error,
-            "homeserver",
+            "homeserver_error",
         ),
         Error::RelayFailed(error) => {
             let (reply, reason) = match error.failure {
@@ -320,12 +320,12 @@ fn classify_error(error: &Error) -> (Response, Level, &'static str) {
         Error::RoomNotCreated(_) => (
             Response::matrix_error(500, "M_UNKNOWN", "Unable to create room on SFU"),
             Level::Error,
-            "room_not_created",
+            "room_creation_failed",
         ),
         Error::DelayedEventNotFound(_) => (
             invalid("No such delayed event in this room"),
             Level::Info,
-            "leave_not_taken",
+            "delegation_failed",
         ),
         Error::DelegationFailed(error) => (
             Response::from_delegation_error(error, ExchangeOperation::DelegateLeave),
@@ -334,7 +334,7 @@ fn classify_error(error: &Error) -> (Response, Level, &'static str) {
                 delegation::Error::NotSupported | delegation::Error::NoClientApi(_) => Level::Warn,
                 _ => Level::Info,
             },
-            "leave_not_taken",
+            "delegation_failed",
         ),
     }
 }

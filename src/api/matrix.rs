@@ -199,13 +199,13 @@ impl fmt::Display for RequestContext {
 fn denial_reason(error: &exchange::Error) -> &'static str {
     match error {
         exchange::Error::InvalidServerName(_) | exchange::Error::NotAuthenticated { .. } => {
-            "not_authenticated"
+            "unauthenticated"
         }
-        exchange::Error::UserMismatch(..) => "not_who_they_claim",
+        exchange::Error::UserMismatch(..) => "identity_mismatch",
         exchange::Error::InvalidIdentity(_) => "bad_request",
         exchange::Error::Busy(..) => "busy",
-        exchange::Error::RoomNotCreated(..) => "room_not_created",
-        exchange::Error::DelegationForbidden(_) => "leave_not_allowed",
-        exchange::Error::DelegationFailed { .. } => "leave_not_taken",
+        exchange::Error::RoomNotCreated(..) => "room_creation_failed",
+        exchange::Error::DelegationForbidden(_) => "delegation_forbidden",
+        exchange::Error::DelegationFailed { .. } => "delegation_failed",
     }
 }

@@ -172,9 +172,6 @@ impl Router {
         let (started, endpoint) = (Instant::now(), route.endpoint);
         let reply = self.dispatch(endpoint, call);
         metrics::count_request(endpoint.as_str(), reply.status, started.elapsed());
-        if reply.status == 429 {
-            metrics::count_rate_limited(endpoint.as_str());
-        }
         reply
     }
 

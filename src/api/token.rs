@@ -167,7 +167,7 @@ impl TokenApi {
             .issue_access_token(&admitted, asked, clock)
         {
             Ok(granted) => {
-                metrics::count_token_issued("endpoint", "full");
+                metrics::count_token_issued("token_endpoint", "full");
                 line.log_issued(&admitted, &granted);
                 self.token_response(&granted, if standard { 201 } else { 200 })
             }
@@ -275,7 +275,7 @@ impl TokenRequestContext {
             self.started.elapsed().as_millis(),
         );
         metrics::count_refusal(match status {
-            401 => "not_authenticated",
+            401 => "unauthenticated",
             403 => "forbidden",
             503 => "keys_unavailable",
             _ => "bad_request",

@@ -79,7 +79,7 @@ impl WebhookApi {
                     return Response::busy(BUSY_RETRY_AFTER);
                 }
                 receiver.mark_processed(&id);
-                metrics::count_webhook("new");
+                metrics::count_webhook("accepted");
                 Response::empty()
             }
             Ok(WebhookDelivery::InProgress) => {
@@ -87,7 +87,7 @@ impl WebhookApi {
                 Response::busy(BUSY_RETRY_AFTER)
             }
             Ok(WebhookDelivery::Duplicate) => {
-                metrics::count_webhook("repeated");
+                metrics::count_webhook("duplicate");
                 Response::empty()
             }
             Ok(WebhookDelivery::Ignored) => {
@@ -95,7 +95,7 @@ impl WebhookApi {
                 Response::empty()
             }
             Err(error) => {
-                metrics::count_webhook("refused");
+                metrics::count_webhook("unauthenticated");
                 if let Some(count) = self.unverified_throttle.count(Instant::now()) {
                     let client = call.client;
                     let cause = error.to_string();

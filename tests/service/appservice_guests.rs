@@ -105,7 +105,10 @@ fn whoever_gets_no_room_takes_no_place() {
     });
     assert_eq!(ask_as(&beside, 0).status, 500);
     let text = scrape(&metrics_of(&beside.service));
-    assert!(value(&text, "guests_kept").abs() < f64::EPSILON, "{text}");
+    assert!(
+        value(&text, "tracked_participants").abs() < f64::EPSILON,
+        "{text}"
+    );
 }
 
 #[test]
@@ -147,9 +150,12 @@ fn a_homeserver_that_fails_is_told_of_once_and_counted() {
     removed.sort();
     names.sort();
     assert_eq!(removed, names);
-    let counted = |text: &str| value(text, r#"guests_total{event="removed"}"#) > 9.5;
+    let counted = |text: &str| value(text, r#"participant_events_total{event="removed"}"#) > 9.5;
     wait_until(|| counted(&scrape(&metrics)), "removals are not counted");
     let text = scrape(&metrics);
-    assert!(value(&text, r#"guests_total{event="check_failed"}"#) > 29.5);
-    assert!(value(&text, "guests_kept") > 9.5 && value(&text, "guests_lag_seconds") < 30.0);
+    assert!(value(&text, r#"participant_events_total{event="check_failed"}"#) > 29.5);
+    assert!(
+        value(&text, "tracked_participants") > 9.5
+            && value(&text, "participant_check_lag_seconds") < 30.0
+    );
 }

@@ -58,8 +58,11 @@ fn what_was_answered_is_counted() {
             r#"request_duration_seconds_count{endpoint="get_token"}"#,
             2.0,
         ),
-        (r#"tokens_total{source="matrix",access="restricted"}"#, 2.0),
-        (r#"denied_total{reason="not_authenticated"}"#, 1.0),
+        (
+            r#"tokens_issued_total{source="matrix",access="restricted"}"#,
+            2.0,
+        ),
+        (r#"requests_refused_total{reason="unauthenticated"}"#, 1.0),
         (
             r#"upstream_requests_total{kind="openid",outcome="ok"}"#,
             1.0,
