@@ -360,11 +360,11 @@ mod tests {
         });
         let unlisted = |name| pool.try_acquire_unlisted(name, MAX_CALLS_PER_SERVER);
         let listed = || pool.try_acquire_listed();
-        let strangers: Vec<_> = (0..3).map(|name| unlisted(name).unwrap()).collect();
+        let unlisted_calls: Vec<_> = (0..3).map(|name| unlisted(name).unwrap()).collect();
         assert_eq!(unlisted(9).unwrap_err(), LimitReached::Service);
         let reserved: Vec<_> = (0..2).map(|_| listed().unwrap()).collect();
         assert_eq!(listed().unwrap_err(), LimitReached::Service);
-        drop(strangers);
+        drop(unlisted_calls);
         let common: Vec<_> = (0..3).map(|_| listed().unwrap()).collect();
         assert_eq!(unlisted(1).unwrap_err(), LimitReached::Service);
         drop((reserved, common));

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_two_centuries_follows_the_one_before() {
+    fn every_day_of_two_centuries_has_the_next_date() {
         let lengths = |year: u64| {
             let leap =
                 year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);

@@ -1,7 +1,7 @@
-//! What systemd hears from a service of `Type=notify` (sd_notify(3)): that it is ready, reloads, stops, and lives.
+//! Notifications to systemd for a service of `Type=notify` (sd_notify(3)): ready, reloading, stopping, watchdog.
 //!
-//! By hand on a datagram socket of the standard library: it is one line per message, and the crate for it brings `unsafe` of its own
-//! to do what we must not anyway, to change the environment of a process with threads.
+//! Written for the datagram socket of the standard library: a message is one line, and the crate for it needs `unsafe` to change the
+//! environment, which a process with threads must not do.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,38 +13,37 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Signs of life per `WATCHDOG_USEC`: two, as sd_watchdog_enabled(3) advises.
+/// Pings per `WATCHDOG_USEC`: two, as sd_watchdog_enabled(3) advises.
 const PINGS_PER_WATCHDOG_INTERVAL: u32 = 2;
-/// Shortest time between two signs of life: a watchdog of microseconds must not keep an idle service busy.
+/// Shortest time between two pings, so that a watchdog of microseconds does not keep an idle service busy.
 const MIN_PING_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A turn in the life of the service.
+/// State of the service that systemd is notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceState {
-    /// Clients are let in; also the end of a reload.
+    /// Clients are accepted; also the end of a reload.
     Ready,
-    /// Settings are read anew; [`State::Ready`] follows.
+    /// Settings are read again; [`Self::Ready`] follows.
     Reloading,
-    /// No more clients are let in; who is here is served.
+    /// New clients are refused; requests in progress are answered.
     Stopping,
 }
 
-/// Whoever has started the service and waits for word of it; nobody, if it was not a service manager. No failure to reach it is
-/// worth more than a line at `debug`.
+/// The socket of the service manager, if one has started the process. Failures to reach it are logged at `debug`.
 #[derive(Debug, Clone, Default)]
 pub struct SystemdNotifier {
     socket: Option<Arc<UnixDatagram>>,
-    /// Time between two signs of life, and when the next one is due.
+    /// Time between two pings, and the time of the next one.
     watchdog: Option<(Duration, Instant)>,
 }
 
 impl SystemdNotifier {
-    /// Nobody waits.
+    /// Sends nothing.
     pub fn disabled() -> Self {
         Self::default()
     }
 
-    /// Whom `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` name, for the process `pid`; `variable` gives their values.
+    /// Uses the variables `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, which `variable` returns, for the process `pid`.
     pub fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
         pid: u32,
@@ -53,32 +52,31 @@ impl SystemdNotifier {
         let socket = match variable("NOTIFY_SOCKET").map(|path| connect(&path)) {
             Some(Ok(socket)) => Arc::new(socket),
             Some(Err(error)) => {
-                log::debug!("NOTIFY_SOCKET: {error}");
+                log::debug!(cause:% = error; "cannot use NOTIFY_SOCKET");
                 return Self::disabled();
             }
             None => return Self::disabled(),
         };
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
-        let ours = number("WATCHDOG_PID").is_none_or(|watched| watched == u64::from(pid));
-        let patience = number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0);
-        let beat = patience.map(|usec| {
-            let every = Duration::from_micros(usec) / PINGS_PER_WATCHDOG_INTERVAL;
-            (every.max(MIN_PING_INTERVAL), now)
+        let is_watched = number("WATCHDOG_PID").is_none_or(|watched| watched == u64::from(pid));
+        let timeout = number("WATCHDOG_USEC").filter(|usec| is_watched && *usec > 0);
+        let watchdog = timeout.map(|usec| {
+            let interval = Duration::from_micros(usec) / PINGS_PER_WATCHDOG_INTERVAL;
+            (interval.max(MIN_PING_INTERVAL), now)
         });
-        let socket = Some(socket);
         Self {
-            socket,
-            watchdog: beat,
+            socket: Some(socket),
+            watchdog,
         }
     }
 
-    /// Tells of a turn.
+    /// Sends the new state.
     pub fn notify(&self, state: ServiceState) {
         match state {
             ServiceState::Ready => self.send("READY=1"),
             ServiceState::Stopping => self.send("STOPPING=1"),
             ServiceState::Reloading => {
-                // Type=notify-reload compares it with the time of its own signal
+                // Type=notify-reload compares it with the time of its signal
                 let now = clock_gettime(ClockId::Monotonic);
                 let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
                 self.send(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
@@ -86,17 +84,17 @@ impl SystemdNotifier {
         }
     }
 
-    /// Gives a sign of life if one is due. For the loop without which nothing is served, and no other thread.
+    /// Sends a ping if one is due. Called by the event loop only, whose health it shows.
     pub fn ping_watchdog(&mut self, now: Instant) {
-        if let Some((every, due)) = self.watchdog
+        if let Some((interval, due)) = self.watchdog
             && due <= now
         {
             self.send("WATCHDOG=1");
-            self.watchdog = Some((every, now + every));
+            self.watchdog = Some((interval, now + interval));
         }
     }
 
-    /// When [`Supervisor::alive`] wants to be called again.
+    /// The time at which [`Self::ping_watchdog`] is due.
     pub fn next_ping(&self) -> Option<Instant> {
         self.watchdog.map(|(_, due)| due)
     }
@@ -104,12 +102,12 @@ impl SystemdNotifier {
     fn send(&self, message: &str) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(message.as_bytes()) {
-            log::debug!("NOTIFY_SOCKET: {message:?} was not taken: {error}");
+            log::debug!(message, cause:% = error; "cannot notify systemd");
         }
     }
 }
 
-/// A path, or `@` and an abstract name. Never waits for the other side.
+/// Connects to a path, or to an abstract name after `@`. Writes to the socket never block.
 fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'/', ..] => SocketAddr::from_pathname(name)?,

@@ -89,7 +89,7 @@ fn a_manager_that_does_not_listen_any_more_holds_nothing_up() {
         .set("NOTIFY_SOCKET", path.to_str().unwrap())
         .set("WATCHDOG_USEC", "20000");
     let mut service = Service::start(&settings);
-    service.wait_for_words(&["NOTIFY_SOCKET", "was not taken"]);
+    service.wait_for_log("cannot notify systemd");
     assert_eq!(service.request("GET", "/healthz").status, 200);
     service.terminate();
     assert_eq!(service.ended(), Some(0));
