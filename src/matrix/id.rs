@@ -64,13 +64,8 @@ impl ServerName {
 
     /// The part before the port, an IPv6 literal with its brackets.
     pub fn host(&self) -> &str {
-        match self.port {
-            Some(_) => self
-                .raw
-                .rsplit_once(':')
-                .map_or(&self.raw, |(host, _)| host),
-            None => &self.raw,
-        }
+        let host = self.port.and_then(|_| self.raw.rsplit_once(':'));
+        host.map_or(&self.raw, |(host, _)| host)
     }
 
     /// The address, if the host is an IP literal.

@@ -245,25 +245,21 @@ impl ClientApiDiscovery {
         let target = format!("{}{VERSIONS_PATH}", base_url.path());
         let request = FetchRequest::get(&target);
         let route = route_to(base_url, trust);
-        match self
+        let result = self
             .fetcher
-            .fetch(&route, request, VERSIONS_LIMITS, deadline)
-        {
-            Ok(response) if response.status == 200 => Ok(parse_versions(&response.body)),
-            Ok(response) => {
-                debug!(server:% = server, status = response.status; "versions refused");
-                Ok(None)
-            }
-            Err(error) if error.is_local_overload() => Err(Error::Busy(BUSY_RETRY)),
+            .fetch(&route, request, VERSIONS_LIMITS, deadline);
+        let cause = match result {
+            Ok(response) if response.status == 200 => return Ok(parse_versions(&response.body)),
+            Ok(response) => format!("status {}", response.status),
+            Err(error) if error.is_local_overload() => return Err(Error::Busy(BUSY_RETRY)),
             // calls for delayed events would be denied, too
             Err(error @ http_client::Error::AddressDenied(..)) => {
-                Err(Error::NotFound(error.to_string()))
+                return Err(Error::NotFound(error.to_string()));
             }
-            Err(error) => {
-                debug!(server:% = server, cause:% = error; "versions unreachable");
-                Ok(None)
-            }
-        }
+            Err(error) => error.to_string(),
+        };
+        debug!(server:% = server, cause; "versions unavailable");
+        Ok(None)
     }
 }
 
