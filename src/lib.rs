@@ -64,7 +64,7 @@ pub mod internal {
         Server, ServerLimits, ServerStats, Service, find_head_end, set_content_length,
     };
     pub use crate::token::CallerName;
-    pub use crate::token::jwt::{JwtIssuer, KeySource, verify_jwt};
+    pub use crate::token::jwt::{JwtIssuer, KeySource, needs_key_fetch, verify_jwt};
     pub use crate::token::keys::{JwsAlgorithm, KeySet};
     pub use crate::token::policy::{CallerPolicy, MAX_LIFETIME, MIN_LIFETIME, ParticipantRequest};
     pub use crate::token::policy_file::parse as read_policy_file;

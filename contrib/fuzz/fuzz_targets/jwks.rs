@@ -1,5 +1,5 @@
-//! Whatever a key server or a file says, a key that is taken from it stands there under that name, is public, strong, and meant
-//! for the one algorithm that it is used with; and nothing is signed by it that its owner has not signed.
+//! Key sets of issuers and files: each accepted key is in the document with its id, is public and strong, and is for the algorithm
+//! that it is selected for; no forged signature is valid.
 #![no_main]
 
 use base64::Engine;
@@ -14,8 +14,8 @@ const PUBLIC: [(JwsAlgorithm, &str, &str); 3] = [
     (JwsAlgorithm::EdDsa, "EdDSA", "OKP"),
 ];
 
-fn bytes(jwk: &Value, part: &str) -> Vec<u8> {
-    let text = jwk[part].as_str().expect("a part of the key");
+fn bytes(jwk: &Value, parameter: &str) -> Vec<u8> {
+    let text = jwk[parameter].as_str().expect("a parameter of the key");
     URL_SAFE_NO_PAD.decode(text).expect("base64url")
 }
 
@@ -24,13 +24,14 @@ fuzz_target!(|content: &[u8]| {
         return;
     };
     assert!((1..=64).contains(&keys.count()));
-    assert!(keys.pick(JwsAlgorithm::Hs256, None).is_err());
+    assert!(keys.select(JwsAlgorithm::Hs256, None).is_err());
     let Ok(document) = serde_json::from_slice::<Value>(content) else {
-        // one key in PEM form, which any id means
+        // one key in PEM form, which matches every id
         assert_eq!(keys.count(), 1);
         assert!(!String::from_utf8_lossy(content).contains("PRIVATE KEY-----"));
-        let fits = |(algorithm, ..): &&(JwsAlgorithm, _, _)| keys.pick(*algorithm, Some("x")).is_ok();
-        assert_eq!(PUBLIC.iter().filter(fits).count(), 1);
+        let has_key =
+            |(algorithm, ..): &&(JwsAlgorithm, _, _)| keys.select(*algorithm, Some("x")).is_ok();
+        assert_eq!(PUBLIC.iter().filter(has_key).count(), 1);
         return;
     };
     let all = document["keys"].as_array().expect("a list");
@@ -40,26 +41,29 @@ fuzz_target!(|content: &[u8]| {
             .all(|jwk| jwk.get("d").is_none() && jwk.get("k").is_none())
     );
     for id in all.iter().filter_map(|jwk| jwk["kid"].as_str()) {
-        assert!(keys.pick(JwsAlgorithm::Hs256, Some(id)).is_err());
+        assert!(keys.select(JwsAlgorithm::Hs256, Some(id)).is_err());
         for (algorithm, alg, kty) in PUBLIC {
-            let Ok(key) = keys.pick(algorithm, Some(id)) else {
+            let Ok(key) = keys.select(algorithm, Some(id)) else {
                 continue;
             };
-            assert!(!key.has_signed(b"message", b"") && !key.has_signed(b"message", &[0; 64]));
-            assert!(!key.has_signed(b"message", &[0; 256]));
-            // where there is none of this name, one without a name may stand in
-            let name = key.id();
-            let right = |jwk: &&Value| jwk["kty"] == kty && jwk["kid"].as_str() == name;
-            let Some(jwk) = all.iter().find(right) else {
+            assert!(
+                !key.verify_signature(b"message", b"")
+                    && !key.verify_signature(b"message", &[0; 64])
+            );
+            assert!(!key.verify_signature(b"message", &[0; 256]));
+            // a key without an id is selected if no key has the id
+            let key_id = key.id();
+            let is_same = |jwk: &&Value| jwk["kty"] == kty && jwk["kid"].as_str() == key_id;
+            let Some(jwk) = all.iter().find(is_same) else {
                 panic!("{key:?} is not in the set");
             };
-            if all.iter().filter(right).count() > 1 {
+            if all.iter().filter(is_same).count() > 1 {
                 continue;
             }
             assert!(["sig"].map(Some).contains(&jwk["use"].as_str()) || jwk["use"].is_null());
-            let named = jwk["alg"].as_str();
+            let algorithm = jwk["alg"].as_str();
             assert!(
-                named.is_none_or(|named| named == alg || (alg == "EdDSA" && named == "Ed25519"))
+                algorithm.is_none_or(|name| name == alg || (alg == "EdDSA" && name == "Ed25519"))
             );
             match kty {
                 "RSA" => assert!(bytes(jwk, "n").len() >= 256 && bytes(jwk, "e").len() <= 5),

@@ -1,16 +1,17 @@
-//! However a policy file is written, it is understood within its bounds or refused with the line; and whoever is let into a room
-//! by it has a name and a room that match its patterns by another reading of them.
+//! Policy files: each is parsed within its bounds or rejected with a line; every authorized room and identity matches the patterns
+//! of the file by a second matcher.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use livekit_token_service::internal::{Caller, CallerName};
-use livekit_token_service::internal::read_policy_file;
-use livekit_token_service::internal::{ParticipantRequest, MAX_LIFETIME, MIN_LIFETIME, CallerPolicy};
+use livekit_token_service::internal::{
+    CallerName, CallerPolicy, MAX_LIFETIME, MIN_LIFETIME, ParticipantRequest, read_policy_file,
+};
+use serde_json::{Map, Value};
 use toml::Table;
 
 const ANY: [&str; 1] = ["*"];
 
-/// Whether a name matches by trying everything, with the claims in the place of their names.
+/// Whether a name matches a pattern, by dynamic programming over both, with the claims substituted as text.
 fn matches(pattern: &str, name: &[char], identity: Option<&str>, tenant: Option<&str>) -> bool {
     // none of these characters can be in a name
     let (star, nothing) = ('\u{1}', "\u{2}");
@@ -19,24 +20,24 @@ fn matches(pattern: &str, name: &[char], identity: Option<&str>, tenant: Option<
         .replace("{identity}", identity.unwrap_or(nothing))
         .replace("{claim:tenant}", tenant.unwrap_or(nothing));
     let pattern: Vec<char> = text.chars().collect();
-    // right[n]: whether the pattern so far matches the first n characters
-    let mut right = vec![false; name.len() + 1];
-    right[0] = true;
+    // matched[n]: whether the pattern so far matches the first n characters
+    let mut matched = vec![false; name.len() + 1];
+    matched[0] = true;
     for piece in pattern {
         if piece == star {
-            let first = right.iter().position(|right| *right).unwrap_or(right.len());
-            right[first..].fill(true);
+            let matches = matched.iter().position(|matched| *matched);
+            matched[matches.unwrap_or(name.len() + 1)..].fill(true);
         } else {
-            for at in (1..right.len()).rev() {
-                right[at] = right[at - 1] && name[at - 1] == piece;
+            for at in (1..matched.len()).rev() {
+                matched[at] = matched[at - 1] && name[at - 1] == piece;
             }
-            right[0] = false;
+            matched[0] = false;
         }
     }
-    right[name.len()]
+    matched[name.len()]
 }
 
-/// The patterns of a caller, as the file has them.
+/// The patterns of a caller in the file.
 fn patterns<'a>(file: &'a Table, caller: Option<&'a Table>, key: &str) -> Vec<&'a str> {
     let default = file.get("default").and_then(|entry| entry.as_table());
     let of = |entry: Option<&'a Table>| entry?.get(key)?.as_array();
@@ -48,7 +49,7 @@ fn patterns<'a>(file: &'a Table, caller: Option<&'a Table>, key: &str) -> Vec<&'
 
 fn check_bounds(policy: &CallerPolicy) {
     assert!(!policy.rooms.is_empty() && !policy.identities.is_empty());
-    assert!((MIN_LIFETIME..=policy.max_lifetime).contains(&policy.lifetime));
+    assert!((MIN_LIFETIME..=policy.max_lifetime).contains(&policy.default_lifetime));
     assert!(policy.max_lifetime <= MAX_LIFETIME);
     assert!(policy.max_metadata <= 512 << 10 && policy.max_attributes <= 64 << 10);
     for grant in policy.grants.iter().chain(&policy.grants_on_request) {
@@ -64,7 +65,7 @@ fuzz_target!(|text: &str| {
     let mut parts = text.split('\0');
     let text = parts.next().unwrap_or_default();
     let [room, identity, tenant] = [(); 3].map(|()| parts.next());
-    let file = match read(text, &CallerPolicy::default()) {
+    let file = match read_policy_file(text, &CallerPolicy::default()) {
         Ok(file) => file,
         Err(error) => {
             let lines = text.split('\n').count();
@@ -77,41 +78,38 @@ fuzz_target!(|text: &str| {
     };
     let table: Table = text.parse().expect("TOML");
     check_bounds(&file.default);
-    let stranger = CallerName::parse("a.stranger").expect("a name");
-    let claims = tenant.map(|tenant| [("tenant".to_owned(), tenant.into())].into_iter().collect());
+    let unlisted = CallerName::parse("not.in.the.file").expect("a name");
+    let claims: Option<Map<String, Value>> = tenant.map(|tenant| [("tenant".to_owned(), tenant.into())].into_iter().collect());
     let callers = table.get("callers").and_then(|callers| callers.as_table());
     for (name, policy) in file
         .callers
         .iter()
         .map(|(name, entry)| (name, &entry.policy))
-        .chain([(&stranger, &file.default)])
+        .chain([(&unlisted, &file.default)])
     {
         check_bounds(policy);
-        let asked = ParticipantRequest {
+        let request = ParticipantRequest {
             room: room.map(str::to_owned),
             identity: identity.map(str::to_owned),
-            standard: true,
-            ..Asked::default()
+            is_standard_form: true,
+            ..ParticipantRequest::default()
         };
-        let caller = Caller {
-            name: name.clone(),
-            claims: claims.clone(),
-        };
-        let Ok(terms) = policy.allow(&caller, asked, || "random".to_owned()) else {
+        let random = || "random".to_owned();
+        let Ok(grant) = policy.authorize(claims.as_ref(), request, random) else {
             continue;
         };
-        for (given, asked) in [
-            (terms.room.as_str(), room),
-            (terms.identity.as_str(), identity),
+        for (granted, requested) in [
+            (grant.room.as_str(), room),
+            (grant.identity.as_str(), identity),
         ] {
-            assert!(asked.is_none_or(|asked| asked == given));
-            assert!((1..=256).contains(&given.len()) && !given.chars().any(char::is_control));
+            assert!(requested.is_none_or(|requested| requested == granted));
+            assert!((1..=256).contains(&granted.len()) && !granted.chars().any(char::is_control));
         }
-        assert!(terms.lifetime <= policy.max_lifetime);
-        assert!(terms.grants.is_subset(&policy.grants));
+        assert!(grant.lifetime <= policy.max_lifetime);
+        assert!(grant.grants.is_subset(&policy.grants));
         let entry = callers.and_then(|callers| callers.get(name.as_str())?.as_table());
         let characters = |name: &str| name.chars().collect::<Vec<_>>();
-        let (room, identity) = (terms.room.as_str(), terms.identity.as_str());
+        let (room, identity) = (grant.room.as_str(), grant.identity.as_str());
         let rooms = patterns(&table, entry, "rooms");
         assert!(
             rooms
@@ -119,9 +117,9 @@ fuzz_target!(|text: &str| {
                 .any(|one| matches(one, &characters(room), Some(identity), tenant)),
             "{room:?} by {rooms:?}"
         );
-        let has_login = entry.is_some_and(|entry| entry.contains_key("jwt"));
-        let own = entry.is_some_and(|entry| entry.contains_key("identities"));
-        if own || !has_login {
+        let has_jwt = entry.is_some_and(|entry| entry.contains_key("jwt"));
+        let has_identities = entry.is_some_and(|entry| entry.contains_key("identities"));
+        if has_identities || !has_jwt {
             let identities = patterns(&table, entry, "identities");
             assert!(
                 identities
