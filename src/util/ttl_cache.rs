@@ -57,6 +57,11 @@ impl<K: Hash + Eq + Clone, V: Clone, E: Clone> FetchCache<K, V, E> {
         self.cache.get(key, Instant::now())
     }
 
+    /// Caches a value that was not fetched by [`Self::get_or_fetch`].
+    pub(crate) fn insert(&self, key: K, value: V, ttl: Duration) {
+        self.cache.insert(key, value, Instant::now() + ttl);
+    }
+
     /// The cached value, or that of `fetch`, which returns it with its time to live. Errors are not cached, and a caller who has
     /// only joined a fetch that fails tries once more.
     ///
@@ -76,8 +81,7 @@ impl<K: Hash + Eq + Clone, V: Clone, E: Clone> FetchCache<K, V, E> {
                 }
                 own_fetch.set(true);
                 let (value, ttl) = fetch()?;
-                let expires = Instant::now() + ttl;
-                self.cache.insert(key.clone(), value.clone(), expires);
+                self.insert(key.clone(), value.clone(), ttl);
                 Ok(value)
             })
         };

@@ -263,7 +263,10 @@ fn another_server_s_fault_is_told_as_such_and_only_our_homeserver_s_own_is_an_er
     body["server_name"] = "b.org".into();
     for (answer, cause) in [
         (Answer::Says("200 OK", vec![b' '; 10 << 20]), "larger"),
-        (Answer::Says("200 OK", b"[[[[".to_vec()), "sense"),
+        (
+            Answer::Says("200 OK", b"[[[[".to_vec()),
+            "unexpected response",
+        ),
         (
             relayed(429, &json!({ "errcode": "M_LIMIT_EXCEEDED" })),
             "429",

@@ -14,21 +14,12 @@ use super::sealed_attribute::SealedAttribute;
 use crate::livekit::id::{ParticipantIdentity, ParticipantKey, ParticipantSid, RoomName};
 use crate::net::base_url::BaseUrl;
 use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
-use crate::net::permits::MAX_CALLS_PER_SUBNET;
 use crate::util::text::truncate_chars;
 use crate::util::{clock, json};
 
 /// Timeout of a call. A call is made once: clients repeat their request sooner than a second attempt would help.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-const LIMITS: FetchLimits = FetchLimits {
-    kind: "sfu",
-    connect_timeout: Duration::from_secs(5),
-    head_timeout: Duration::from_secs(8),
-    body_timeout: Duration::from_secs(3),
-    // an encoded room has about 200 bytes; the error page of a proxy can be longer
-    max_body: 64 * 1024,
-    max_subnet_calls: MAX_CALLS_PER_SUBNET,
-};
+const LIMITS: FetchLimits = FetchLimits::new("sfu");
 /// Limits of calls that return lists: a participant has 1 to 2 KiB, a room less.
 const LIST_LIMITS: FetchLimits = FetchLimits {
     max_body: 4 * 1024 * 1024,

@@ -1,53 +1,50 @@
-//! What only `doctor` asks: whether our homeserver and this service are wired as both need it.
+//! Calls for `doctor`: whether the homeserver and this service reach and authenticate each other.
 
 use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::response;
-use super::{
-    CALL_TIMEOUT, Error, FED_PROXY, HomeserverClient, LIMITS, RELAY_LIMITS, RELAY_TIMEOUT,
-};
+use super::response::HomeserverResponse;
+use super::{CALL_TIMEOUT, Error, HomeserverClient, LIMITS, RELAY_LIMITS, RELAY_TIMEOUT};
 use crate::matrix::id::UserId;
 use crate::matrix::registration::PROXY_PREFIX;
-use crate::net::http_client::FetchResponse;
-use crate::util::json;
 use crate::util::text::percent_encode;
 
-/// An SFU, and a place in it, that nobody has; and a room, which has to look like one to be read at all.
+/// SFU, slot and member that do not exist.
 const PROBE_NAME: &str = "livekit-token-service-doctor";
+/// A valid id of a room that does not exist.
 const PROBE_ROOM_ID: &str = "!livekit-token-service-doctor";
 
-/// What becomes of a wish of its users that is for us.
+/// What happens to a client's request that the homeserver has to forward to this service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ForwardingCheck {
-    /// We get it, and know by the `hs_token` from whom.
+    /// This service receives the request with the `hs_token`.
     Forwarded,
-    /// It does not know the path.
+    /// The homeserver does not know the path.
     UnknownPath,
-    /// We get it, and do not know the `hs_token`.
+    /// This service receives the request with another `hs_token`.
     HsTokenRejected,
-    /// Somebody gets it who does not know what it is.
+    /// Another service receives the request.
     WrongService,
-    /// Something else: status and errcode of what it answers.
+    /// Another response: status and errcode.
     Other(u16, String),
 }
 
-/// What became of its attempt to reach us for a push (Matrix spec v1.16, application service API, "Pinging").
+/// The result of a ping of this service by the homeserver (Matrix spec v1.16, application service API, "Pinging").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PingResult {
-    /// We have answered, after so many milliseconds.
+    /// This service has answered, after this number of milliseconds.
     Answered(u64),
-    /// Its registration has no `url`.
+    /// The registration has no `url`.
     NoUrl,
-    /// Whoever is there answers with this status.
+    /// The server at `url` answers with this status.
     BadStatus(u16),
-    /// Nobody is there.
+    /// No server at `url`.
     ConnectionFailed,
-    /// Whoever is there does not answer.
+    /// No response of the server at `url`.
     TimedOut,
-    /// Something else: status and errcode of what it answers.
+    /// Another response of the homeserver: status and errcode.
     Other(u16, String),
 }
 
@@ -65,77 +62,74 @@ struct PingResponse {
 }
 
 impl HomeserverClient {
-    /// Our own user there, as it is named after the homeserver.
+    /// This service's user. Its server name is that of the homeserver.
     pub(crate) fn whoami(&self) -> Result<UserId, Error> {
         let deadline = Instant::now() + CALL_TIMEOUT;
         let path = "v3/account/whoami";
-        let answer = self.fetch(path, Some(&self.as_token), None, LIMITS, deadline)?;
-        match answer.status {
-            200 => json::parse_object::<WhoamiResponse>(&answer.body)
-                .and_then(|known| UserId::parse(&known.user_id).ok())
-                .ok_or(Error::UnexpectedResponse(200)),
-            _ => Err(response::error_from_response(&answer)),
+        let response = self.fetch(path, Some(&self.as_token), None, LIMITS, deadline)?;
+        match response.status {
+            200 => UserId::parse(&response.parse::<WhoamiResponse>()?.user_id)
+                .map_err(|_| Error::UnexpectedResponse(200)),
+            _ => Err(response.error()),
         }
     }
 
-    /// Whether it can be told to ask other homeservers, which none is for this.
+    /// Checks that the homeserver would relay requests, by one without destination.
     pub(crate) fn check_relay(&self) -> Result<(), Error> {
-        let answer = self.call(
-            &FED_PROXY,
+        let response = self.call(
+            &self.fed_proxy,
             "appservice/fed_proxy",
             Some(b"{}"),
             LIMITS,
             Instant::now() + CALL_TIMEOUT,
         )?;
-        match answer.status {
-            // it misses the destination
+        match response.status {
+            // the destination is missing
             400 => Ok(()),
-            _ => Err(response::error_from_response(&answer)),
+            _ => Err(response.error()),
         }
     }
 
-    /// What becomes of the wishes of its users: asks, as our own user, for a token for an SFU that is nobody's.
+    /// Requests, as this service's own user, a token for an SFU that does not exist.
     pub(crate) fn check_forwarding(&self) -> Result<ForwardingCheck, Error> {
         let deadline = Instant::now() + RELAY_TIMEOUT;
         let path = format!("v1/{PROXY_PREFIX}/get_token");
-        let (nowhere, room) = (PROBE_NAME, PROBE_ROOM_ID);
-        let body =
-            json!({ "url": nowhere, "room_id": room, "slot_id": nowhere, "member_id": nowhere });
-        let body = body.to_string();
-        let ask = |token| self.fetch(&path, token, Some(body.as_bytes()), RELAY_LIMITS, deadline);
-        let unproven = ask(None)?;
-        if response::is_unknown_path(&unproven) {
+        let body = json!({
+            "url": PROBE_NAME, "room_id": PROBE_ROOM_ID, "slot_id": PROBE_NAME, "member_id": PROBE_NAME,
+        })
+        .to_string();
+        let request =
+            |token| self.fetch(&path, token, Some(body.as_bytes()), RELAY_LIMITS, deadline);
+        if request(None)?.is_unknown_path() {
             return Ok(ForwardingCheck::UnknownPath);
         }
-        let proven = ask(Some(&self.as_token))?;
-        Ok(
-            match (proven.status, &*response::parse_errcode(&proven.body)) {
-                (400, "M_INVALID_PARAM") => ForwardingCheck::Forwarded,
-                (401 | 403, _) => ForwardingCheck::HsTokenRejected,
-                // our door for users of any homeserver would miss their OpenID token
-                (404 | 405, _) | (400, "M_BAD_JSON") => ForwardingCheck::WrongService,
-                (status, errcode) => ForwardingCheck::Other(status, errcode.to_owned()),
-            },
-        )
+        let response = request(Some(&self.as_token))?;
+        Ok(match (response.status, &*response.errcode) {
+            (400, "M_INVALID_PARAM") => ForwardingCheck::Forwarded,
+            (401 | 403, _) => ForwardingCheck::HsTokenRejected,
+            // M_BAD_JSON: the standalone endpoint, which misses an OpenID token
+            (404 | 405, _) | (400, "M_BAD_JSON") => ForwardingCheck::WrongService,
+            (status, errcode) => ForwardingCheck::Other(status, errcode.to_owned()),
+        })
     }
 
-    /// Has it ping us; `id` is that of its registration.
+    /// Has the homeserver ping this service, whose registration has this `id`.
     pub(crate) fn ping(&self, id: &str) -> Result<PingResult, Error> {
         let deadline = Instant::now() + RELAY_TIMEOUT;
         let path = format!("v1/appservice/{}/ping", percent_encode(id));
         let body = json!({ "transaction_id": "doctor" }).to_string();
         let (token, body) = (Some(&self.as_token), Some(body.as_bytes()));
-        let answer = self.fetch(&path, token, body, RELAY_LIMITS, deadline)?;
-        Ok(parse_ping_response(&answer))
+        let response = self.fetch(&path, token, body, RELAY_LIMITS, deadline)?;
+        Ok(parse_ping(&response))
     }
 }
 
-fn parse_ping_response(answer: &FetchResponse) -> PingResult {
-    let told = json::parse_object::<PingResponse>(&answer.body);
-    match (answer.status, told, &*response::parse_errcode(&answer.body)) {
-        (200, Some(told), _) => PingResult::Answered(told.duration_ms),
+fn parse_ping(response: &HomeserverResponse) -> PingResult {
+    let ping = response.parse::<PingResponse>();
+    match (response.status, ping, &*response.errcode) {
+        (200, Ok(ping), _) => PingResult::Answered(ping.duration_ms),
         (_, _, "M_URL_NOT_SET") => PingResult::NoUrl,
-        (_, Some(told), "M_BAD_STATUS") => PingResult::BadStatus(told.status),
+        (_, Ok(ping), "M_BAD_STATUS") => PingResult::BadStatus(ping.status),
         (_, _, "M_CONNECTION_FAILED") => PingResult::ConnectionFailed,
         (_, _, "M_CONNECTION_TIMEOUT") => PingResult::TimedOut,
         (status, _, errcode) => PingResult::Other(status, errcode.to_owned()),

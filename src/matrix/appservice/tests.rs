@@ -37,9 +37,9 @@ fn room() -> RoomId {
 }
 
 #[test]
-fn it_is_asked_in_one_path_with_our_token_and_believed_for_a_while() {
-    let fake = FakeServer::new(|asked| {
-        let joined = asked.request_line.contains("mxid=%40in");
+fn a_membership_is_looked_up_with_the_as_token_and_cached() {
+    let fake = FakeServer::new(|request| {
+        let joined = request.request_line.contains("mxid=%40in");
         Some((OK, format!(r#"{{"joined":{joined}}}"#).into_bytes()))
     });
     let homeserver = homeserver(&fake);
@@ -59,19 +59,22 @@ fn it_is_asked_in_one_path_with_our_token_and_believed_for_a_while() {
         homeserver.is_joined_uncached(&room(), &user("@in:hs")),
         Ok(true)
     );
-    let asked = fake.requests();
-    assert_eq!(asked.len(), 4, "what is looked at anew is asked anew");
+    let requests = fake.requests();
+    assert_eq!(requests.len(), 4, "uncached look-ups make a call each");
     let path = "GET /base/_matrix/client/unstable/io.element.msc4502/rooms/%21a%2Fb%3Fc%23d%3Ahs/is_joined";
     assert_eq!(
-        asked[0].request_line,
+        requests[0].request_line,
         format!("{path}?mxid=%40in%26server_name%3Dx%3Ahs")
     );
-    assert_eq!(asked[0].authorization.as_deref(), Some("Bearer as-token"));
+    assert_eq!(
+        requests[0].authorization.as_deref(),
+        Some("Bearer as-token")
+    );
 }
 
 #[test]
-fn a_server_that_knows_the_stable_name_only_is_asked_by_that_from_then_on() {
-    let fake = FakeServer::new(|asked| match asked.request_line.contains("/v3/") {
+fn the_prefix_that_the_homeserver_knows_is_used_first_from_then_on() {
+    let fake = FakeServer::new(|request| match request.request_line.contains("/v3/") {
         true => Some((OK, br#"{"joined":true}"#.to_vec())),
         false => Some((NOT_FOUND, UNRECOGNIZED.to_vec())),
     });
@@ -86,20 +89,20 @@ fn a_server_that_knows_the_stable_name_only_is_asked_by_that_from_then_on() {
 }
 
 #[test]
-fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
-    type HomeserverReply = Option<(&'static str, Vec<u8>)>;
-    let refusals: [(HomeserverReply, &str); 5] = [
+fn a_response_that_proves_no_membership_is_an_error() {
+    type FakeResponse = Option<(&'static str, Vec<u8>)>;
+    let refusals: [(FakeResponse, &str); 5] = [
         (Some((NOT_FOUND, UNRECOGNIZED.to_vec())), "MSC4502"),
         (
             Some(("403 No", br#"{"errcode":"M_FORBIDDEN"}"#.to_vec())),
             "as_token",
         ),
-        (Some((OK, b"<html>".to_vec())), "sense"),
+        (Some((OK, b"<html>".to_vec())), "unexpected"),
         (Some((OK, vec![b' '; 200 * 1024])), "larger"),
         (None, "LIVEKIT_HS_URL"),
     ];
-    for (answer, word) in refusals {
-        let fake = FakeServer::new(move |_| answer.clone());
+    for (response, word) in refusals {
+        let fake = FakeServer::new(move |_| response.clone());
         let error = homeserver(&fake)
             .check_joined(&room(), &user("@a:hs"), soon())
             .unwrap_err();
@@ -109,23 +112,23 @@ fn one_that_knows_neither_or_answers_nonsense_or_nothing_vouches_for_nobody() {
 }
 
 #[test]
-fn another_server_is_asked_through_it() {
+fn a_request_to_another_server_is_relayed() {
     let fake =
         FakeServer::new(|_| Some((OK, br#"{"status":200,"content":{"jwt":"a.b.c"}}"#.to_vec())));
     let body = json!({ "user_id": "@a:hs" });
     let relayed = homeserver(&fake).relay(&server("b.org"), "/path", &body, soon());
     assert!(relayed == Ok(RelayResponse::Token("a.b.c".into())));
-    let asked = fake.requests();
+    let requests = fake.requests();
     let line = "POST /base/_matrix/client/unstable/io.element.msc4512/appservice/fed_proxy";
-    assert_eq!(asked[0].request_line, line);
-    let sent: Value = serde_json::from_slice(&asked[0].body).unwrap();
+    assert_eq!(requests[0].request_line, line);
+    let sent: Value = serde_json::from_slice(&requests[0].body).unwrap();
     let expected =
         json!({ "destination": "b.org", "method": "POST", "path": "/path", "body": body });
     assert_eq!(sent, expected);
 }
 
 #[test]
-fn a_delayed_event_is_looked_up_as_its_user_s() {
+fn a_delayed_event_is_looked_up_for_its_user() {
     let fake = FakeServer::new(|_| Some((OK, br#"{"room_id":"!r","delay_ms":1000}"#.to_vec())));
     let id = DelayId::parse("a/b").unwrap();
     let event = homeserver(&fake).get_delayed_event(&user("@a:hs"), &id, soon());
@@ -135,35 +138,35 @@ fn a_delayed_event_is_looked_up_as_its_user_s() {
 }
 
 #[test]
-fn those_who_hear_that_another_s_question_has_failed_ask_once_more_together() {
-    const MANY: usize = 20;
-    let (asked, come) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-    let all = come.clone();
+fn callers_of_a_shared_call_that_fails_share_one_more() {
+    const CALLERS: usize = 20;
+    let (calls, started) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let started_callers = started.clone();
     let fake = FakeServer::new(move |_| {
-        while all.load(Ordering::SeqCst) < MANY {
+        while started_callers.load(Ordering::SeqCst) < CALLERS {
             std::thread::yield_now();
         }
-        Some(match asked.fetch_add(1, Ordering::SeqCst) {
+        Some(match calls.fetch_add(1, Ordering::SeqCst) {
             0 => ("500 Broken", b"{}".to_vec()),
             _ => (OK, br#"{"joined":true}"#.to_vec()),
         })
     });
     let homeserver = homeserver(&fake);
-    let ask = || {
-        come.fetch_add(1, Ordering::SeqCst);
+    let call = || {
+        started.fetch_add(1, Ordering::SeqCst);
         homeserver.is_server_joined(&room(), &server("b.org"), soon())
     };
     let refused = std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..MANY).map(|_| scope.spawn(ask)).collect();
-        let answers = asking.into_iter().map(|asks| asks.join().unwrap());
-        answers.filter(Result::is_err).count()
+        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(call)).collect();
+        let results = callers.into_iter().map(|caller| caller.join().unwrap());
+        results.filter(Result::is_err).count()
     });
     assert_eq!((fake.requests().len(), refused), (2, 1));
 }
 
 #[test]
-fn nothing_is_waited_for_beyond_the_deadline() {
-    let fake = FakeServer::new(|_| panic!("asked too late"));
+fn no_call_is_made_after_the_deadline() {
+    let fake = FakeServer::new(|_| panic!("called after the deadline"));
     let (homeserver, late) = (homeserver(&fake), Instant::now());
     let body = json!({});
     let id = DelayId::parse("id").unwrap();

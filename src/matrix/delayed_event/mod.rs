@@ -211,7 +211,7 @@ impl DelayedEventClient {
             }
             let request = FetchRequest {
                 target: &target,
-                authorization: authorization.as_deref(),
+                authorization,
                 post: Some(("application/json", body.as_bytes())),
             };
             let response = fetcher.fetch(&api.route, request, LIMITS, deadline)?;

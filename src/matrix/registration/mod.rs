@@ -1,5 +1,5 @@
-//! The registration of an application service (Matrix spec v1.16, application service API, "Registration"; MSC4502, MSC4512): the file
-//! that the homeserver and this service share.
+//! The registration file of an application service, which homeserver and service share (Matrix spec v1.16, application service API,
+//! "Registration"; MSC4502, MSC4512).
 
 #[cfg(test)]
 mod tests;
@@ -10,11 +10,13 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use crate::matrix::id::ServerName;
 use crate::net::base_url::BaseUrl;
+use crate::util::auth::constant_time_eq;
 use crate::util::random;
+use crate::util::text::hex;
 
-/// What the homeserver is to pass on to us, below `/_matrix/client/{version}/` and `/_matrix/federation/{version}/` (MSC4195).
+/// Prefix of the paths below `/_matrix/client/{version}/` and `/_matrix/federation/{version}/` that the homeserver forwards (MSC4195).
 pub(crate) const PROXY_PREFIX: &str = "rtc/livekit";
-/// Its scope that lets us ask who is in a room (MSC4502), and the key of the list that it is in.
+/// Key of the list of scopes, and the scope for membership look-ups (MSC4502): unstable and stable.
 const IS_JOINED_SCOPES: [(&str, &str); 2] = [
     (
         "io.element.msc4502.scopes",
@@ -24,68 +26,69 @@ const IS_JOINED_SCOPES: [(&str, &str); 2] = [
 ];
 const PROXY_PREFIX_KEYS: [&str; 2] = ["io.element.msc4512.proxy_prefix", "proxy_prefix"];
 const PROXY_URL_KEYS: [&str; 2] = ["io.element.msc4512.proxy_url", "proxy_url"];
-/// Longest token in bytes: it has to fit a header with room to spare.
+/// Longest token in bytes: it has to fit a request head.
 const MAX_SHARED_TOKEN_BYTES: usize = 512;
-/// Longest id that is asked by, in bytes: it has to fit a path.
+/// Longest id in bytes: it has to fit a path. A longer id is ignored.
 const MAX_ID_BYTES: usize = 255;
-/// Bytes of a fresh token: what nobody guesses.
+/// Length of a generated token in random bytes.
 const TOKEN_RANDOM_BYTES: usize = 32;
-/// Most keys of the file and most scopes of its list; there are some 20 of the former.
+/// Most keys of the file, and most entries of a list. A registration has about 20 keys.
 const MAX_ITEMS: usize = 256;
+const BEARER: &str = "Bearer ";
 
-/// A token that the homeserver and this service share. Whoever has it is taken for one of them.
+/// An `as_token` or `hs_token`: a secret by which homeserver and application service authenticate each other.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AppServiceSecret(Box<str>);
+pub struct AppServiceSecret {
+    authorization_header: Box<str>,
+}
 
 impl AppServiceSecret {
-    /// Accepts 1 to 512 visible ASCII characters, as it has to fit a header.
-    pub fn parse(text: &str) -> Option<Self> {
-        let fits = (1..=MAX_SHARED_TOKEN_BYTES).contains(&text.len());
-        (fits && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.into()))
+    /// Accepts 1 to 512 visible ASCII characters.
+    pub(crate) fn parse(token: &str) -> Option<Self> {
+        let fits = (1..=MAX_SHARED_TOKEN_BYTES).contains(&token.len());
+        (fits && token.bytes().all(|b| b.is_ascii_graphic())).then(|| Self {
+            authorization_header: format!("{BEARER}{token}").into(),
+        })
     }
 
-    /// A token that nobody had before.
-    pub fn generate_registration() -> Self {
-        let hex = random::bytes::<TOKEN_RANDOM_BYTES>().map(|byte| format!("{byte:02x}"));
-        Self(hex.concat().into())
+    fn token(&self) -> &str {
+        &self.authorization_header[BEARER.len()..]
     }
 
-    /// Whether `shown` is this token; takes as long whichever of its characters are wrong.
-    pub fn matches(&self, shown: &str) -> bool {
-        let (own, shown) = (self.0.as_bytes(), shown.as_bytes());
-        let differences = own.iter().zip(shown).fold(0, |bits, (a, b)| bits | (a ^ b));
-        own.len() == shown.len() && std::hint::black_box(differences) == 0
+    /// Compares in a time that depends on the lengths only.
+    pub fn matches(&self, token: &str) -> bool {
+        constant_time_eq(self.token().as_bytes(), token.as_bytes())
     }
 
-    /// Its length in characters.
+    /// Length of the token in characters.
     pub fn length(&self) -> usize {
-        self.0.len()
+        self.token().len()
     }
 
-    /// The header that shows it.
-    pub fn authorization_header(&self) -> String {
-        format!("Bearer {}", self.0)
+    /// The value of an `Authorization` header with the token.
+    pub fn authorization_header(&self) -> &str {
+        &self.authorization_header
     }
 }
 
 impl fmt::Debug for AppServiceSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedToken(hidden)")
+        f.write_str("AppServiceSecret(hidden)")
     }
 }
 
-/// Both tokens of an application service, which differ, and what it is called.
+/// The parts of a registration that this service uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppServiceRegistration {
-    /// `as_token`: shown by us to the homeserver.
+    /// Authenticates this service to the homeserver.
     pub as_token: AppServiceSecret,
-    /// `hs_token`: shown by the homeserver to us.
+    /// Authenticates the homeserver to this service; differs from `as_token`.
     pub hs_token: AppServiceSecret,
-    /// `id`: what the homeserver calls it; only the file tells.
+    /// The application service's id; `None` if the tokens come from settings.
     pub id: Option<Box<str>>,
 }
 
-/// What a registration lacks, with what was expected. Holds nothing of what was found, which may be a token.
+/// What a registration file should contain. Has nothing of the file's content, which may be a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidRegistration(String);
 
@@ -97,9 +100,13 @@ impl fmt::Display for InvalidRegistration {
 
 impl std::error::Error for InvalidRegistration {}
 
+fn expected(what: impl Into<String>) -> InvalidRegistration {
+    InvalidRegistration(what.into())
+}
+
 impl AppServiceRegistration {
-    /// Takes both tokens.
-    pub fn new(as_token: AppServiceSecret, hs_token: AppServiceSecret) -> Option<Self> {
+    /// A registration without id; `None` if the tokens are equal.
+    pub(crate) fn new(as_token: AppServiceSecret, hs_token: AppServiceSecret) -> Option<Self> {
         let differ = as_token != hs_token;
         differ.then_some(Self {
             as_token,
@@ -108,56 +115,52 @@ impl AppServiceRegistration {
         })
     }
 
-    /// Reads a registration file, and refuses one with which a homeserver would not do what we need.
+    /// Parses a registration file.
     ///
     /// # Errors
-    /// It is not YAML, has a key twice, or something is missing: either token, the prefix, the URL, or the scope.
-    pub fn parse(text: &str) -> Result<Self, InvalidRegistration> {
-        let keys = parse_top_level(text)?;
+    /// The file is not YAML, has a key twice, or lacks a token, the prefix, the URL or the scope that this service needs.
+    pub fn parse(file: &str) -> Result<Self, InvalidRegistration> {
+        let keys = parse_top_level(file)?;
         let text = |name: &str| match keys.iter().find(|(key, _)| key == name) {
             Some((_, YamlValue::Text(text))) => Some(text.as_str()),
             _ => None,
         };
-        let wanted = |what: &str| InvalidRegistration(what.to_owned());
-        let token = |name| text(name).and_then(AppServiceSecret::parse);
-        let as_token = token("as_token")
-            .ok_or_else(|| wanted("as_token of 1 to 512 visible ASCII characters"))?;
-        let hs_token = token("hs_token")
-            .ok_or_else(|| wanted("hs_token of 1 to 512 visible ASCII characters"))?;
-        let mut prefixes = PROXY_PREFIX_KEYS
-            .iter()
-            .filter_map(|key| text(key))
-            .peekable();
-        if prefixes.peek().is_none()
-            || prefixes.any(|prefix| prefix.trim_matches('/') != PROXY_PREFIX)
-        {
-            let expected = format!(
-                "{}: {PROXY_PREFIX} or {}: {PROXY_PREFIX}",
-                PROXY_PREFIX_KEYS[0], PROXY_PREFIX_KEYS[1]
-            );
-            return Err(InvalidRegistration(expected));
+        let token = |name: &str| {
+            text(name)
+                .and_then(AppServiceSecret::parse)
+                .ok_or_else(|| expected(format!("{name} of 1 to 512 visible ASCII characters")))
+        };
+        let (as_token, hs_token) = (token("as_token")?, token("hs_token")?);
+        // at least one of the stable and the unstable key, and all of them valid
+        let all_valid = |names: &[&str], is_valid: fn(&str) -> bool| {
+            let mut values = names.iter().filter_map(|name| text(name)).peekable();
+            values.peek().is_some() && values.all(is_valid)
+        };
+        let is_prefix = |prefix: &str| prefix.trim_matches('/') == PROXY_PREFIX;
+        if !all_valid(&PROXY_PREFIX_KEYS, is_prefix) {
+            let [unstable, stable] = PROXY_PREFIX_KEYS;
+            return Err(expected(format!(
+                "{unstable}: {PROXY_PREFIX} or {stable}: {PROXY_PREFIX}"
+            )));
         }
-        let mut urls = PROXY_URL_KEYS.iter().filter_map(|key| text(key)).peekable();
-        if urls.peek().is_none() || urls.any(|url| BaseUrl::parse(url).is_err()) {
-            let expected = format!(
-                "{} or {} with the URL of this service",
-                PROXY_URL_KEYS[0], PROXY_URL_KEYS[1]
-            );
-            return Err(InvalidRegistration(expected));
+        if !all_valid(&PROXY_URL_KEYS, |url| BaseUrl::parse(url).is_ok()) {
+            let [unstable, stable] = PROXY_URL_KEYS;
+            return Err(expected(format!(
+                "{unstable} or {stable} with the URL of this service"
+            )));
         }
-        let granted = |(name, scope): &(&str, &str)| {
-            let lists = |(key, value): &(String, YamlValue)| {
+        let has_scope = |(name, scope): &(&str, &str)| {
+            keys.iter().any(|(key, value)| {
                 key == name
                     && matches!(value, YamlValue::List(list) if list.iter().any(|s| s == scope))
-            };
-            keys.iter().any(lists)
+            })
         };
-        if !IS_JOINED_SCOPES.iter().any(granted) {
+        if !IS_JOINED_SCOPES.iter().any(has_scope) {
             let [(key, scope), _] = IS_JOINED_SCOPES;
-            return Err(InvalidRegistration(format!("{key} with {scope}")));
+            return Err(expected(format!("{key} with {scope}")));
         }
         let registration = Self::new(as_token, hs_token)
-            .ok_or_else(|| wanted("an hs_token that differs from the as_token"))?;
+            .ok_or_else(|| expected("an hs_token that differs from the as_token"))?;
         let id = text("id").filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
         Ok(Self {
             id: id.map(Into::into),
@@ -166,14 +169,11 @@ impl AppServiceRegistration {
     }
 }
 
-/// A registration with fresh tokens, for the homeserver `server` that reaches this service at `url`: what is in the MSCs today under
-/// the names that Synapse knows, and under those that it will have.
+/// A registration file with new tokens for the homeserver `server`, which reaches this service at `url`. Has both the unstable keys,
+/// which Synapse knows, and the stable ones.
 pub(crate) fn generate(server: &ServerName, url: &BaseUrl) -> String {
-    let tokens = [
-        AppServiceSecret::generate_registration(),
-        AppServiceSecret::generate_registration(),
-    ];
-    let [as_token, hs_token] = tokens.map(|token| token.0);
+    let new_token = || hex(&random::bytes::<TOKEN_RANDOM_BYTES>());
+    let (as_token, hs_token) = (new_token(), new_token());
     let users = server
         .as_str()
         .replace('.', "\\.")
@@ -182,16 +182,16 @@ pub(crate) fn generate(server: &ServerName, url: &BaseUrl) -> String {
     let [(scopes, unstable), (_, stable)] = IS_JOINED_SCOPES;
     format!(
         "\
-# livekit-token-service as an application service of {server}. The homeserver and the service read this file, and nobody else may.
+# Registration of livekit-token-service as an application service of {server}. For the homeserver and the service only: it has secrets.
 id: livekit-token-service
-# events are pushed here, so that whoever leaves a room is put out at once; with null there are none, and it takes until the next look
+# The homeserver pushes events here, and a user who leaves a room is removed from its call at once. With null, at the next check.
 url: {url}
 as_token: {as_token}
 hs_token: {hs_token}
 sender_localpart: livekit-token-service
 rate_limited: false
 namespaces:
-  # lets it see to the delayed leaves that these users hand to it
+  # For the delayed leave events that these users delegate
   users:
     - exclusive: false
       regex: '@.*:{users}$'
@@ -201,7 +201,7 @@ proxy_prefix: {PROXY_PREFIX}
 proxy_url: {url}
 scopes:
   - {stable}
-# the same by the names of today
+# The same under the unstable names of the MSCs
 io.element.msc4512.proxy_prefix: {PROXY_PREFIX}
 io.element.msc4512.proxy_url: {url}
 {scopes}:
@@ -210,18 +210,18 @@ io.element.msc4512.proxy_url: {url}
     )
 }
 
-/// What stands behind a key of the file.
+/// A value of the top-level mapping.
 enum YamlValue {
     Text(String),
     List(Vec<String>),
-    /// What nobody here looks into.
+    /// Null, or a value that no key of a registration needs here.
     Other,
 }
 
-/// The keys of the one mapping that the file is.
-fn parse_top_level(text: &str) -> Result<Vec<(String, YamlValue)>, InvalidRegistration> {
-    let mut events = YamlEvents(Parser::new_from_str(text));
-    let no_mapping = || InvalidRegistration("a YAML file with one mapping".to_owned());
+/// Parses the top-level mapping of the file.
+fn parse_top_level(file: &str) -> Result<Vec<(String, YamlValue)>, InvalidRegistration> {
+    let mut events = YamlEvents(Parser::new_from_str(file));
+    let no_mapping = || expected("a YAML file with one mapping");
     loop {
         match events.next_event()? {
             Event::StreamStart | Event::DocumentStart(_) => {}
@@ -234,15 +234,12 @@ fn parse_top_level(text: &str) -> Result<Vec<(String, YamlValue)>, InvalidRegist
         let key = match events.next_event()? {
             Event::Scalar(key, ..) => key.into_owned(),
             Event::MappingEnd => break,
-            _ => return Err(InvalidRegistration("keys that are texts".to_owned())),
+            _ => return Err(expected("keys that are strings")),
         };
         if keys.len() >= MAX_ITEMS || keys.iter().any(|(known, _)| *known == key) {
-            return Err(InvalidRegistration(
-                "each key once, and at most 256 of them".to_owned(),
-            ));
+            return Err(expected("at most 256 keys, each key once"));
         }
         let value = match events.next_event()? {
-            // nothing, in YAML's words: not a text
             Event::Scalar(text, ScalarStyle::Plain, ..) if is_null(&text) => YamlValue::Other,
             Event::Scalar(text, ..) => YamlValue::Text(text.into_owned()),
             Event::SequenceStart(..) => events.read_string_list()?,
@@ -260,33 +257,29 @@ fn parse_top_level(text: &str) -> Result<Vec<(String, YamlValue)>, InvalidRegist
     }
 }
 
-/// YAML 1.2, 10.3.2.
+/// Whether a plain scalar is null (YAML 1.2, 10.3.2).
 fn is_null(plain: &str) -> bool {
     matches!(plain, "" | "~" | "null" | "Null" | "NULL")
 }
 
-/// The events of a file without aliases, which no registration needs.
+/// Parser events of a file without aliases, which no registration needs.
 struct YamlEvents<'a>(Parser<'a, saphyr_parser::StrInput<'a>>);
 
 impl<'a> YamlEvents<'a> {
     fn next_event(&mut self) -> Result<Event<'a>, InvalidRegistration> {
         match self.0.next_event() {
-            Some(Ok((Event::Alias(_), _))) => {
-                Err(InvalidRegistration("YAML without aliases".to_owned()))
-            }
+            Some(Ok((Event::Alias(_), _))) => Err(expected("YAML without aliases")),
             Some(Ok((event, _))) => Ok(event),
             Some(Err(error)) => {
-                // its own words may repeat a token
+                // the parser's message may have a token
                 let (line, column) = (error.marker().line(), error.marker().col() + 1);
-                Err(InvalidRegistration(format!(
-                    "YAML, also in line {line}, column {column}"
-                )))
+                Err(expected(format!("YAML in line {line}, column {column}")))
             }
-            None => Err(InvalidRegistration("a whole YAML file".to_owned())),
+            None => Err(expected("a complete YAML file")),
         }
     }
 
-    /// A list that has begun: its texts, if it has nothing else.
+    /// Reads a list after its start; [`YamlValue::Other`] if it has anything but scalars.
     fn read_string_list(&mut self) -> Result<YamlValue, InvalidRegistration> {
         let mut list = Vec::new();
         loop {
@@ -295,16 +288,16 @@ impl<'a> YamlEvents<'a> {
                 Event::SequenceEnd => return Ok(YamlValue::List(list)),
                 Event::SequenceStart(..) | Event::MappingStart(..) => {
                     self.skip_collection()?;
-                    // and what is left of the list itself
+                    // the rest of the list itself
                     self.skip_collection()?;
                     return Ok(YamlValue::Other);
                 }
-                _ => return Err(InvalidRegistration("lists of at most 256 texts".to_owned())),
+                _ => return Err(expected("lists of at most 256 strings")),
             }
         }
     }
 
-    /// The rest of a list or mapping that has begun.
+    /// Skips the rest of a list or mapping.
     fn skip_collection(&mut self) -> Result<(), InvalidRegistration> {
         let mut depth = 1_usize;
         while depth > 0 {
@@ -312,7 +305,7 @@ impl<'a> YamlEvents<'a> {
                 Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
                 Event::SequenceEnd | Event::MappingEnd => depth -= 1,
                 Event::StreamEnd => {
-                    return Err(InvalidRegistration("a whole YAML file".to_owned()));
+                    return Err(expected("a complete YAML file"));
                 }
                 _ => {}
             }

@@ -9,7 +9,7 @@ fn generated() -> String {
 }
 
 #[test]
-fn what_is_generated_is_read_and_never_the_same_twice() {
+fn a_generated_registration_is_valid_and_has_new_tokens() {
     let registration = AppServiceRegistration::parse(&generated()).unwrap();
     assert_eq!(registration.as_token.length(), 64);
     assert_eq!(registration.id.as_deref(), Some("livekit-token-service"));
@@ -22,7 +22,7 @@ fn what_is_generated_is_read_and_never_the_same_twice() {
 }
 
 #[test]
-fn other_hands_write_yaml_in_other_ways() {
+fn other_styles_of_yaml_are_parsed() {
     for text in [
         "{as_token: a, hs_token: b, proxy_prefix: /rtc/livekit/, proxy_url: 'http://x', scopes: [urn:matrix:client:rooms:is_joined]}",
         "---\n\"as_token\": >-\n  a\nhs_token: 'b' # c\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nnamespaces:\n  users: [{regex: a}]\nx: [[1], 2, {a: [b]}, 3]\nscopes:\n- y\n- urn:matrix:client:rooms:is_joined\n...\n",
@@ -33,7 +33,7 @@ fn other_hands_write_yaml_in_other_ways() {
 }
 
 #[test]
-fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
+fn a_registration_is_refused_with_what_it_lacks() {
     let good = generated();
     for (from, to, lacks) in [
         ("as_token:", "as_tokem:", "as_token"),
@@ -51,7 +51,7 @@ fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
         ("id: livekit", "as_token: x\nid: livekit", "each key once"),
         ("rate_limited: false", "rate_limited: *x", "YAML"),
         ("rate_limited: false", "rate_limited: [", "YAML"),
-        ("rate_limited: false", "? [a]\n: b", "texts"),
+        ("rate_limited: false", "? [a]\n: b", "strings"),
         ("id: livekit", "--- 1\n--- 2\nid: livekit", "mapping"),
     ] {
         let text = good.replace(from, to);
@@ -82,9 +82,9 @@ fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
             .0
             .contains("256")
     );
-    for nothing in ["~", "null", "Null", "NULL"] {
+    for null in ["~", "null", "Null", "NULL"] {
         let text = format!(
-            "as_token: a\nhs_token: {nothing}\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nscopes: [urn:matrix:client:rooms:is_joined]\n"
+            "as_token: a\nhs_token: {null}\nproxy_prefix: rtc/livekit\nproxy_url: http://x\nscopes: [urn:matrix:client:rooms:is_joined]\n"
         );
         assert!(
             AppServiceRegistration::parse(&text)
@@ -106,9 +106,9 @@ fn a_registration_that_would_not_do_is_refused_by_what_it_lacks() {
 }
 
 #[test]
-fn a_token_is_known_by_all_of_it_and_never_shown() {
+fn a_token_is_compared_in_whole_and_absent_from_debug_output() {
     let token = AppServiceSecret::parse("never-logged").unwrap();
-    assert!(token.matches("never-logged") && format!("{token:?}") == "SharedToken(hidden)");
+    assert!(token.matches("never-logged") && format!("{token:?}") == "AppServiceSecret(hidden)");
     for other in ["", "n", "never-loggee", "never-logged ", "Never-logged"] {
         assert!(!token.matches(other), "{other:?}");
     }
