@@ -8,7 +8,6 @@ mod authenticator;
 mod relay;
 
 use std::fmt;
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +27,7 @@ use crate::matrix::id::{DelayId, MemberId, RoomId, RoomMember, ServerName, SlotI
 use crate::matrix::livekit_names;
 use crate::membership::{Membership, ParticipantQuotaExceeded};
 use crate::net::base_url::BaseUrl;
-use crate::net::permits::FairQueue;
-use crate::net::permits::{KeyedPermit, KeyedPermitPool};
+use crate::net::permits::{FairQueue, Semaphore, SemaphorePermit};
 use crate::util::rate_limiter::{Rate, RateLimiter};
 use crate::util::text::truncate_chars;
 
@@ -163,21 +161,13 @@ impl From<appservice::Error> for Error {
     }
 }
 
-/// Which permits a request needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum PermitScope {
-    /// Every request.
-    All,
-    /// Requests to or from other homeservers.
-    Remote,
-}
-
 /// Queues, permits and rate limits of all requests. They outlast a reload of the settings.
 #[derive(Debug)]
 pub(crate) struct AppServiceLimits {
-    /// Requests that may wait for other servers at once.
-    max_permits: usize,
-    permits: Arc<KeyedPermitPool<PermitScope>>,
+    /// For every request.
+    permits: Semaphore,
+    /// For requests to and from other homeservers. The rest is for our own users and our own SFU.
+    remote_permits: Semaphore,
     user_rate_limiter: RateLimiter<UserId>,
     origin_rate_limiter: RateLimiter<ServerName>,
     relay_queue: RelayQueue,
@@ -187,10 +177,10 @@ pub(crate) struct AppServiceLimits {
 impl AppServiceLimits {
     /// Lets `max_permits` requests wait for other servers at once.
     pub(crate) fn new(max_permits: usize) -> Self {
-        let max_remote = max_remote_permits(max_permits);
+        let max_remote = (max_permits * 3 / 4).max(1);
         Self {
-            max_permits,
-            permits: KeyedPermitPool::new(),
+            permits: Semaphore::new(max_permits),
+            remote_permits: Semaphore::new(max_remote),
             user_rate_limiter: RateLimiter::new(MAX_RATE_KEYS),
             origin_rate_limiter: RateLimiter::new(MAX_RATE_KEYS),
             relay_queue: RelayQueue::new(max_remote),
@@ -198,14 +188,13 @@ impl AppServiceLimits {
         }
     }
 
-    fn acquire_permit(&self, scope: PermitScope) -> Result<KeyedPermit<PermitScope>, Error> {
-        let max = match scope {
-            PermitScope::All => self.max_permits,
-            PermitScope::Remote => max_remote_permits(self.max_permits),
-        };
-        self.permits
-            .try_acquire(scope, max)
-            .ok_or(Error::Busy(None))
+    fn acquire(&self) -> Result<SemaphorePermit, Error> {
+        self.permits.try_acquire().ok_or(Error::Busy(None))
+    }
+
+    fn acquire_remote(&self) -> Result<[SemaphorePermit; 2], Error> {
+        let remote = self.remote_permits.try_acquire().ok_or(Error::Busy(None))?;
+        Ok([remote, self.acquire()?])
     }
 
     fn check_rate(&self, user: &UserId, local: bool) -> Result<(), Error> {
@@ -218,11 +207,6 @@ impl AppServiceLimits {
         }
         checked.map_err(|after| Error::RateLimited(user.clone(), after))
     }
-}
-
-/// The share of the permits for requests to and from other homeservers. The rest is for our own users and our own SFU.
-fn max_remote_permits(max_permits: usize) -> usize {
-    (max_permits * 3 / 4).max(1)
 }
 
 /// Exchanges requests of our homeserver for access tokens.
@@ -269,14 +253,13 @@ impl AppServiceExchange {
     ) -> Result<AppServiceToken, Error> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let Some(server) = server.filter(|server| *server != self.homeserver.name()) else {
-            let _permit = self.limits.acquire_permit(PermitScope::All)?;
+            let _permit = self.limits.acquire()?;
             self.check_livekit_url(&membership.url)?;
             let joined = self.require_joined(user.id(), membership, deadline)?;
             return self.issue_local_token(&joined, membership, true);
         };
         let queued = self.limits.relay_queue.enqueue(server)?;
-        let _remote_permit = self.limits.acquire_permit(PermitScope::Remote)?;
-        let _permit = self.limits.acquire_permit(PermitScope::All)?;
+        let _permits = self.limits.acquire_remote()?;
         let request = RelayRequest {
             user: &self.require_joined(user.id(), membership, deadline)?,
             membership,
@@ -302,8 +285,7 @@ impl AppServiceExchange {
         let (now, busy) = (Instant::now(), |_| Error::Busy(Some(origin.clone())));
         let queued = self.limits.origin_queue.join(origin.clone());
         let mut queued = queued.map_err(busy)?;
-        let _remote_permit = self.limits.acquire_permit(PermitScope::Remote)?;
-        let _permit = self.limits.acquire_permit(PermitScope::All)?;
+        let _permits = self.limits.acquire_remote()?;
         let active = queued.acquire(|| MAX_ACTIVE_PER_ORIGIN, now + ORIGIN_QUEUE_TIMEOUT);
         let _active = active.map_err(busy)?;
         let joined = self.require_joined(user, membership, now + REQUEST_TIMEOUT)?;
@@ -318,7 +300,7 @@ impl AppServiceExchange {
         delay_id: &DelayId,
     ) -> Result<(ParticipantKey, LeaveId), Error> {
         self.check_livekit_url(&membership.url)?;
-        let _permit = self.limits.acquire_permit(PermitScope::All)?;
+        let _permit = self.limits.acquire()?;
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let user = user.id();
         let joined = self.require_joined(user, membership, deadline)?;

@@ -9,8 +9,9 @@ use serde_json::json;
 use super::{CallMembership, Error};
 use crate::matrix::appservice::{self, HomeserverClient, JoinedUser, RelayResponse};
 use crate::matrix::id::{ServerName, UserId};
-use crate::net::permits::{FairQueue, FairQueueEntry};
-use crate::net::permits::{MAX_CALLS_PER_SERVER, MAX_CALLS_PER_SERVER_IF_RESPONSIVE};
+use crate::net::permits::{
+    FairQueue, FairQueueEntry, MAX_CALLS_PER_SERVER, MAX_CALLS_PER_SERVER_IF_RESPONSIVE,
+};
 use crate::util::ttl_cache::TtlCache;
 
 /// Requests for one homeserver's SFU, in progress or queued. When a meeting begins each of our users asks each other homeserver at
@@ -139,9 +140,8 @@ impl RelayQueue {
             // says nothing of the other homeserver
             Ok(RelayResponse::Other(..)) | Err(_) => return,
         };
-        let now = Instant::now();
         self.responsive
-            .insert(server.clone(), responsive, now + ttl);
+            .insert(server.clone(), responsive, Instant::now() + ttl);
     }
 }
 
