@@ -1,343 +1,188 @@
-//! The door for the homeserver whose application service we are.
+//! The endpoints of application-service mode, which only our homeserver may use. Browsers talk to the homeserver, so that responses have
+//! no CORS header fields.
 
-use std::time::Instant;
+use log::{debug, info};
+use serde::Serialize;
 
-use log::{Level, debug, info, log, warn};
-use serde_json::json;
-
-use super::matrix::RequestContext;
-use super::request_body;
-use super::response::{ExchangeOperation, Response};
-use super::router::ApiRequest;
-use super::transaction;
-use crate::delegation;
+use super::refusal::Refusal;
+use super::request::{ApiRequest, RequestContext};
+use super::{request_body, transaction};
 use crate::exchange::access::AccessLevel;
 use crate::exchange::appservice::{
-    AppServiceExchange, AppServiceToken, Error, MscVersion, ProxiedCredentials, RelayFailure,
+    AppServiceExchange, AppServiceToken, HomeserverProof, HsTokenError, MscVersion, ProxyHeaders,
 };
-use crate::matrix::appservice;
+use crate::matrix::id::{RoomId, UserId};
 use crate::membership::Membership;
-use crate::util::log_throttle::LogThrottle;
+use crate::server::HttpResponse;
 use crate::util::metrics;
 use crate::util::sync::Swappable;
 
-/// Application-service mode behind its door.
+/// The endpoints of application-service mode.
 #[derive(Debug)]
 pub(crate) struct AppServiceApi {
-    state: Swappable<AppServiceExchange>,
+    /// Replaced by a reload of the settings.
+    exchange: Swappable<AppServiceExchange>,
     membership: Membership,
-    unauthenticated_throttle: LogThrottle,
-    rate_limit_throttle: LogThrottle,
-    busy_throttle: LogThrottle,
+}
+
+#[derive(Serialize)]
+struct JwtResponse<'a> {
+    jwt: &'a str,
 }
 
 impl AppServiceApi {
-    /// Opens it.
-    pub(crate) fn new(inside: AppServiceExchange, membership: Membership) -> Self {
+    pub(crate) fn new(exchange: AppServiceExchange, membership: Membership) -> Self {
         Self {
-            state: Swappable::new(inside),
+            exchange: Swappable::new(exchange),
             membership,
-            unauthenticated_throttle: LogThrottle::default(),
-            rate_limit_throttle: LogThrottle::default(),
-            busy_throttle: LogThrottle::default(),
         }
     }
 
-    /// Serves with this from now on; what is under way ends with what it began with.
-    pub(crate) fn replace_state(&self, inside: AppServiceExchange) {
-        self.state.replace(inside);
+    /// Replaces the exchange for later requests.
+    pub(crate) fn replace_state(&self, exchange: AppServiceExchange) {
+        self.exchange.replace(exchange);
     }
 
-    /// Answers a user who wants a token; `path` is the one they have asked by.
-    pub(super) fn handle_client_token(&self, call: &ApiRequest<'_>, path: &str) -> Response {
-        self.handle(call, "POST", "client/get_token", |asked| {
-            let inside = self.state.get();
-            let user = inside
-                .authenticator
-                .authenticate_user(proxied_credentials(call))?;
-            let request = request_body::parse_client_token(call.body)
-                .map_err(AppServiceRequestError::InvalidBody)?;
-            let path = if path.contains("/unstable/io.element.msc4195/") {
-                MscVersion::Unstable
-            } else {
-                MscVersion::Stable
-            };
-            let place = &request.membership;
-            let server = request.server.as_ref();
-            let granted = inside.issue_client_token(&user, server, place, path)?;
-            let (name, room) = (user.id().as_str(), place.room.as_str());
-            Ok(token_response(
-                asked,
-                name,
-                AccessLevel::Full,
-                room,
-                granted,
-            ))
-        })
-    }
-
-    /// Answers another homeserver that wants a token for its user.
-    pub(super) fn handle_federation_token(&self, call: &ApiRequest<'_>) -> Response {
-        self.handle(call, "POST", "federation/get_token", |asked| {
-            let inside = self.state.get();
-            let origin = inside
-                .authenticator
-                .authenticate_origin(proxied_credentials(call))?;
-            let request = request_body::parse_federation_token(call.body)
-                .map_err(AppServiceRequestError::InvalidBody)?;
-            let granted =
-                inside.issue_federation_token(&origin, &request.user, &request.membership)?;
-            let (name, room) = (request.user.as_str(), request.membership.room.as_str());
-            Ok(token_response(
-                asked,
-                name,
-                AccessLevel::Restricted,
-                room,
-                granted,
-            ))
-        })
-    }
-
-    /// Takes the leave of a user.
-    pub(super) fn handle_client_delegate(&self, call: &ApiRequest<'_>) -> Response {
-        self.handle(call, "POST", "client/delegate_delayed_leave", |asked| {
-            let inside = self.state.get();
-            let user = inside
-                .authenticator
-                .authenticate_user(proxied_credentials(call))?;
-            let request = request_body::parse_client_delegate(call.body)
-                .map_err(AppServiceRequestError::InvalidBody)?;
-            let (participant, leave) =
-                inside.delegate_leave(&user, &request.membership, &request.delay_id)?;
-            let (user, ms) = (user.id().as_str(), asked.elapsed_ms());
-            let (room, identity) = (participant.room.as_str(), participant.identity.as_str());
-            info!("delegated {asked} user={user:?} room={room:?} identity={identity:?} leave={leave} ms={ms}");
-            Ok(Response::empty_object())
-        })
-    }
-
-    /// Tells the homeserver that we are there (Matrix spec v1.16, application service API, "Pinging").
-    pub(super) fn handle_ping(&self, call: &ApiRequest<'_>) -> Response {
-        self.handle(call, "POST", "ping", |_| {
-            let inside = self.state.get();
-            inside.authenticator.authenticate(call.authorization)?;
-            Ok(Response::empty_object())
-        })
-    }
-
-    /// Whether it is the homeserver that asks.
-    pub(super) fn is_authenticated(&self, authorization: Option<&str>) -> bool {
-        let inside = self.state.get();
-        inside.authenticator.authenticate(authorization).is_ok()
-    }
-
-    /// Takes events that the homeserver pushes (the same, "Pushing events"). They are not believed: whoever has left, going by them,
-    /// is looked at. To take the same ones twice does no harm.
-    pub(super) fn handle_transaction(&self, call: &ApiRequest<'_>) -> Response {
-        self.handle(call, "PUT", "transactions", |asked| {
-            let inside = self.state.get();
-            inside.authenticator.authenticate(call.authorization)?;
-            let departures = transaction::parse_departures(call.body)
-                .map_err(AppServiceRequestError::InvalidBody)?;
-            let guests: usize = departures
-                .iter()
-                .map(|who| self.membership.recheck(who))
-                .sum();
-            let departures = departures.len();
-            debug!("events {asked} departures={departures} guests={guests}");
-            Ok(Response::empty_object())
-        })
-    }
-
-    /// The homeserver speaks to browsers, so there is nothing for them in these replies.
-    fn handle(
+    /// Checks that our homeserver sends the request.
+    pub(super) fn authenticate(
         &self,
-        call: &ApiRequest<'_>,
-        method: &'static str,
-        endpoint: &'static str,
-        answer: impl FnOnce(&RequestContext) -> Result<Response, AppServiceRequestError>,
-    ) -> Response {
-        let asked = RequestContext::start(endpoint, call.client);
-        let reply = if call.method == method {
-            answer(&asked).unwrap_or_else(|refused| match refused {
-                AppServiceRequestError::InvalidBody(error) => asked.reject_body(&error),
-                AppServiceRequestError::Exchange(error) => self.refuse(&asked, &error),
-            })
-        } else {
-            Response::method_not_allowed(method)
-        };
-        Response {
-            headers: Some(Vec::new()),
-            ..reply
-        }
+        authorization: Option<&str>,
+    ) -> Result<HomeserverProof, HsTokenError> {
+        self.exchange
+            .get()
+            .authenticator
+            .authenticate(authorization)
     }
 
-    fn refuse(&self, asked: &RequestContext, error: &Error) -> Response {
-        let (reply, level, reason) = classify_error(error);
-        metrics::count_refusal(reason);
-        let (status, cause, ms) = (reply.status, error.to_string(), asked.elapsed_ms());
-        let tally = match error {
-            Error::NotAuthenticated | Error::WrongHsToken => Some(&self.unauthenticated_throttle),
-            Error::ParticipantLimit(_) | Error::RateLimited(..) => Some(&self.rate_limit_throttle),
-            _ => None,
-        };
-        if let Some(tally) = tally {
-            if let Some(count) = tally.count(Instant::now()) {
-                warn!("refused {asked} status={status} count={count} cause={cause:?}");
-            }
-        } else {
-            log!(
-                level,
-                "refused {asked} status={status} ms={ms} cause={cause:?}"
-            );
-        }
-        if let Error::Busy(_) | Error::Homeserver(appservice::Error::Busy) = error
-            && let Some(count) = self.busy_throttle.count(Instant::now())
-        {
-            warn!("busy refused={count} cause={cause:?}");
-        }
-        reply
+    /// `client/…/get_token`: a token for a user of our homeserver.
+    pub(super) fn issue_client_token(
+        &self,
+        context: &RequestContext<'_>,
+        version: MscVersion,
+    ) -> Result<HttpResponse, Refusal> {
+        let exchange = self.exchange.get();
+        let (homeserver, headers) = (context.homeserver?, proxy_headers(context.request));
+        let user = exchange
+            .authenticator
+            .authenticate_user(homeserver, headers)?;
+        let request = request_body::parse_client_token(context.request.body)?;
+        let (server, membership) = (request.server.as_ref(), &request.membership);
+        let token = exchange.issue_client_token(&user, server, membership, version)?;
+        let (user, room) = (user.id(), &membership.room);
+        Ok(token_response(
+            context,
+            user,
+            AccessLevel::Full,
+            room,
+            &token,
+        ))
+    }
+
+    /// `federation/…/get_token`: a token for a user of another homeserver.
+    pub(super) fn issue_federation_token(
+        &self,
+        context: &RequestContext<'_>,
+    ) -> Result<HttpResponse, Refusal> {
+        let exchange = self.exchange.get();
+        let (homeserver, headers) = (context.homeserver?, proxy_headers(context.request));
+        let origin = exchange
+            .authenticator
+            .authenticate_origin(homeserver, headers)?;
+        let request = request_body::parse_federation_token(context.request.body)?;
+        let (user, membership) = (&request.user, &request.membership);
+        let token = exchange.issue_federation_token(&origin, user, membership)?;
+        let room = &membership.room;
+        Ok(token_response(
+            context,
+            user,
+            AccessLevel::Restricted,
+            room,
+            &token,
+        ))
+    }
+
+    /// `client/…/delegate_delayed_leave`.
+    pub(super) fn delegate_leave(
+        &self,
+        context: &RequestContext<'_>,
+    ) -> Result<HttpResponse, Refusal> {
+        let exchange = self.exchange.get();
+        let (homeserver, headers) = (context.homeserver?, proxy_headers(context.request));
+        let user = exchange
+            .authenticator
+            .authenticate_user(homeserver, headers)?;
+        let request = request_body::parse_client_delegate(context.request.body)?;
+        let (membership, delay_id) = (&request.membership, &request.delay_id);
+        let leave = exchange.delegate_leave(&user, membership, delay_id)?;
+        context.log_delegated(user.id(), &leave);
+        Ok(HttpResponse::empty_object())
+    }
+
+    /// `app/v1/ping`: the homeserver tests the connection (Matrix spec v1.16, application service API, "Pinging").
+    pub(super) fn ping(&self, context: &RequestContext<'_>) -> Result<HttpResponse, Refusal> {
+        context.homeserver?;
+        Ok(HttpResponse::empty_object())
+    }
+
+    /// `app/v1/transactions/…`: the homeserver pushes events (the same, "Pushing events"). They are unverified: a departure is a reason
+    /// to check the membership, and a repeated transaction does no harm.
+    pub(super) fn receive_transaction(
+        &self,
+        context: &RequestContext<'_>,
+    ) -> Result<HttpResponse, Refusal> {
+        context.homeserver?;
+        let departures = transaction::parse_departures(context.request.body)?;
+        let participants: usize = departures
+            .iter()
+            .map(|departure| self.membership.recheck(departure))
+            .sum();
+        debug!(
+            request:% = context.id,
+            client:% = context.request.client,
+            departures = departures.len(),
+            participants;
+            "transaction received"
+        );
+        Ok(HttpResponse::empty_object())
     }
 }
 
-/// Why there is no answer.
-enum AppServiceRequestError {
-    InvalidBody(request_body::Error),
-    Exchange(Error),
-}
-
-impl From<Error> for AppServiceRequestError {
-    fn from(error: Error) -> Self {
-        Self::Exchange(error)
+fn proxy_headers<'a>(request: &ApiRequest<'a>) -> ProxyHeaders<'a> {
+    ProxyHeaders {
+        user: request.matrix_user,
+        origin: request.matrix_origin,
     }
 }
 
-fn proxied_credentials<'a>(call: &ApiRequest<'a>) -> ProxiedCredentials<'a> {
-    ProxiedCredentials {
-        authorization: call.authorization,
-        user: call.matrix_user,
-        origin: call.matrix_origin,
-    }
-}
-
-/// Writes a token into the log and the reply; of the one that is another's only the reply.
+/// Logs and counts a token, and puts it into a response.
 fn token_response(
-    asked: &RequestContext,
-    user: &str,
+    context: &RequestContext<'_>,
+    user: &UserId,
     access: AccessLevel,
-    matrix_room: &str,
-    granted: AppServiceToken,
-) -> Response {
-    let (ms, access) = (asked.elapsed_ms(), access.as_str());
-    match granted {
-        AppServiceToken::Issued(token, key) => {
-            let (room, identity) = (&key.room, key.identity.as_str());
-            info!(
-                "granted {asked} user={user:?} access={access} matrix_room={matrix_room:?} room={room} identity={identity:?} ms={ms}"
-            );
-            metrics::count_token_issued("appservice", access);
-            Response::json(200, &json!({ "jwt": token.expose() }))
-        }
-        AppServiceToken::Relayed(token) => {
-            info!(
-                "relayed {asked} user={user:?} access={access} matrix_room={matrix_room:?} ms={ms}"
-            );
-            metrics::count_token_issued("appservice_relay", access);
-            Response::json(200, &json!({ "jwt": &*token }))
-        }
-    }
+    matrix_room: &RoomId,
+    token: &AppServiceToken,
+) -> HttpResponse {
+    let access = access.as_str();
+    let (jwt, participant) = match token {
+        AppServiceToken::Issued(token, participant) => (token.expose(), Some(participant)),
+        AppServiceToken::Relayed(token) => (&**token, None),
+    };
+    info!(
+        request:% = context.id,
+        client:% = context.request.client,
+        endpoint = context.endpoint,
+        user:%,
+        access,
+        matrix_room = matrix_room.as_str(),
+        room = participant.map(|participant| participant.room.as_str()),
+        identity = participant.map(|participant| participant.identity.as_str()),
+        ms = context.elapsed_ms();
+        "{}", if participant.is_some() { "token issued" } else { "token relayed" }
+    );
+    let source = match participant {
+        Some(_) => "appservice",
+        None => "appservice_relay",
+    };
+    metrics::count_token_issued(source, access);
+    HttpResponse::json(200, &JwtResponse { jwt })
 }
-
-/// What the homeserver is answered, how loud the log is, and what an operator counts it by. The caller learns nothing of what is
-/// between the homeserver and us.
-fn classify_error(error: &Error) -> (Response, Level, &'static str) {
-    let forbidden = |error| Response::matrix_error(403, "M_FORBIDDEN", error);
-    let invalid = |error| Response::matrix_error(400, "M_INVALID_PARAM", error);
-    let failed = |error| Response::matrix_error(502, "M_UNKNOWN", error);
-    match error {
-        Error::NotAuthenticated => (
-            Response::matrix_error(401, "M_UNAUTHORIZED", "This is for the homeserver only"),
-            Level::Warn,
-            "unauthenticated",
-        ),
-        Error::WrongHsToken => (
-            forbidden("This is for the homeserver only"),
-            Level::Warn,
-            "unauthenticated",
-        ),
-        Error::InvalidProxyHeaders(_) => (
-            forbidden("The homeserver does not say who asks"),
-            Level::Warn,
-            "identity_mismatch",
-        ),
-        Error::UserNotJoined(_) | Error::ServerNotJoined(_) => {
-            (forbidden("Not in the room"), Level::Info, "not_joined")
-        }
-        Error::OriginMismatch(..) => (
-            forbidden("The user is of another server"),
-            Level::Info,
-            "identity_mismatch",
-        ),
-        Error::UnknownLiveKitUrl(_) => (
-            invalid("The url is not of an SFU of this service"),
-            Level::Info,
-            "unknown_sfu",
-        ),
-        // there may be many, and a tally speaks for them
-        Error::Homeserver(appservice::Error::Busy) => {
-            (Response::busy(BUSY_RETRY_AFTER), Level::Debug, "busy")
-        }
-        Error::Homeserver(_) => (
-            failed("The homeserver cannot be asked"),
-            Level::Error,
-            "homeserver_error",
-        ),
-        Error::RelayFailed(error) => {
-            let (reply, reason) = match error.failure {
-                RelayFailure::Forbidden => {
-                    (forbidden("The other server forbids it"), "relay_refused")
-                }
-                RelayFailure::BadRequest => (
-                    invalid("The other server finds it invalid"),
-                    "relay_refused",
-                ),
-                // whatever it was, it is a failure of the other server (MSC4195)
-                RelayFailure::Failed(..) | RelayFailure::NoResponse(_) => {
-                    (failed("The other server gives no token"), "relay_failed")
-                }
-            };
-            (reply, Level::Info, reason)
-        }
-        Error::Busy(_) => (Response::busy(BUSY_RETRY_AFTER), Level::Debug, "busy"),
-        Error::RateLimited(_, after) => {
-            (Response::rate_limited(*after), Level::Warn, "rate_limited")
-        }
-        Error::ParticipantLimit(error) => (
-            Response::rate_limited(error.retry_after),
-            Level::Warn,
-            "busy",
-        ),
-        Error::RoomNotCreated(_) => (
-            Response::matrix_error(500, "M_UNKNOWN", "Unable to create room on SFU"),
-            Level::Error,
-            "room_creation_failed",
-        ),
-        Error::DelayedEventNotFound(_) => (
-            invalid("No such delayed event in this room"),
-            Level::Info,
-            "delegation_failed",
-        ),
-        Error::DelegationFailed(error) => (
-            Response::from_delegation_error(error, ExchangeOperation::DelegateLeave),
-            match error {
-                delegation::Error::NotStored(_) => Level::Error,
-                delegation::Error::NotSupported | delegation::Error::NoClientApi(_) => Level::Warn,
-                _ => Level::Info,
-            },
-            "delegation_failed",
-        ),
-    }
-}
-
-/// When to come again where no place was free.
-const BUSY_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

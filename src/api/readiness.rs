@@ -5,9 +5,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
+use serde_json::json;
 
 use crate::delegation::DelegationService;
 use crate::livekit::room_service::{self, RoomServiceClient};
+use crate::server::HttpResponse;
 use crate::util::metrics;
 use crate::util::sync::{lock, spawn, wait_timeout_while};
 
@@ -38,6 +40,15 @@ impl fmt::Display for ReadinessProblem {
             Self::LeaveStoreFailing => "delegated leaves cannot be stored",
         })
     }
+}
+
+/// The response to a readiness probe: 200, or 503 with the problems.
+pub(super) fn readiness_response(problems: &[ReadinessProblem]) -> HttpResponse {
+    if problems.is_empty() {
+        return HttpResponse::json(200, &json!({ "status": "ready" }));
+    }
+    let reasons: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    HttpResponse::json(503, &json!({ "status": "not ready", "reasons": reasons }))
 }
 
 /// Checks the SFU in the background when readiness is requested, and remembers the result.

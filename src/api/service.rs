@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics;
-use super::path::strip_query;
-use super::response::{CORS_HEADERS, Response};
-use super::router::{ApiRequest, RequestRoute, Router};
+use super::request::ApiRequest;
+use super::router::{RequestRoute, Router, path_of};
 use super::token::API_KEY_HEADER;
 use crate::server::{
     HttpRequest, HttpResponse, MAX_BODY_BYTES, RequestClass, RequestHead, RequestRefusal,
@@ -81,130 +80,57 @@ impl Service for ApiService {
             } else {
                 MAX_BODY_BYTES
             },
-            address_limited: !route.from_homeserver,
+            address_limited: route.homeserver.is_err(),
             context: Some(route),
         }
     }
 
     fn respond(&self, request: &HttpRequest<'_, Self::Context>) -> HttpResponse {
         let Some(route) = request.origin.context else {
-            let (method, path) = (request.method, strip_query(request.target));
+            let (method, path) = (request.method, path_of(request.target));
             return metrics::respond(method, path, &self.stats, self.router.gauge_values());
         };
         let single = |name| single(request.header_values(name));
-        let response = self.router.respond(
-            route,
-            &ApiRequest {
-                method: request.method,
-                target: request.target,
-                client: request.origin.client,
-                rate_key: request.origin.limit_key,
-                authorization: single("Authorization"),
-                body: request.body,
-                credentials: credentials(request),
-                content_type: request.header("Content-Type"),
-                origin: request.header("Origin"),
-                matrix_user: single("X-Matrix-User-Identifier"),
-                matrix_origin: single("X-Matrix-Origin"),
-                preflight: request
-                    .header("Access-Control-Request-Method")
-                    .map(|method| (method, request.header("Access-Control-Request-Headers"))),
-            },
-        );
-        http_response(response)
+        let request = ApiRequest {
+            method: request.method,
+            target: request.target,
+            client: request.origin.client,
+            rate_key: request.origin.limit_key,
+            authorization: single("Authorization"),
+            body: request.body,
+            credentials: Credentials::parse(
+                request.header_values(API_KEY_HEADER),
+                request.header_values("Authorization"),
+            ),
+            content_type: request.header("Content-Type"),
+            origin: request.header("Origin"),
+            matrix_user: single("X-Matrix-User-Identifier"),
+            matrix_origin: single("X-Matrix-Origin"),
+            preflight: request
+                .header("Access-Control-Request-Method")
+                .map(|method| (method, request.header("Access-Control-Request-Headers"))),
+        };
+        self.router.respond(route, &request)
     }
 
     fn refuse(&self, refusal: RequestRefusal) -> HttpResponse {
-        http_response(match refusal {
-            RequestRefusal::TooManyRequests => Response::rate_limited(RETRY_AFTER),
-            RequestRefusal::Busy => Response::busy(RETRY_AFTER),
+        let response = match refusal {
+            RequestRefusal::TooManyRequests => HttpResponse::matrix_rate_limited(RETRY_AFTER),
+            RequestRefusal::Busy => HttpResponse::matrix_busy(RETRY_AFTER),
             RequestRefusal::BodyTooLarge => {
-                Response::matrix_error(refusal.status(), "M_TOO_LARGE", refusal.message())
+                HttpResponse::matrix_error(refusal.status(), "M_TOO_LARGE", refusal.message())
             }
-            _ => Response::matrix_error(refusal.status(), "M_UNKNOWN", refusal.message()),
-        })
+            _ => HttpResponse::matrix_error(refusal.status(), "M_UNKNOWN", refusal.message()),
+        };
+        response.with_matrix_cors()
     }
 }
 
-fn credentials<'a, C>(request: &HttpRequest<'a, C>) -> Credentials<'a> {
-    Credentials::parse(
-        request.header_values(API_KEY_HEADER),
-        request.header_values("Authorization"),
-    )
-}
-
-/// The only value of a header field; of several values, which is right is unknown: an empty text, which proves nothing.
+/// The only value of a header field; an empty text, which proves nothing, if there are several.
 fn single<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let first = values.next();
     match values.next() {
         None => first,
         Some(_) => Some(""),
-    }
-}
-
-fn http_response(response: Response) -> HttpResponse {
-    let mut headers: Vec<_> = match response.headers {
-        None => CORS_HEADERS
-            .map(|(name, value)| (name, value.into()))
-            .into(),
-        Some(headers) => headers
-            .into_iter()
-            .map(|(name, value)| (name, value.into()))
-            .collect(),
-    };
-    headers.push(("Content-Type", "application/json".into()));
-    headers.push(("Cache-Control", "no-store".into()));
-    if let Some(seconds) = response.retry_after {
-        headers.push(("Retry-After", seconds.to_string().into()));
-    }
-    if let Some(methods) = response.allow {
-        headers.push(("Allow", methods.into()));
-    }
-    HttpResponse {
-        status: response.status,
-        headers,
-        body: response.body,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-    use crate::api::rate_limit::AddressRateLimiter;
-
-    #[test]
-    fn refusals_of_the_server_have_an_errcode_and_cors_headers() {
-        let router = Router::new(AddressRateLimiter::new(0));
-        let service = ApiService::new(router, 1, Arc::default());
-        for (refusal, status, errcode, retry_after) in [
-            (RequestRefusal::Malformed, 400, "M_UNKNOWN", None),
-            (RequestRefusal::BodyTooLarge, 413, "M_TOO_LARGE", None),
-            (
-                RequestRefusal::TooManyRequests,
-                429,
-                "M_LIMIT_EXCEEDED",
-                Some("1"),
-            ),
-            (RequestRefusal::InternalError, 500, "M_UNKNOWN", None),
-            (RequestRefusal::Busy, 503, "M_UNKNOWN", Some("1")),
-        ] {
-            let response = service.refuse(refusal);
-            let body: Value = serde_json::from_slice(&response.body).unwrap();
-            let header = |name| {
-                let mut headers = response.headers.iter();
-                headers.find(|h| h.0 == name).map(|h| &*h.1)
-            };
-            assert_eq!(response.status, status);
-            assert_eq!(body["errcode"], errcode);
-            assert!(body["error"].is_string());
-            assert_eq!(header("Retry-After"), retry_after);
-            assert_eq!(header("Access-Control-Allow-Origin"), Some("*"));
-            assert_eq!(header("Content-Type"), Some("application/json"));
-            if refusal == RequestRefusal::TooManyRequests {
-                assert_eq!(body["retry_after_ms"], 1000);
-            }
-        }
     }
 }

@@ -1,110 +1,81 @@
-//! The door for the SFU: what it tells us is written down at once, and worked later.
+//! `POST /sfu_webhook`: events of the SFU about participants and rooms.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use log::debug;
 
-use log::{debug, warn};
-
-use super::readiness::Readiness;
-use super::response::Response;
-use super::router::ApiRequest;
+use super::refusal::Refusal;
+use super::request::RequestContext;
+use super::response::BUSY_RETRY_AFTER;
 use crate::delegation::DelegationService;
-use crate::livekit::webhook::{WebhookDelivery, WebhookReceiver};
+use crate::livekit::webhook::{WebhookDelivery, WebhookEvent, WebhookReceiver};
 use crate::membership::Membership;
-use crate::util::log_throttle::LogThrottle;
-use crate::util::metrics;
-use crate::util::metrics::MetricsSnapshot;
+use crate::server::HttpResponse;
+use crate::util::clock::unix_seconds_now;
+use crate::util::metrics::{self, MetricsSnapshot};
 
-/// When the SFU is to repeat what there was no room for; its own first pause.
-const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Those who want to know who comes and goes.
+/// Verifies webhooks, and passes events on to delegation and membership.
 #[derive(Debug)]
 pub(crate) struct WebhookApi {
     receiver: WebhookReceiver,
-    readiness: Arc<Readiness>,
     delegation: DelegationService,
-    participants: Option<Membership>,
-    unverified_throttle: LogThrottle,
+    membership: Option<Membership>,
 }
 
 impl WebhookApi {
-    /// Opens it. What the SFU tells is for `delegation`, and for `guests` if there are such.
     pub(crate) fn new(
         receiver: WebhookReceiver,
-        readiness: Arc<Readiness>,
         delegation: DelegationService,
-        guests: Option<Membership>,
+        membership: Option<Membership>,
     ) -> Self {
         Self {
             receiver,
-            readiness,
             delegation,
-            participants: guests,
-            unverified_throttle: LogThrottle::default(),
+            membership,
         }
     }
 
-    /// How many leaves and guests are kept.
+    /// Metrics that delegation and membership know.
     pub(super) fn gauge_values(&self) -> MetricsSnapshot {
-        let guests = self.participants.as_ref();
+        let membership = self.membership.as_ref();
         MetricsSnapshot {
             delegated_leaves: self.delegation.leave_count(),
-            tracked_participants: guests.map_or(0, Membership::tracked_count),
-            participant_check_lag_seconds: guests.map_or(0, |guests| guests.lag().as_secs()),
+            tracked_participants: membership.map_or(0, Membership::tracked_count),
+            participant_check_lag_seconds: membership.map_or(0, |it| it.lag().as_secs()),
             ..MetricsSnapshot::default()
         }
     }
 
-    /// Whether clients had better come; the log has what is amiss.
-    pub(super) fn handle_readiness(&self) -> Response {
-        Response::readiness(&self.readiness.problems())
+    /// Receives a webhook. The SFU repeats it after any response but 200 and 401.
+    pub(super) fn receive(&self, context: &RequestContext<'_>) -> Result<HttpResponse, Refusal> {
+        let request = context.request;
+        let now = unix_seconds_now();
+        let delivery = self
+            .receiver
+            .receive(request.authorization, request.body, now)
+            .inspect_err(|_| metrics::count_webhook("unauthenticated"))?;
+        let outcome = match delivery {
+            WebhookDelivery::New { id, event } => self.handle(&id, &event),
+            WebhookDelivery::InProgress => "busy",
+            WebhookDelivery::Duplicate => "duplicate",
+            WebhookDelivery::Ignored => "ignored",
+        };
+        metrics::count_webhook(outcome);
+        Ok(match outcome {
+            "busy" => HttpResponse::matrix_busy(BUSY_RETRY_AFTER),
+            _ => HttpResponse::empty(),
+        })
     }
 
-    /// Takes in a webhook.
-    pub(super) fn handle_webhook(&self, call: &ApiRequest<'_>) -> Response {
-        let receiver = &self.receiver;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        match receiver.receive(call.authorization, call.body, now) {
-            Ok(WebhookDelivery::New { id, event: webhook }) => {
-                debug!(id:% = id, event:? = webhook; "webhook received");
-                if let Some(guests) = &self.participants {
-                    guests.handle_webhook(&webhook);
-                }
-                if self.delegation.handle_webhook(&webhook).is_err() {
-                    receiver.mark_failed(&id);
-                    metrics::count_webhook("busy");
-                    return Response::busy(BUSY_RETRY_AFTER);
-                }
-                receiver.mark_processed(&id);
-                metrics::count_webhook("accepted");
-                Response::empty()
-            }
-            Ok(WebhookDelivery::InProgress) => {
-                metrics::count_webhook("busy");
-                Response::busy(BUSY_RETRY_AFTER)
-            }
-            Ok(WebhookDelivery::Duplicate) => {
-                metrics::count_webhook("duplicate");
-                Response::empty()
-            }
-            Ok(WebhookDelivery::Ignored) => {
-                metrics::count_webhook("ignored");
-                Response::empty()
-            }
-            Err(error) => {
-                metrics::count_webhook("unauthenticated");
-                if let Some(count) = self.unverified_throttle.count(Instant::now()) {
-                    let client = call.client;
-                    let cause = error.to_string();
-                    warn!(
-                        "refused client={client} endpoint=sfu_webhook status=401 count={count} cause={cause:?}"
-                    );
-                }
-                Response::webhook_unverified()
-            }
+    /// Returns the label of the outcome.
+    fn handle(&self, id: &str, event: &WebhookEvent) -> &'static str {
+        debug!(id, event:?; "webhook received");
+        if let Some(membership) = &self.membership {
+            membership.handle_webhook(event);
         }
+        if self.delegation.handle_webhook(event).is_err() {
+            self.receiver.mark_failed(id);
+            return "busy";
+        }
+        self.receiver.mark_processed(id);
+        "accepted"
     }
 }

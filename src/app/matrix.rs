@@ -98,7 +98,6 @@ impl MatrixHandlers {
         let readiness = Readiness::new(rooms, delegation.clone());
         let sfu = WebhookApi::new(
             WebhookReceiver::new(keys.clone()),
-            readiness.clone(),
             delegation.clone(),
             hears,
         );
@@ -136,12 +135,12 @@ impl MatrixHandlers {
     }
 
     /// Opens the doors.
-    pub(super) fn add_routes(&self, routes: Router) -> Router {
-        let own = self.appservice.as_ref().map(|own| own.api.clone());
-        let routes = routes
-            .with_matrix(self.standalone.clone())
-            .with_appservice(own);
-        routes.with_webhook(self.sfu.clone())
+    pub(super) fn add_routes(&self, mut routes: Router) -> Router {
+        routes.matrix = self.standalone.clone();
+        routes.appservice = self.appservice.as_ref().map(|own| own.api.clone());
+        routes.webhook = Some(self.sfu.clone());
+        routes.readiness = Some(self.readiness.clone());
+        routes
     }
 
     pub(super) fn delegation(&self) -> &DelegationService {

@@ -47,7 +47,7 @@ impl App {
         let keys = SharedApiKeys::new(ApiKeys::new(keys[0].clone(), keys[1..].to_vec()));
         if let Some(settings) = config.token_endpoint.clone() {
             let door = build_token_endpoint(settings, &config, env.clone(), &mut reloads, &keys)?;
-            routes = routes.with_token(door);
+            routes.token = Some(door);
         }
         let mut matrix = None;
         if config.matrix_enabled || config.appservice.is_some() {

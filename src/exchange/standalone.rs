@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::TokenIssuer;
 use super::access::{AccessLevel, FullAccessHomeservers};
+use super::{DelegatedLeave, TokenIssuer};
 use crate::delegation;
-use crate::delegation::leave::{DelegationRequest, LeaveId};
+use crate::delegation::leave::DelegationRequest;
 use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
 use crate::livekit::id::{InvalidLiveKitName, ParticipantIdentity, ParticipantKey};
 use crate::livekit::room_service;
@@ -61,16 +61,7 @@ pub(crate) struct IssuedToken {
     pub user: VerifiedUser,
     pub access_level: AccessLevel,
     pub participant: ParticipantKey,
-    /// The delayed leave that was taken over.
-    pub leave: Option<LeaveId>,
-}
-
-/// A delayed leave that was taken over without an access token.
-#[derive(Debug)]
-pub(crate) struct DelegationReceipt {
-    pub user: VerifiedUser,
-    pub participant: ParticipantKey,
-    pub leave: LeaveId,
+    pub leave: Option<DelegatedLeave>,
 }
 
 /// Why an exchange fails. `listed` says whether the administrator listed the homeserver concerned.
@@ -201,15 +192,11 @@ impl Exchange {
         request: &ExchangeRequest,
         leave: DelegationRequest,
         client: Option<IpAddr>,
-    ) -> Result<DelegationReceipt, Error> {
+    ) -> Result<(VerifiedUser, DelegatedLeave), Error> {
         let (user, participant) = self.authenticate(request, client)?;
         self.check_delegation(&user, self.full_access.level_of(user.id().server()))?;
         let leave = self.start_delegation(&user, &participant, leave)?;
-        Ok(DelegationReceipt {
-            user,
-            participant,
-            leave,
-        })
+        Ok((user, leave))
     }
 
     fn authenticate(
@@ -251,9 +238,8 @@ impl Exchange {
         user: &VerifiedUser,
         participant: &ParticipantKey,
         leave: DelegationRequest,
-    ) -> Result<LeaveId, Error> {
-        let delegation = &self.issuer.delegation;
-        let started = delegation.delegate(participant.clone(), user.id().clone(), leave);
+    ) -> Result<DelegatedLeave, Error> {
+        let started = self.issuer.delegate(participant.clone(), user.id(), leave);
         started.map_err(|error| self.delegation_failed(user, error))
     }
 

@@ -108,7 +108,7 @@ def test_whoever_is_banned_is_put_out_before_the_next_look(site):
     site.webhooks.joined(*names)
     alice.do("PUT", f"rooms/{room}/send/m.room.message/1", {"msgtype": "m.text", "body": "x" * 60_000})
     alice.do("POST", f"rooms/{room}/ban", {"user_id": carol.id})
-    until(lambda: "departures=1 guests=1" in site.text, SOON, "the homeserver tells of the ban")
+    until(lambda: "departures=1 participants=1" in site.text, SOON, "the homeserver tells of the ban")
     until(lambda: names in site.sfu.removed, SOON, "the banned user is removed")
 
 

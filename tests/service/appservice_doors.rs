@@ -21,7 +21,7 @@ fn no_token_reaches_the_log_and_both_doors_can_be_open() {
         .service
         .post("/get_token", &json!({ "room_id": "!r" }));
     assert_eq!(reply.verdict(), (400, "M_BAD_JSON".into()));
-    beside.service.wait_for_log("granted");
+    beside.service.wait_for_log("token issued");
     let log = beside.service.log();
     assert!(
         log.contains("appservice=open") && log.contains("matrix=open"),

@@ -37,10 +37,11 @@ fn device_room_and_localpart_stay_within_their_fields() {
         for (path, body) in [("get_token", get_token), ("sfu/get", sfu_get)] {
             let reply = stage.service.post(&format!("/{path}"), &body);
             assert_eq!(reply.status, 200, "{forgery:?} {reply:?}");
-            let line =
-                stage
-                    .service
-                    .wait_for_words(&["granted", &mark, &format!("endpoint={path} ")]);
+            let line = stage.service.wait_for_words(&[
+                "token issued",
+                &mark,
+                &format!("endpoint={path} "),
+            ]);
             let names: Vec<_> = fields(&line).into_iter().map(|(name, _)| name).collect();
             let expected = "time level target msg request client endpoint user access matrix_room room identity ms";
             assert_eq!(names.join(" "), expected, "{line}");
@@ -103,7 +104,7 @@ fn path_and_forwarded_address_stay_within_their_fields() {
     assert_eq!(stage.get_token(&alice).status, 200);
     stage
         .service
-        .wait_for_words(&["granted", "client=127.0.0.1"]);
+        .wait_for_words(&["token issued", "client=127.0.0.1"]);
     for line in stage.service.log().lines() {
         if let Some(client) = field(line, "client") {
             let ip = client.parse::<std::net::IpAddr>();

@@ -136,7 +136,7 @@ fn the_log_tells_a_leaves_story_by_its_name() {
     let calls = Calls::begin();
     let alice = calls.caller();
     calls.joins(&alice, "syd_1", LONG);
-    let line = calls.service().wait_for_words(&["granted", "leave="]);
+    let line = calls.service().wait_for_words(&["token issued", "leave="]);
     let (_, rest) = line.split_once("leave=").unwrap();
     let name = format!("leave={}", &rest[..8]);
     assert!(name[6..].bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
@@ -147,7 +147,7 @@ fn the_log_tells_a_leaves_story_by_its_name() {
     calls.told_why("participant_left", &alice, "PA_1", "CLIENT_INITIATED");
     calls.service().wait_for_words(&["leave sent", &name]);
     for words in [
-        ["granted", name.as_str()],
+        ["token issued", name.as_str()],
         ["connected", &name],
         ["disconnected", "CLIENT_INITIATED"],
     ] {

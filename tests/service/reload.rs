@@ -67,7 +67,7 @@ fn a_homeserver_that_is_named_anew_has_full_access_and_the_level_changes() {
     let access = |name: &str| {
         let user = homeserver.user(name);
         service.post("/get_token", &user.get_token()).jwt();
-        let line = service.wait_for_words(&["granted", &format!("@{name}:")]);
+        let line = service.wait_for_words(&["token issued", &format!("@{name}:")]);
         line.contains("access=full")
     };
     assert!(!access("alice"));

@@ -16,17 +16,17 @@ fn a_decision_is_one_line_with_who_what_and_why() {
     let body = json!({"room_name": "room", "participant_identity": "ali\u{202e}ce \"x\"", "ttl_seconds": 60,
         "participant_metadata": "never-logged-metadata", "room_config": {"agents": [{"agent_name": "helper"}]}});
     assert_eq!(ask(service.address(), APP_KEY, &body).status, 201);
-    let line = service.wait_for_log("granted request=");
+    let line = service.wait_for_log("token issued");
     for part in [
         "level=info",
         "client=127.0.0.1",
         "endpoint=token",
         "caller=app",
         "key=a0b1c2d3",
-        "room=\"room\"",
+        "room=room ",
         "identity=\"ali",
         "grants=canPublish,canSubscribe,canPublishData",
-        "agents=\"helper\"",
+        "agents=helper ",
         "ttl=60",
         "ms=",
         "Token generated for user ali",
@@ -45,13 +45,13 @@ fn a_decision_is_one_line_with_who_what_and_why() {
         .status,
         403
     );
-    let line = service.wait_for_words(&["refused request=", "status=403"]);
+    let line = service.wait_for_words(&["request refused", "status=403"]);
     for part in [
         "level=info",
         "endpoint=token",
         "caller=app",
         "key=a0b1c2d3",
-        "field=\"room_name\"",
+        "field=room_name ",
         "cause=\"room_name: ",
     ] {
         assert!(line.contains(part), "{part}: {line}");
@@ -60,13 +60,13 @@ fn a_decision_is_one_line_with_who_what_and_why() {
         ask(service.address(), "never-logged", &a_room()).status,
         401
     );
-    let line = service.wait_for_words(&["refused request=", "status=401"]);
+    let line = service.wait_for_words(&["request refused", "status=401"]);
     assert!(
         line.contains("cause=") && !line.contains("caller="),
         "{line}"
     );
     assert_eq!(ask(service.address(), APP_KEY, &json!([])).status, 422);
-    service.wait_for_words(&["refused request=", "status=422", "cause="]);
+    service.wait_for_words(&["request refused", "status=422", "cause="]);
     assert!(!service.log().contains(&APP_KEY[13..]), "a key in the log");
 }
 
@@ -106,7 +106,7 @@ fn matrix_and_all_others_share_the_pace_of_an_address() {
     }
     let passed = replies.iter().filter(|(_, status)| *status != 429).count();
     assert!(passed >= A_MINUTE, "{replies:?}");
-    service.wait_for_words(&["level=warn", "rate_limited", "by=address"]);
+    service.wait_for_words(&["level=warn", "requests refused", "of this address"]);
     // another address, a preflight and the health have nothing to do with it
     assert_ne!(ask("8.8.4.4", "/get_token").status, 429);
     let preflight = "OPTIONS /get_token HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n";

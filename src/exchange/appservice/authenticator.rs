@@ -1,19 +1,44 @@
 //! Authentication of our homeserver, and of the user or homeserver in whose name it passes a request on (MSC4512).
 
+use std::fmt;
+
 use super::Error;
 use crate::matrix::id::{ServerName, UserId};
 use crate::matrix::registration::AppServiceSecret;
 use crate::util::auth::parse_bearer;
 
-/// The headers that authenticate a request of our homeserver, unverified.
+/// Header fields in which our homeserver names the user or the homeserver that sends a request.
 #[derive(Clone, Copy)]
-pub(crate) struct ProxiedCredentials<'a> {
-    /// `Authorization`.
-    pub authorization: Option<&'a str>,
+pub(crate) struct ProxyHeaders<'a> {
     /// `X-Matrix-User-Identifier`.
     pub user: Option<&'a str>,
     /// `X-Matrix-Origin`.
     pub origin: Option<&'a str>,
+}
+
+/// Proof that our homeserver sends a request. Only [`AppServiceAuthenticator::authenticate`] makes one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HomeserverProof(());
+
+/// Why a request is not authenticated as one of our homeserver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HsTokenError {
+    /// The request has no bearer token.
+    Missing,
+    /// The bearer token is not the `hs_token`.
+    Wrong,
+}
+
+impl fmt::Display for HsTokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "expected Authorization: Bearer with the hs_token",
+            Self::Wrong => {
+                "the bearer token is not the hs_token: homeserver and service need the same \
+                 registration"
+            }
+        })
+    }
 }
 
 /// A user of our homeserver, authenticated by it. Only [`AppServiceAuthenticator::authenticate_user`] makes one.
@@ -52,21 +77,24 @@ impl AppServiceAuthenticator {
     }
 
     /// Checks that our homeserver sends the request.
-    pub(crate) fn authenticate(&self, authorization: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn authenticate(
+        &self,
+        authorization: Option<&str>,
+    ) -> Result<HomeserverProof, HsTokenError> {
         match authorization.and_then(parse_bearer) {
-            None => Err(Error::NotAuthenticated),
-            Some(token) if self.hs_token.matches(token) => Ok(()),
-            Some(_) => Err(Error::WrongHsToken),
+            None => Err(HsTokenError::Missing),
+            Some(token) if self.hs_token.matches(token) => Ok(HomeserverProof(())),
+            Some(_) => Err(HsTokenError::Wrong),
         }
     }
 
     /// Authenticates the user of a request on a path of the client-server API.
     pub(crate) fn authenticate_user(
         &self,
-        credentials: ProxiedCredentials<'_>,
+        _homeserver: HomeserverProof,
+        headers: ProxyHeaders<'_>,
     ) -> Result<LocalUser, Error> {
-        self.authenticate(credentials.authorization)?;
-        let user = match (credentials.user, credentials.origin) {
+        let user = match (headers.user, headers.origin) {
             (Some(user), None) => UserId::parse(user).ok(),
             (None, _) => {
                 return Err(Error::InvalidProxyHeaders(
@@ -93,10 +121,10 @@ impl AppServiceAuthenticator {
     /// Authenticates the homeserver of a request on a path of the server-server API.
     pub(crate) fn authenticate_origin(
         &self,
-        credentials: ProxiedCredentials<'_>,
+        _homeserver: HomeserverProof,
+        headers: ProxyHeaders<'_>,
     ) -> Result<OriginServer, Error> {
-        self.authenticate(credentials.authorization)?;
-        let origin = match (credentials.origin, credentials.user) {
+        let origin = match (headers.origin, headers.user) {
             (Some(origin), None) => ServerName::parse(origin).ok(),
             (None, _) => {
                 return Err(Error::InvalidProxyHeaders(
@@ -128,14 +156,6 @@ mod tests {
     const ALICE: Option<&str> = Some("@alice:example.com");
     const OTHER: Option<&str> = Some("other.org");
 
-    fn credentials<'a>(user: Option<&'a str>, origin: Option<&'a str>) -> ProxiedCredentials<'a> {
-        ProxiedCredentials {
-            authorization: Some("Bearer an-hs-token"),
-            user,
-            origin,
-        }
-    }
-
     fn authenticator() -> AppServiceAuthenticator {
         let token = AppServiceSecret::parse("an-hs-token").unwrap();
         AppServiceAuthenticator::new(token, ServerName::parse("example.com").unwrap())
@@ -151,42 +171,29 @@ mod tests {
             Some("Bearer"),
             Some("Bearer "),
         ] {
-            let without = ProxiedCredentials {
-                authorization,
-                ..credentials(ALICE, None)
-            };
-            let error = authenticator.authenticate_user(without).unwrap_err();
-            assert!(
-                matches!(error, Error::NotAuthenticated),
-                "{authorization:?}"
-            );
+            let error = authenticator.authenticate(authorization).unwrap_err();
+            assert_eq!(error, HsTokenError::Missing, "{authorization:?}");
         }
         for token in ["an-hs-toke", "an-hs-tokens", "An-hs-token", "*"] {
             let authorization = format!("Bearer {token}");
-            let wrong = ProxiedCredentials {
-                authorization: Some(&authorization),
-                ..credentials(None, OTHER)
-            };
-            let error = authenticator.authenticate_origin(wrong).unwrap_err();
-            assert!(matches!(error, Error::WrongHsToken), "{token:?}");
+            let error = authenticator.authenticate(Some(&authorization));
+            assert_eq!(error.unwrap_err(), HsTokenError::Wrong, "{token:?}");
         }
-        assert!(
-            authenticator
-                .authenticate_user(credentials(ALICE, None))
-                .is_ok()
-        );
-        assert!(
-            authenticator
-                .authenticate(Some("bearer an-hs-token"))
-                .is_ok()
-        );
+        for authorization in ["Bearer an-hs-token", "bearer an-hs-token"] {
+            assert!(authenticator.authenticate(Some(authorization)).is_ok());
+        }
     }
 
     #[test]
     fn the_homeserver_names_one_of_its_users_or_another_server() {
         let authenticator = authenticator();
-        let user = |user, origin| authenticator.authenticate_user(credentials(user, origin));
-        let origin = |user, origin| authenticator.authenticate_origin(credentials(user, origin));
+        let homeserver = HomeserverProof(());
+        let user = |user, origin| {
+            authenticator.authenticate_user(homeserver, ProxyHeaders { user, origin })
+        };
+        let origin = |user, origin| {
+            authenticator.authenticate_origin(homeserver, ProxyHeaders { user, origin })
+        };
         assert!(user(ALICE, None).is_ok());
         assert!(origin(None, OTHER).is_ok());
         for (name, server) in [

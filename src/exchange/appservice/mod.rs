@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::authenticator::{
-    AppServiceAuthenticator, LocalUser, OriginServer, ProxiedCredentials,
+    AppServiceAuthenticator, HomeserverProof, HsTokenError, LocalUser, OriginServer, ProxyHeaders,
 };
 pub(crate) use self::relay::{MscVersion, RelayError, RelayFailure};
 use self::relay::{RelayQueue, RelayRequest};
-use super::TokenIssuer;
+use super::{DelegatedLeave, TokenIssuer};
 use crate::delegation;
-use crate::delegation::leave::{DelegationRequest, LeaveId};
+use crate::delegation::leave::DelegationRequest;
 use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service;
@@ -83,10 +83,8 @@ impl fmt::Debug for AppServiceToken {
 /// Why a request fails.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// The request has no bearer token.
-    NotAuthenticated,
-    /// The bearer token is not the `hs_token`.
-    WrongHsToken,
+    /// The request is not authenticated as one of our homeserver.
+    NotAuthenticated(HsTokenError),
     /// The homeserver's headers do not identify the user or the homeserver that sends the request.
     InvalidProxyHeaders(&'static str),
     /// The user is not joined to the Matrix room.
@@ -118,20 +116,23 @@ pub(crate) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAuthenticated => f.write_str("expected Authorization: Bearer with the hs_token"),
-            Self::WrongHsToken => f.write_str(
-                "the bearer token is not the hs_token: homeserver and service need the same registration",
-            ),
+            Self::NotAuthenticated(error) => error.fmt(f),
             Self::InvalidProxyHeaders(error) => f.write_str(error),
             Self::UserNotJoined(user) => write!(f, "{user} is not joined to the Matrix room"),
             Self::ServerNotJoined(server) => {
                 write!(f, "no user of {server} is joined to the Matrix room")
             }
             Self::OriginMismatch(user, origin) => {
-                write!(f, "{user} is not a user of {origin}, which sends the request")
+                write!(
+                    f,
+                    "{user} is not a user of {origin}, which sends the request"
+                )
             }
             Self::UnknownLiveKitUrl(url) => {
-                write!(f, "url: expected that of our SFU (LIVEKIT_URL), found {url:?}")
+                write!(
+                    f,
+                    "url: expected that of our SFU (LIVEKIT_URL), found {url:?}"
+                )
             }
             Self::Homeserver(error) => error.fmt(f),
             Self::RelayFailed(error) => error.fmt(f),
@@ -141,7 +142,8 @@ impl fmt::Display for Error {
             }
             Self::RateLimited(user, _) => write!(
                 f,
-                "more than {USER_TOKENS_PER_MINUTE} tokens a minute for {user}, or {ORIGIN_TOKENS_PER_MINUTE} for the users of their homeserver"
+                "more than {USER_TOKENS_PER_MINUTE} tokens a minute for {user}, \
+                 or {ORIGIN_TOKENS_PER_MINUTE} for the users of their homeserver"
             ),
             Self::ParticipantLimit(error) => error.fmt(f),
             Self::RoomNotCreated(error) => write!(f, "room not created: {error}"),
@@ -154,6 +156,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<HsTokenError> for Error {
+    fn from(error: HsTokenError) -> Self {
+        Self::NotAuthenticated(error)
+    }
+}
 
 impl From<appservice::Error> for Error {
     fn from(error: appservice::Error) -> Self {
@@ -298,7 +306,7 @@ impl AppServiceExchange {
         user: &LocalUser,
         membership: &CallMembership,
         delay_id: &DelayId,
-    ) -> Result<(ParticipantKey, LeaveId), Error> {
+    ) -> Result<DelegatedLeave, Error> {
         self.check_livekit_url(&membership.url)?;
         let _permit = self.limits.acquire()?;
         let deadline = Instant::now() + REQUEST_TIMEOUT;
@@ -315,12 +323,9 @@ impl AppServiceExchange {
             delay_id: delay_id.clone(),
             timeout: event.delay,
         };
-        let (key, delegation) = (
-            participant_key(&joined, membership),
-            &self.issuer.delegation,
-        );
-        let started = delegation.delegate(key.clone(), user.clone(), request);
-        Ok((key, started.map_err(Error::DelegationFailed)?))
+        let participant = participant_key(&joined, membership);
+        let started = self.issuer.delegate(participant, user, request);
+        started.map_err(Error::DelegationFailed)
     }
 
     fn require_joined(
