@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::appservice_homeserver::{Beside, USER_PATH, bearer, of_user, says, wait_until};
-use crate::callers::tell;
+use crate::call::post_webhook;
 use crate::client::Reply;
 use crate::jwt;
 use crate::metrics::{metrics_of, scrape, value};
@@ -39,7 +39,7 @@ pub(crate) fn come(beside: &Beside, names: &[String; 2]) {
         "room": { "name": names[0], "sid": "RM_1" },
         "participant": { "sid": "PA_1", "identity": names[1], "state": "ACTIVE" },
     });
-    let told = tell(&beside.service, joined.to_string().as_bytes());
+    let told = post_webhook(&beside.service, joined.to_string().as_bytes());
     assert_eq!(told.status, 200);
 }
 

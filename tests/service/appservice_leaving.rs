@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::appservice_homeserver::{
     Beside, EVENTS_PATH, HS_TOKEN, ROOM, bearer, bearer_of, says, wait_until,
 };
-use crate::callers::tell;
+use crate::call::post_webhook;
 use crate::client::raw;
 use crate::jwt;
 use crate::settings::{SECRET, Settings};
@@ -67,7 +67,7 @@ fn whoever_comes_with_a_token_from_before_the_ban_is_removed() {
             "participant": { "sid": "PA_1", "identity": alice[1], "state": "ACTIVE" },
         });
         assert_eq!(
-            tell(&beside.service, joined.to_string().as_bytes()).status,
+            post_webhook(&beside.service, joined.to_string().as_bytes()).status,
             200
         );
         assert_eq!(beside.sfu.wait_for_removals(times).last(), Some(&alice));

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::appservice_homeserver::{AS_TOKEN, Beside, ROOM, says, wait_until};
-use crate::callers::tell;
+use crate::call::post_webhook;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::SECRET;
@@ -39,7 +39,7 @@ fn tell_joined(service: &Service, id: &str, claims: &Value) {
         "room": { "name": claims["video"]["room"], "sid": "RM_1" },
         "participant": { "sid": "PA_1", "identity": claims["sub"], "attributes": claims["attributes"], "state": "ACTIVE" },
     });
-    let reply = tell(service, joined.to_string().as_bytes());
+    let reply = post_webhook(service, joined.to_string().as_bytes());
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::callers::{Caller, Calls, signed, webhook};
+use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
 use crate::client::Reply;
 use crate::delayed::{Answer, Delayed};
 use crate::homeserver::Homeserver;
@@ -25,7 +25,7 @@ const MEMORY_KB: u64 = 20 * 1024;
 
 #[test]
 fn a_delay_id_stays_in_its_segment_of_the_path() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     for (id, escaped) in [
         ("syd_AbC-1.~", "syd_AbC-1.~"),
         ("a/send", "a%2Fsend"),
@@ -36,17 +36,17 @@ fn a_delay_id_stays_in_its_segment_of_the_path() {
         ("\u{fc}\u{202e}\u{1f642}", "%C3%BC%E2%80%AE%F0%9F%99%82"),
         ("//", "%2F%2F"),
     ] {
-        let alice = calls.caller();
-        calls.joins(&alice, id, HOUR);
-        calls.told("participant_joined", &alice, "PA_1");
+        let alice = calls.new_member();
+        calls.join(&alice, id, HOUR);
+        calls.send_webhook("participant_joined", &alice, "PA_1");
         calls.delayed.wait_for(1, "restart", escaped);
     }
 }
 
 #[test]
 fn what_no_homeserver_would_call_a_delay_is_refused_before_anything_is_done() {
-    let calls = Calls::begin();
-    let alice = calls.caller();
+    let calls = CallStage::start();
+    let alice = calls.new_member();
     let long = "x".repeat(256);
     let ids = [
         json!(""),
@@ -104,14 +104,14 @@ fn what_no_homeserver_would_call_a_delay_is_refused_before_anything_is_done() {
 
 #[test]
 fn a_user_with_thousands_of_leaves_takes_their_own_share() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     let refused = (0..PER_USER + 50).filter(|number| {
         let member = format!("flood{number}");
-        let mallory = Caller {
+        let mallory = CallMember {
             user: calls.stage.homeserver.user("mallory"),
-            member,
+            member_id: member,
         };
-        let reply = calls.delegates(&mallory, &format!("syd_{number}"), HOUR);
+        let reply = calls.delegate(&mallory, &format!("syd_{number}"), HOUR);
         match reply.verdict() {
             (200, _) => assert!(*number < PER_USER, "{number}"),
             (429, errcode) => assert_eq!(errcode, "M_LIMIT_EXCEEDED"),
@@ -121,7 +121,7 @@ fn a_user_with_thousands_of_leaves_takes_their_own_share() {
     });
     assert_eq!(refused.count(), 50);
     let rooms = calls.sfu().calls().len();
-    let one_more = calls.caller_of("mallory", "one more");
+    let one_more = calls.member_of("mallory", "one more");
     let body = one_more.body("syd_x", json!(HOUR));
     let reply = calls.service().post("/get_token", &body);
     assert_eq!(reply.verdict(), (400, "M_BAD_JSON".into()));
@@ -129,9 +129,9 @@ fn a_user_with_thousands_of_leaves_takes_their_own_share() {
     let reply = calls.stage.get_token(&one_more.user);
     assert_eq!(reply.status, 200, "{reply:?}");
     assert!(calls.sfu().calls().len() <= rooms + 2);
-    let alice = calls.caller();
-    calls.joins(&alice, "syd_alice", HOUR);
-    calls.told("participant_joined", &alice, "PA_1");
+    let alice = calls.new_member();
+    calls.join(&alice, "syd_alice", HOUR);
+    calls.send_webhook("participant_joined", &alice, "PA_1");
     calls.delayed.wait_for(1, "restart", "syd_alice");
 }
 
@@ -170,19 +170,22 @@ impl Many {
     }
 
     /// Someone of the `server`th homeserver, whose leave is delegated.
-    fn delegated(&self, server: usize, id: &str) -> (Caller, Reply) {
-        let caller = Caller {
+    fn delegated(&self, server: usize, id: &str) -> (CallMember, Reply) {
+        let caller = CallMember {
             user: self.servers[server].0.user(&format!("u{id}")),
-            member: format!("m{id}"),
+            member_id: format!("m{id}"),
         };
         let body = caller.body(id, json!(HOUR));
         let reply = self.service.post("/delegate_delayed_leave", &body);
         (caller, reply)
     }
 
-    fn tell(&self, event: &str, caller: &Caller) {
-        let body = webhook(event, caller, "PA_1").to_string();
-        let fields = format!("Authorization: {}\r\n", signed(body.as_bytes()));
+    fn tell(&self, event: &str, caller: &CallMember) {
+        let body = webhook_body(event, caller, "PA_1").to_string();
+        let fields = format!(
+            "Authorization: {}\r\n",
+            webhook_authorization(body.as_bytes())
+        );
         let reply = post(&self.service, &fields, body.as_bytes());
         assert_eq!(reply.status, 200, "{reply:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::callers::Calls;
+use crate::call::CallStage;
 use crate::delayed::Delayed;
 use crate::process::Service;
 use crate::settings::Settings;
@@ -10,9 +10,9 @@ use crate::settings::Settings;
 const LONG: u64 = 3_600_000;
 
 /// Calls whose leaves are kept in a directory, and what a service needs to find them again.
-fn kept() -> (Calls, Settings) {
+fn kept() -> (CallStage, Settings) {
     let mut again = None;
-    let calls = Calls::with(Delayed::start(), |settings| {
+    let calls = CallStage::start_with(Delayed::start(), |settings| {
         let directory = settings.path("state");
         fs::create_dir(&directory).unwrap();
         let settings = settings.set("LIVEKIT_STATE_DIR", directory.to_str().unwrap());
@@ -23,7 +23,7 @@ fn kept() -> (Calls, Settings) {
 }
 
 /// Ends the service as a crash does, and starts another.
-fn crash(calls: &mut Calls, settings: &Settings) {
+fn crash(calls: &mut CallStage, settings: &Settings) {
     calls.stage.service.kill();
     calls.stage.service = Service::start(settings);
 }
@@ -31,22 +31,24 @@ fn crash(calls: &mut Calls, settings: &Settings) {
 #[test]
 fn a_leave_goes_on_where_it_stood() {
     let (mut calls, settings) = kept();
-    let (alice, bob) = (calls.caller(), calls.caller());
+    let (alice, bob) = (calls.new_member(), calls.new_member());
     for (caller, id) in [(&alice, "syd_a"), (&bob, "syd_b")] {
-        calls.joins(caller, id, 6_000);
-        calls.told("participant_joined", caller, "PA_1");
+        calls.join(caller, id, 6_000);
+        calls.send_webhook("participant_joined", caller, "PA_1");
         calls
             .sfu()
-            .connect(&caller.room(), &caller.identity(), Some("PA_1"));
+            .connect(&caller.room_name(), &caller.identity(), Some("PA_1"));
         calls.delayed.wait_for(1, "restart", id);
     }
     let before = calls.delayed.actions("syd_b").len();
-    calls.sfu().connect(&alice.room(), &alice.identity(), None);
+    calls
+        .sfu()
+        .connect(&alice.room_name(), &alice.identity(), None);
     crash(&mut calls, &settings);
     // she has left meanwhile, and nobody told us
     calls.delayed.wait_for(1, "send", "syd_a");
     calls.delayed.wait_for(before + 1, "restart", "syd_b");
-    calls.told("participant_left", &bob, "PA_1");
+    calls.send_webhook("participant_left", &bob, "PA_1");
     calls.delayed.wait_for(1, "send", "syd_b");
     calls.service().wait_for_words(&["adopted", "leave="]);
 }
@@ -54,14 +56,14 @@ fn a_leave_goes_on_where_it_stood() {
 #[test]
 fn a_leave_that_was_sent_is_forgotten() {
     let (mut calls, settings) = kept();
-    let alice = calls.caller();
-    calls.joins(&alice, "syd_1", LONG);
-    calls.told("participant_joined", &alice, "PA_1");
-    calls.told("participant_left", &alice, "PA_1");
+    let alice = calls.new_member();
+    calls.join(&alice, "syd_1", LONG);
+    calls.send_webhook("participant_joined", &alice, "PA_1");
+    calls.send_webhook("participant_left", &alice, "PA_1");
     calls.service().wait_for_log("leave sent");
     crash(&mut calls, &settings);
-    let bob = calls.caller();
-    calls.joins(&bob, "syd_2", 1_000);
+    let bob = calls.new_member();
+    calls.join(&bob, "syd_2", 1_000);
     calls.delayed.wait_for(1, "send", "syd_2");
     let sent = calls.delayed.calls();
     let sent = sent
@@ -75,7 +77,7 @@ fn a_leave_that_was_sent_is_forgotten() {
 
 #[test]
 fn a_leave_that_cannot_be_stored_is_not_taken_on() {
-    let calls = Calls::with(Delayed::start(), |settings| {
+    let calls = CallStage::start_with(Delayed::start(), |settings| {
         let directory = settings.path("state");
         // where the file should be
         fs::create_dir_all(directory.join("leaves.redb")).unwrap();
@@ -84,8 +86,8 @@ fn a_leave_that_cannot_be_stored_is_not_taken_on() {
     let service = calls.service();
     assert_eq!(service.request("GET", "/readyz").status, 503);
     assert_eq!(service.request("GET", "/healthz").status, 200);
-    let alice = calls.caller();
-    let reply = calls.delegates(&alice, "syd_1", LONG);
+    let alice = calls.new_member();
+    let reply = calls.delegate(&alice, "syd_1", LONG);
     assert_eq!(reply.verdict(), (503, "M_UNKNOWN".to_owned()));
     assert!(reply.header("retry-after").is_some());
     let body = alice.body("syd_1", LONG.into());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::callers::{Caller, Calls, signed, webhook};
+use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
 use crate::client::Address;
 use crate::delayed::Delayed;
 use crate::process::Service;
@@ -21,7 +21,7 @@ const DELAY: u64 = 3_600_000;
 
 /// Somebody whose leave was acknowledged.
 struct Story {
-    caller: Caller,
+    caller: CallMember,
     delay: String,
     /// What the SFU has still to tell of them, in order.
     untold: VecDeque<&'static str>,
@@ -31,14 +31,14 @@ struct Story {
 
 impl Story {
     /// The SFU tells what it can, as it would: the same again until it is heard.
-    fn tell(&mut self, calls: &Calls, address: &Address) -> Option<()> {
+    fn tell(&mut self, calls: &CallStage, address: &Address) -> Option<()> {
         while let Some(event) = self.untold.front() {
             let sid = (*event == "participant_joined").then_some("PA_1");
-            let (room, identity) = (self.caller.room(), self.caller.identity());
+            let (room, identity) = (self.caller.room_name(), self.caller.identity());
             calls.sfu().connect(&room, &identity, sid);
             self.left = *event == "participant_left";
-            let body = webhook(event, &self.caller, "PA_1").to_string();
-            let token = signed(body.as_bytes());
+            let body = webhook_body(event, &self.caller, "PA_1").to_string();
+            let token = webhook_authorization(body.as_bytes());
             let fields = format!("Authorization: {token}\r\n");
             (status(address, "/sfu_webhook", &fields, &body)? == 200).then_some(())?;
             self.untold.pop_front();
@@ -66,7 +66,7 @@ fn status(address: &Address, path: &str, fields: &str, body: &str) -> Option<u16
 }
 
 /// Has people come and leave until the service is dead.
-fn live(calls: &Calls, service: &Service, stories: &mut Vec<Story>) -> Option<()> {
+fn live(calls: &CallStage, service: &Service, stories: &mut Vec<Story>) -> Option<()> {
     let address = service.address();
     for story in stories.iter_mut() {
         story.tell(calls, address)?;
@@ -74,7 +74,7 @@ fn live(calls: &Calls, service: &Service, stories: &mut Vec<Story>) -> Option<()
     let begin = Instant::now();
     loop {
         assert!(begin.elapsed() < PATIENCE, "it is not dead");
-        let (caller, delay) = (calls.caller(), format!("syd_{}", stories.len()));
+        let (caller, delay) = (calls.new_member(), format!("syd_{}", stories.len()));
         let body = caller.body(&delay, json!(DELAY)).to_string();
         if status(address, "/delegate_delayed_leave", "", &body)? != 200 {
             continue;
@@ -96,7 +96,7 @@ fn live(calls: &Calls, service: &Service, stories: &mut Vec<Story>) -> Option<()
 
 #[test]
 fn no_leave_is_lost_with_a_process_that_is_killed() {
-    let mut calls = Calls::with(Delayed::start(), |settings| {
+    let mut calls = CallStage::start_with(Delayed::start(), |settings| {
         let state = settings.path("state");
         std::fs::create_dir(&state).unwrap();
         settings.set("LIVEKIT_STATE_DIR", state.to_str().unwrap())

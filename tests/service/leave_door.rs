@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::callers::{Calls, tell};
+use crate::call::{CallStage, post_webhook};
 use crate::delayed::{Answer, Delayed};
 use crate::sfu::Conduct;
 use crate::stage::{LOOPBACK, Stage, User};
@@ -54,7 +54,7 @@ fn a_stranger_keeps_their_own_leave() {
 
 #[test]
 fn nobody_delegates_for_another() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     let stage = &calls.stage;
     let got = verdicts(stage, || {
         stage.homeserver.user_with_unknown_token("mallory")
@@ -71,7 +71,7 @@ fn a_homeserver_that_has_no_delayed_events_is_believed_and_no_room_is_created() 
     let features = json!({"org.matrix.msc4140": false});
     let versions = json!({"versions": ["v1.11"], "unstable_features": features});
     let no = Answer::Says("200 OK", "", versions);
-    let calls = Calls::with(Delayed::saying(no), |settings| settings);
+    let calls = CallStage::start_with(Delayed::saying(no), |settings| settings);
     let stage = &calls.stage;
     let got = verdicts(stage, || stage.homeserver.user("alice"));
     assert_eq!(got, all(400, "M_BAD_JSON"));
@@ -89,10 +89,10 @@ fn a_homeserver_that_does_not_say_what_it_has_is_given_the_benefit_of_the_doubt(
         Answer::Says("200 OK", "", json!("odd")),
         Answer::Says("500 Internal Server Error", "", json!({})),
     ] {
-        let calls = Calls::with(Delayed::saying(versions), |settings| settings);
-        let alice = calls.caller();
-        calls.joins(&alice, "syd_1", LONG);
-        calls.told("participant_joined", &alice, "PA_1");
+        let calls = CallStage::start_with(Delayed::saying(versions), |settings| settings);
+        let alice = calls.new_member();
+        calls.join(&alice, "syd_1", LONG);
+        calls.send_webhook("participant_joined", &alice, "PA_1");
         calls.delayed.wait_for(1, "restart", "syd_1");
     }
 }
@@ -110,10 +110,10 @@ fn a_homeserver_whose_client_side_is_nowhere_gets_its_leaves_back_before_a_room_
 
 #[test]
 fn a_user_has_a_hundred_leaves_and_others_are_not_kept_from_theirs() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     let delegate = |n: u32| {
-        let alice = calls.caller_of("alice", &format!("member{n}"));
-        calls.delegates(&alice, &format!("syd_{n}"), LONG)
+        let alice = calls.member_of("alice", &format!("member{n}"));
+        calls.delegate(&alice, &format!("syd_{n}"), LONG)
     };
     for n in 0..100 {
         assert_eq!(delegate(n).status, 200, "{n}");
@@ -123,28 +123,28 @@ fn a_user_has_a_hundred_leaves_and_others_are_not_kept_from_theirs() {
     assert!(reply.header("retry-after").is_some());
     // one more time for a leave that is there
     assert_eq!(delegate(7).status, 200);
-    let alice = calls.caller_of("alice", "member101");
+    let alice = calls.member_of("alice", "member101");
     let body = alice.body("syd_101", json!(LONG));
     let reply = calls.service().post("/get_token", &body);
     assert_eq!(reply.verdict(), (400, "M_BAD_JSON".to_owned()));
-    let bob = calls.caller();
-    assert_eq!(calls.delegates(&bob, "syd_bob", LONG).status, 200);
+    let bob = calls.new_member();
+    assert_eq!(calls.delegate(&bob, "syd_bob", LONG).status, 200);
 }
 
 #[test]
 fn the_log_tells_a_leaves_story_by_its_name() {
-    let calls = Calls::begin();
-    let alice = calls.caller();
-    calls.joins(&alice, "syd_1", LONG);
+    let calls = CallStage::start();
+    let alice = calls.new_member();
+    calls.join(&alice, "syd_1", LONG);
     let line = calls.service().wait_for_words(&["token issued", "leave="]);
     let (_, rest) = line.split_once("leave=").unwrap();
     let name = format!("leave={}", &rest[..8]);
     assert!(name[6..].bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
-    calls.told("participant_joined", &alice, "PA_1");
+    calls.send_webhook("participant_joined", &alice, "PA_1");
     calls
         .service()
         .wait_for_words(&["leave call finished", "call=restart", &name]);
-    calls.told_why("participant_left", &alice, "PA_1", "CLIENT_INITIATED");
+    calls.send_webhook_with_reason("participant_left", &alice, "PA_1", "CLIENT_INITIATED");
     calls.service().wait_for_words(&["leave sent", &name]);
     for words in [
         ["token issued", name.as_str()],
@@ -157,18 +157,18 @@ fn the_log_tells_a_leaves_story_by_its_name() {
 
 #[test]
 fn a_webhook_of_nobody_who_has_a_leave_is_heard_all_the_same() {
-    let calls = Calls::begin();
-    let stranger = calls.caller();
+    let calls = CallStage::start();
+    let stranger = calls.new_member();
     for event in [
         "participant_joined",
         "participant_left",
         "room_finished",
         "track_published",
     ] {
-        calls.told(event, &stranger, "PA_1");
+        calls.send_webhook(event, &stranger, "PA_1");
     }
     let odd = json!({"event": "egress_started", "id": "EV_odd"});
-    let reply = tell(calls.service(), odd.to_string().as_bytes());
+    let reply = post_webhook(calls.service(), odd.to_string().as_bytes());
     assert_eq!(reply.status, 200);
     assert_eq!(calls.service().request("GET", "/sfu_webhook").status, 405);
 }

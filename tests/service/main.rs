@@ -11,8 +11,8 @@
 
 // the instruments
 mod appservice_homeserver;
+mod call;
 mod caller;
-mod callers;
 mod certificate;
 mod client;
 mod delayed;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::callers::{Calls, signed, webhook};
+use crate::call::{CallStage, webhook_authorization, webhook_body};
 use crate::client::Connection;
 use crate::webhook_signature::written;
 
@@ -18,7 +18,7 @@ const HOUR: u64 = 3_600_000;
 
 #[test]
 fn a_flood_of_forged_webhooks_shuts_out_nobody() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     let (service, forged, over) = (calls.service(), AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for number in 0..FLOODERS {
@@ -28,7 +28,7 @@ fn a_flood_of_forged_webhooks_shuts_out_nobody() {
                 let body = vec![b'x'; 60_000];
                 let fields = format!(
                     "Authorization: {}\r\n",
-                    signed(number.to_string().as_bytes())
+                    webhook_authorization(number.to_string().as_bytes())
                 );
                 let request = written(&fields, &body);
                 let mut connection = Connection::open(service.address()).unwrap();
@@ -48,12 +48,12 @@ fn a_flood_of_forged_webhooks_shuts_out_nobody() {
             for number in 0..SERVED {
                 let start = Instant::now();
                 assert_eq!(service.request("GET", "/healthz").status, 200);
-                let alice = calls.caller();
+                let alice = calls.new_member();
                 let id = format!("syd_{number}");
-                calls.joins(&alice, &id, HOUR);
-                calls.told("participant_joined", &alice, "PA_1");
+                calls.join(&alice, &id, HOUR);
+                calls.send_webhook("participant_joined", &alice, "PA_1");
                 calls.delayed.wait_for(1, "restart", &id);
-                calls.told("participant_left", &alice, "PA_1");
+                calls.send_webhook("participant_left", &alice, "PA_1");
                 calls.delayed.wait_for(1, "send", &id);
                 assert!(start.elapsed() < IN_TIME, "{:?}", start.elapsed());
             }
@@ -75,11 +75,14 @@ fn a_flood_of_forged_webhooks_shuts_out_nobody() {
 
 #[test]
 fn a_webhook_that_comes_in_pieces_is_one() {
-    let calls = Calls::begin();
-    let alice = calls.caller();
-    calls.joins(&alice, "syd_1", HOUR);
-    let body = webhook("participant_joined", &alice, "PA_1").to_string();
-    let fields = format!("Authorization: {}\r\n", signed(body.as_bytes()));
+    let calls = CallStage::start();
+    let alice = calls.new_member();
+    calls.join(&alice, "syd_1", HOUR);
+    let body = webhook_body("participant_joined", &alice, "PA_1").to_string();
+    let fields = format!(
+        "Authorization: {}\r\n",
+        webhook_authorization(body.as_bytes())
+    );
     let request = written(&fields, body.as_bytes());
     let mut connection = Connection::open(calls.service().address()).unwrap();
     for piece in request.chunks(97) {
@@ -88,12 +91,12 @@ fn a_webhook_that_comes_in_pieces_is_one() {
     assert_eq!(connection.receive(false).unwrap().status, 200);
     calls.delayed.wait_for(1, "restart", "syd_1");
     // the SFU keeps its connection
-    let body = webhook("participant_left", &alice, "PA_1").to_string();
+    let body = webhook_body("participant_left", &alice, "PA_1").to_string();
     let length = body.len();
     let chunked = format!(
         "POST /livekit/jwt/sfu_webhook HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nAuthorization: {}\r\n\r\n\
          {length:x}\r\n{body}\r\n0\r\n\r\n",
-        signed(body.as_bytes())
+        webhook_authorization(body.as_bytes())
     );
     connection.send(chunked.as_bytes());
     assert_eq!(connection.receive(false).unwrap().status, 200);

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::callers::{Caller, Calls, signed, webhook};
+use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
 use crate::client::{Reply, raw};
 use crate::delayed::Delayed;
 use crate::jwt;
@@ -51,24 +51,24 @@ fn but(body: &[u8], name: &str, value: Value) -> String {
 }
 
 /// Alice, connected.
-fn connected(calls: &Calls) -> Caller {
-    let alice = calls.caller();
-    calls.joins(&alice, "syd_1", HOUR);
-    calls.told("participant_joined", &alice, "PA_1");
+fn connected(calls: &CallStage) -> CallMember {
+    let alice = calls.new_member();
+    calls.join(&alice, "syd_1", HOUR);
+    calls.send_webhook("participant_joined", &alice, "PA_1");
     calls.delayed.wait_for(1, "restart", "syd_1");
     alice
 }
 
 #[test]
 fn nobody_but_the_sfu_can_end_a_call() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     let alice = connected(&calls);
-    let left = webhook("participant_left", &alice, "PA_1").to_string();
+    let left = webhook_body("participant_left", &alice, "PA_1").to_string();
     let body = left.as_bytes();
     let now = jwt::now();
     let hash: &[u8] = &Sha256::digest(body);
     let of = |token: &str| format!("Authorization: {token}\r\n");
-    let good = signed(body);
+    let good = webhook_authorization(body);
     let (message, _) = good.rsplit_once('.').unwrap();
     let forged = json!({"alg": "none", "typ": "JWT"}).to_string();
     let none = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(forged);
@@ -132,9 +132,9 @@ fn nobody_but_the_sfu_can_end_a_call() {
         assert_eq!(reply.status, 401, "{other}: {reply:?}");
     }
     // whatever they would have caused has happened before this
-    let bob = calls.caller();
-    calls.joins(&bob, "syd_2", HOUR);
-    calls.told("participant_joined", &bob, "PA_9");
+    let bob = calls.new_member();
+    calls.join(&bob, "syd_2", HOUR);
+    calls.send_webhook("participant_joined", &bob, "PA_9");
     calls.delayed.wait_for(1, "restart", "syd_2");
     assert_eq!(calls.delayed.actions("syd_1"), ["restart"]);
     // and the id is not used up
@@ -146,14 +146,14 @@ fn nobody_but_the_sfu_can_end_a_call() {
 fn every_key_that_we_know_signs_webhooks() {
     let second = format!("{NEVER_LOGGED}-second-secret-of-enough-length");
     let keys = format!("{KEY}: {SECRET}, APIsecond: {second}");
-    let calls = Calls::with(Delayed::start(), |settings: Settings| {
+    let calls = CallStage::start_with(Delayed::start(), |settings: Settings| {
         settings
             .unset("LIVEKIT_KEY")
             .unset("LIVEKIT_SECRET")
             .set("LIVEKIT_KEYS", keys)
     });
     let alice = connected(&calls);
-    let body = webhook("participant_left", &alice, "PA_1").to_string();
+    let body = webhook_body("participant_left", &alice, "PA_1").to_string();
     let mut claims = claims(body.as_bytes());
     claims["iss"] = json!("APIsecond");
     for (scheme, secret, status) in [("", SECRET, 401), ("bearer ", &second, 200)] {
@@ -167,9 +167,9 @@ fn every_key_that_we_know_signs_webhooks() {
 
 #[test]
 fn why_a_webhook_is_refused_is_in_the_log_and_no_token_is() {
-    let calls = Calls::begin();
-    let alice = calls.caller();
-    let body = webhook("participant_left", &alice, "PA_1").to_string();
+    let calls = CallStage::start();
+    let alice = calls.new_member();
+    let body = webhook_body("participant_left", &alice, "PA_1").to_string();
     let fields = but(body.as_bytes(), "iss", json!("APIother"));
     let reply = post(calls.service(), &fields, body.as_bytes());
     assert_eq!(reply.status, 401);
@@ -183,15 +183,20 @@ fn why_a_webhook_is_refused_is_in_the_log_and_no_token_is() {
 
 #[test]
 fn a_body_may_be_as_long_as_the_door_takes() {
-    let calls = Calls::begin();
+    let calls = CallStage::start();
     let alice = connected(&calls);
-    let mut left = webhook("participant_left", &alice, "PA_1");
+    let mut left = webhook_body("participant_left", &alice, "PA_1");
     let bare = left.to_string().len() + r#","metadata":"""#.len();
     left["metadata"] = json!("x".repeat(MAX_BODY - bare));
     let body = left.to_string();
     assert_eq!(body.len(), MAX_BODY);
     let longer = format!("{body} ");
-    let of = |body: &str| format!("Authorization: {}\r\n", signed(body.as_bytes()));
+    let of = |body: &str| {
+        format!(
+            "Authorization: {}\r\n",
+            webhook_authorization(body.as_bytes())
+        )
+    };
     let reply = post(calls.service(), &of(&longer), longer.as_bytes());
     assert_eq!(reply.verdict(), (413, "M_TOO_LARGE".into()));
     let reply = post(calls.service(), &of(&body), body.as_bytes());
