@@ -396,6 +396,10 @@ mod tests {
         assert!(refreshed());
         invalidate(before);
         assert!(!refreshed(), "refreshed after that time");
+        // no effect on stale facts, which does not count
+        cache.update(Trust::Listed, &name("a"), CachedFact::expire);
+        invalidate(in_a_minute());
+        assert!(refreshed());
         invalidate(in_a_minute());
         assert!(refreshed());
         invalidate(in_a_minute());
