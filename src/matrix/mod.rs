@@ -19,8 +19,23 @@ mod server_cache;
 pub(crate) mod server_directory;
 mod well_known;
 
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
 use crate::net::address::{Host, Trust};
 use crate::net::http_client::HttpRoute;
+use crate::util::json;
+
+/// The errcode of an error response's body, if the body has one.
+fn parse_errcode(body: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct MatrixErrorBody<'a> {
+        #[serde(borrow)]
+        errcode: Cow<'a, str>,
+    }
+    json::parse_object::<MatrixErrorBody<'_>>(body).map(|error| error.errcode)
+}
 
 /// A route by TLS with a certificate for `host`.
 fn https_route(host: Host, port: u16, authority: &str, trust: Trust) -> HttpRoute {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Error;
+use crate::matrix::parse_errcode;
 use crate::net::http_client::FetchResponse;
 use crate::util::json;
 use crate::util::text::truncate_chars;
@@ -58,12 +59,6 @@ struct DelayedEventLookupResponse {
     delay: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct MatrixErrorBody {
-    #[serde(default)]
-    errcode: String,
-}
-
 /// A response with the errcode parsed.
 pub(super) struct HomeserverResponse {
     pub(super) status: u16,
@@ -77,7 +72,7 @@ impl From<FetchResponse> for HomeserverResponse {
         let FetchResponse { status, body, .. } = response;
         let errcode = match status {
             200 => None,
-            _ => json::parse_object::<MatrixErrorBody>(&body).map(|error| error.errcode),
+            _ => parse_errcode(&body),
         };
         Self {
             status,

@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +14,7 @@ use crate::matrix::client_api::{
     self, ClientApiDiscovery, DelayedEventPath, DelayedEventSupport, ResolvedClientApi,
 };
 use crate::matrix::id::{DelayId, ServerName, UserId};
+use crate::matrix::parse_errcode;
 use crate::matrix::registration::AppServiceSecret;
 use crate::net::circuit_breaker::CircuitBreaker;
 use crate::net::http_client::{self, FetchLimits, FetchRequest, FetchResponse, Fetcher};
@@ -253,7 +253,9 @@ fn build_request(
 fn parse_response(response: &FetchResponse) -> Option<DelayedEventOutcome> {
     Some(match response.status {
         200..=299 => DelayedEventOutcome::Done,
-        404 | 405 if is_unrecognized(&response.body) => return None,
+        404 | 405 if parse_errcode(&response.body).as_deref() == Some("M_UNRECOGNIZED") => {
+            return None;
+        }
         404 | 410 => DelayedEventOutcome::NotFound,
         409 => DelayedEventOutcome::Finalised,
         429 => DelayedEventOutcome::RateLimited(retry_delay(
@@ -265,16 +267,6 @@ fn parse_response(response: &FetchResponse) -> Option<DelayedEventOutcome> {
         status @ 400..=499 => DelayedEventOutcome::Rejected(status),
         status => DelayedEventOutcome::Failed(format!("status {status}")),
     })
-}
-
-fn is_unrecognized(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct ErrcodeBody<'a> {
-        #[serde(borrow)]
-        errcode: Cow<'a, str>,
-    }
-    json::parse_object::<ErrcodeBody<'_>>(body)
-        .is_some_and(|error| error.errcode == "M_UNRECOGNIZED")
 }
 
 /// The delay that a 429 asks for: the longer one of header and body, at most 5 minutes.
