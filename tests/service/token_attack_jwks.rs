@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::caller::{APP_KEY, a_room, app, ask, ask_again, settings, users};
 use crate::client::Connection;
-use crate::login::{Conduct, HUGE, Login, SigningKey};
+use crate::fake_issuer::{FakeIssuer, IssuerBehaviour, OVERSIZED_BYTES, SigningKey};
 use crate::process::{Service, run_to_exit};
 use crate::settings::Settings;
+use crate::token_client::{
+    APP_KEY, any_request, app_entry, policy_settings, request_token, request_token_on, users_entry,
+};
 use crate::trap::Trap;
 
 /// JWTs that name keys which nobody has.
@@ -28,16 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Both an application with an API key and users with a login.
 fn both(keys: &str) -> Settings {
-    settings(&(app("requests_per_minute = 0") + &users(keys, "requests_per_minute = 0")))
+    policy_settings(
+        &(app_entry("requests_per_minute = 0") + &users_entry(keys, "requests_per_minute = 0")),
+    )
 }
 
 #[test]
 fn a_flood_of_unknown_keys_makes_us_ask_once() {
     let known = SigningKey::p256("known");
-    let login = Login::publishing(&[&known]);
+    let login = FakeIssuer::with_keys(&[&known]);
     let service = Service::start(&both(&login.url()));
     assert_eq!(
-        ask(service.address(), &known.token("alice"), &a_room()).status,
+        request_token(service.address(), &known.token_for("alice"), &any_request()).status,
         201
     );
     let start = Instant::now();
@@ -49,17 +53,22 @@ fn a_flood_of_unknown_keys_makes_us_ask_once() {
                 let mut connection = Connection::open(service.address()).unwrap();
                 for number in 0..FLOOD / LANES {
                     let header = json!({"alg": "EdDSA", "kid": format!("{lane}-{number}")});
-                    let token = stranger.signed_with(&header, &crate::login::claims("mallory"));
-                    let reply = ask_again(&mut connection, &token, &a_room());
+                    let token = stranger
+                        .sign_with_header(&header, &crate::fake_issuer::user_claims("mallory"));
+                    let reply = request_token_on(&mut connection, &token, &any_request());
                     assert!(matches!(reply.status, 401 | 503), "{reply:?}");
-                    let reply = ask_again(&mut connection, &known.token("alice"), &a_room());
+                    let reply = request_token_on(
+                        &mut connection,
+                        &known.token_for("alice"),
+                        &any_request(),
+                    );
                     assert_eq!(reply.status, 201, "{reply:?}");
                 }
             });
         }
     });
     let minutes = usize::try_from(start.elapsed().as_secs() / 60).unwrap();
-    let fetches = login.fetches();
+    let fetches = login.fetch_count();
     assert!(
         (FETCHES..=FETCHES + minutes).contains(&fetches),
         "{fetches} fetches"
@@ -69,38 +78,41 @@ fn a_flood_of_unknown_keys_makes_us_ask_once() {
 #[test]
 fn a_new_key_is_found_by_the_first_token_that_names_it() {
     let (old, new) = (SigningKey::rsa("old"), SigningKey::p256("new"));
-    let login = Login::publishing(&[&old]);
+    let login = FakeIssuer::with_keys(&[&old]);
     let service = Service::start(&both(&login.url()));
     assert_eq!(
-        ask(service.address(), &old.token("alice"), &a_room()).status,
+        request_token(service.address(), &old.token_for("alice"), &any_request()).status,
         201
     );
-    login.add(&new);
+    login.publish(&new);
     for key in [&new, &old] {
-        let reply = ask(service.address(), &key.token("alice"), &a_room());
+        let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
         assert_eq!(reply.status, 201, "{} {reply:?}", key.id);
     }
-    assert_eq!(login.fetches(), FETCHES);
+    assert_eq!(login.fetch_count(), FETCHES);
 }
 
 #[test]
 fn ten_megabytes_of_keys_are_no_keys() {
     for announced in [true, false] {
         let key = SigningKey::p256("one");
-        let login = Login::start(&[&key], Conduct::Huge { announced });
+        let login = FakeIssuer::start(&[&key], IssuerBehaviour::Oversized { announced });
         let service = Service::start(&both(&login.url()));
-        let reply = ask(service.address(), &key.token("alice"), &a_room());
+        let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
         assert_eq!(reply.status, 503, "{reply:?}");
         let pause = reply.header("retry-after").map(str::parse::<u64>);
         assert!(matches!(pause, Some(Ok(1..=60))), "{reply:?}");
-        assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
+        assert_eq!(
+            request_token(service.address(), APP_KEY, &any_request()).status,
+            201
+        );
         service.wait_for_words(&["jwks fetch failed", "262144 bytes"]);
-        let fetches = u64::try_from(login.fetches()).unwrap();
+        let fetches = u64::try_from(login.fetch_count()).unwrap();
         let most = fetches * (DOCUMENT + BUFFERS);
         assert!(
-            login.sent() < most.min(fetches * HUGE),
+            login.oversized_bytes_sent() < most.min(fetches * OVERSIZED_BYTES),
             "{} bytes",
-            login.sent()
+            login.oversized_bytes_sent()
         );
     }
 }
@@ -108,13 +120,13 @@ fn ten_megabytes_of_keys_are_no_keys() {
 #[test]
 fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
     let (known, new) = (SigningKey::rsa("known"), SigningKey::p256("new"));
-    let login = Login::publishing(&[&known]);
+    let login = FakeIssuer::with_keys(&[&known]);
     let service = Service::start(&both(&login.url()));
     assert_eq!(
-        ask(service.address(), &known.token("alice"), &a_room()).status,
+        request_token(service.address(), &known.token_for("alice"), &any_request()).status,
         201
     );
-    login.begin(Conduct::Hangs);
+    login.set_behaviour(IssuerBehaviour::Hangs);
     let start = Instant::now();
     thread::scope(|scope| {
         let service = &service;
@@ -122,16 +134,17 @@ fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
             .map(|_| {
                 scope.spawn(|| {
                     let start = Instant::now();
-                    let reply = ask(service.address(), &new.token("bob"), &a_room());
+                    let reply =
+                        request_token(service.address(), &new.token_for("bob"), &any_request());
                     (reply, start.elapsed())
                 })
             })
             .collect();
         // all of them are served before the last of those that wait is
         let mut served = 0;
-        while served < 50 || login.fetches() < FETCHES {
-            for bearer in [APP_KEY, &known.token("alice")] {
-                let reply = ask(service.address(), bearer, &a_room());
+        while served < 50 || login.fetch_count() < FETCHES {
+            for bearer in [APP_KEY, &known.token_for("alice")] {
+                let reply = request_token(service.address(), bearer, &any_request());
                 assert_eq!(reply.status, 201, "{reply:?}");
             }
             assert_eq!(service.request("GET", "/healthz").status, 200);
@@ -147,7 +160,7 @@ fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
         }
     });
     assert_eq!(
-        ask(service.address(), &known.token("alice"), &a_room()).status,
+        request_token(service.address(), &known.token_for("alice"), &any_request()).status,
         201
     );
 }
@@ -155,19 +168,22 @@ fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
 #[test]
 fn a_server_that_never_answered_leaves_the_others_alone() {
     let key = SigningKey::p256("one");
-    let login = Login::start(&[&key], Conduct::Hangs);
+    let login = FakeIssuer::start(&[&key], IssuerBehaviour::Hangs);
     let service = Service::start(&both(&login.url()));
     let start = Instant::now();
-    assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
-    let reply = ask(service.address(), &key.token("alice"), &a_room());
+    assert_eq!(
+        request_token(service.address(), APP_KEY, &any_request()).status,
+        201
+    );
+    let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(start.elapsed() < IN_TIME, "{:?}", start.elapsed());
     service.wait_for_words(&["jwks fetch failed", "took too long"]);
     // what is wrong with a token is told without its keys
-    let mut old = crate::login::claims("alice");
+    let mut old = crate::fake_issuer::user_claims("alice");
     old["exp"] = json!(1);
     assert_eq!(
-        ask(service.address(), &key.signed(&old), &a_room()).status,
+        request_token(service.address(), &key.sign(&old), &any_request()).status,
         401
     );
 }
@@ -199,13 +215,16 @@ fn answers_that_are_no_key_set_let_nobody_in() {
             body(json!({"keys": vec![key.jwk(); 65]})),
         ),
     ] {
-        let conduct = Conduct::Says(status, fields, body.clone());
-        let login = Login::start(&[&key], conduct);
+        let conduct = IssuerBehaviour::Responds(status, fields, body.clone());
+        let login = FakeIssuer::start(&[&key], conduct);
         let service = Service::start(&both(&login.url()));
-        let reply = ask(service.address(), &key.token("alice"), &a_room());
+        let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
         assert_eq!(reply.status, 503, "{status} {body} {reply:?}");
         service.wait_for_log("jwks fetch failed");
-        assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
+        assert_eq!(
+            request_token(service.address(), APP_KEY, &any_request()).status,
+            201
+        );
     }
 }
 
@@ -229,22 +248,22 @@ fn keys_are_not_fetched_from_where_they_could_be_replaced() {
     let trap = Trap::on("127.0.0.1");
     let url = format!("https://localhost:{}/keys", trap.port());
     let service = Service::start(&both(&url).unset("LIVEKIT_ALLOWED_NETWORKS"));
-    let reply = ask(
+    let reply = request_token(
         service.address(),
-        &SigningKey::p256("one").token("alice"),
-        &a_room(),
+        &SigningKey::p256("one").token_for("alice"),
+        &any_request(),
     );
     assert_eq!(reply.status, 503, "{reply:?}");
     service.wait_for_words(&["jwks fetch failed", "LIVEKIT_ALLOWED_NETWORKS"]);
     assert_eq!(trap.visits(), 0);
     // a certificate for another name
     let key = SigningKey::p256("one");
-    let login = Login::publishing(&[&key]);
+    let login = FakeIssuer::with_keys(&[&key]);
     let service = Service::start(&both(&login.url().replace("localhost", "127.0.0.1")));
     assert_eq!(
-        ask(service.address(), &key.token("alice"), &a_room()).status,
+        request_token(service.address(), &key.token_for("alice"), &any_request()).status,
         503
     );
     service.wait_for_words(&["jwks fetch failed", "TLS"]);
-    assert_eq!(login.fetches(), 0);
+    assert_eq!(login.fetch_count(), 0);
 }

@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::caller::{a_room, ask, settings, users};
 use crate::client::Reply;
+use crate::fake_issuer::{
+    AUDIENCE, FakeIssuer, ISSUER, SigningKey, rsa_vector, sign_hs256, user_claims,
+};
 use crate::jwt;
-use crate::login::{AUDIENCE, ISSUER, Login, SigningKey, claims, hs256, vector};
 use crate::process::{Service, run_to_exit};
 use crate::settings::{SECRET, Settings};
+use crate::token_client::{any_request, policy_settings, request_token, users_entry};
 
 /// Secret of the application's login, where it signs with HS256.
 const LOGIN_SECRET: &str = "never-logged-secret-of-the-login-of-the-application";
@@ -16,7 +18,7 @@ struct Stage {
     rsa: SigningKey,
     p256: SigningKey,
     ed25519: SigningKey,
-    login: Login,
+    login: FakeIssuer,
     service: Service,
 }
 
@@ -24,8 +26,8 @@ impl Stage {
     fn new(lines: &str) -> Self {
         let (rsa, p256) = (SigningKey::rsa("one"), SigningKey::p256("two"));
         let ed25519 = SigningKey::ed25519("three");
-        let login = Login::publishing(&[&rsa, &p256, &ed25519]);
-        let service = Service::start(&settings(&users(&login.url(), lines)));
+        let login = FakeIssuer::with_keys(&[&rsa, &p256, &ed25519]);
+        let service = Service::start(&policy_settings(&users_entry(&login.url(), lines)));
         Self {
             rsa,
             p256,
@@ -36,7 +38,7 @@ impl Stage {
     }
 
     fn ask(&self, token: &str) -> Reply {
-        ask(self.service.address(), token, &a_room())
+        request_token(self.service.address(), token, &any_request())
     }
 }
 
@@ -44,7 +46,7 @@ impl Stage {
 fn users_of_the_login_are_let_in_by_each_of_its_keys() {
     let stage = Stage::new("");
     for key in [&stage.rsa, &stage.p256, &stage.ed25519] {
-        let reply = stage.ask(&key.token("alice"));
+        let reply = stage.ask(&key.token_for("alice"));
         assert_eq!(reply.status, 201, "{} {reply:?}", key.id);
         let token = reply.json()["participant_token"]
             .as_str()
@@ -52,18 +54,18 @@ fn users_of_the_login_are_let_in_by_each_of_its_keys() {
             .to_owned();
         assert_eq!(jwt::claims(&token, SECRET)["sub"], "alice");
     }
-    assert_eq!(stage.login.fetches(), 1);
+    assert_eq!(stage.login.fetch_count(), 1);
 }
 
 #[test]
 fn a_forged_token_lets_nobody_in() {
     let stage = Stage::new("");
-    let (right, now) = (claims("alice"), jwt::now());
+    let (right, now) = (user_claims("alice"), jwt::now());
     let stranger = SigningKey::ed25519("three");
     let header = |alg: &str, kid: &str| json!({"alg": alg, "kid": kid, "typ": "JWT"});
     let message = |token: &str| token.rsplit_once('.').unwrap().0.to_owned();
-    let unsigned = message(&stage.rsa.signed_with(&header("none", "one"), &right));
-    let good = stage.p256.token("alice");
+    let unsigned = message(&stage.rsa.sign_with_header(&header("none", "one"), &right));
+    let good = stage.p256.token_for("alice");
     let mut with_own_key = header("EdDSA", "three");
     with_own_key["jwk"] = stranger.jwk();
     with_own_key["jku"] = "https://evil.example.com/keys".into();
@@ -74,55 +76,57 @@ fn a_forged_token_lets_nobody_in() {
         ("alg none", format!("{unsigned}.")),
         (
             "alg none with a signature",
-            stage.rsa.signed_with(&header("none", "one"), &right),
+            stage.rsa.sign_with_header(&header("none", "one"), &right),
         ),
         (
             "alg NONE",
-            stage.rsa.signed_with(&header("NONE", "one"), &right),
+            stage.rsa.sign_with_header(&header("NONE", "one"), &right),
         ),
         ("no signature", message(&good) + "."),
         ("two segments", message(&good)),
         (
             "no alg",
-            stage.p256.signed_with(&json!({"kid": "two"}), &right),
+            stage.p256.sign_with_header(&json!({"kid": "two"}), &right),
         ),
         (
             "another's signature",
-            message(&good) + "." + stage.p256.token("bob").rsplit('.').next().unwrap(),
+            message(&good) + "." + stage.p256.token_for("bob").rsplit('.').next().unwrap(),
         ),
         (
             "a stranger's key under a known name",
-            stranger.token("alice"),
+            stranger.token_for("alice"),
         ),
         (
             "a key in its header",
-            stranger.signed_with(&with_own_key, &right),
+            stranger.sign_with_header(&with_own_key, &right),
         ),
         (
             "another key's name",
-            stage.p256.signed_with(&header("ES256", "three"), &right),
+            stage
+                .p256
+                .sign_with_header(&header("ES256", "three"), &right),
         ),
         (
             "another key's algorithm",
-            stage.p256.signed_with(&header("EdDSA", "two"), &right),
+            stage.p256.sign_with_header(&header("EdDSA", "two"), &right),
         ),
         (
             "a path as its key's name",
             stage
                 .p256
-                .signed_with(&header("ES256", "../../../dev/null"), &right),
+                .sign_with_header(&header("ES256", "../../../dev/null"), &right),
         ),
         (
             "an empty name of its key",
-            stage.p256.signed_with(&header("ES256", ""), &right),
+            stage.p256.sign_with_header(&header("ES256", ""), &right),
         ),
         (
             "a critical extension",
-            stage.p256.signed_with(&critical, &right),
+            stage.p256.sign_with_header(&critical, &right),
         ),
         (
             "a token to log out",
-            stage.p256.signed_with(&logout, &right),
+            stage.p256.sign_with_header(&logout, &right),
         ),
         (
             "14 KB of nothing",
@@ -130,23 +134,29 @@ fn a_forged_token_lets_nobody_in() {
         ),
     ];
     let public = [
-        ("PEM", vector("pem").as_str().unwrap().to_owned()),
-        ("modulus", vector("jwk")["n"].as_str().unwrap().to_owned()),
+        ("PEM", rsa_vector("pem").as_str().unwrap().to_owned()),
+        (
+            "modulus",
+            rsa_vector("jwk")["n"].as_str().unwrap().to_owned(),
+        ),
         ("JWK", stage.rsa.jwk().to_string()),
     ];
     for (form, key) in &public {
         for alg in ["HS256", "RS256"] {
-            attacks.push((form, hs256(key.as_bytes(), &header(alg, "one"), &right)));
+            attacks.push((
+                form,
+                sign_hs256(key.as_bytes(), &header(alg, "one"), &right),
+            ));
         }
         attacks.push((
             form,
-            hs256(key.as_bytes(), &json!({"alg": "HS256"}), &right),
+            sign_hs256(key.as_bytes(), &json!({"alg": "HS256"}), &right),
         ));
     }
     for empty in ["", " ", "null"] {
         attacks.push((
             "an empty secret",
-            hs256(empty.as_bytes(), &header("HS256", "one"), &right),
+            sign_hs256(empty.as_bytes(), &header("HS256", "one"), &right),
         ));
     }
     for (name, value) in [
@@ -163,9 +173,9 @@ fn a_forged_token_lets_nobody_in() {
         ("iss", json!(format!("{ISSUER}/"))),
         ("iss", Value::Null),
     ] {
-        let mut claims = claims("alice");
+        let mut claims = user_claims("alice");
         claims[name] = value;
-        attacks.push((name, stage.p256.signed(&claims)));
+        attacks.push((name, stage.p256.sign(&claims)));
     }
     let first = stage.ask("a.b.c");
     for (what, token) in &attacks {
@@ -194,10 +204,10 @@ fn a_forged_token_lets_nobody_in() {
 #[test]
 fn a_user_cannot_come_as_another() {
     let stage = Stage::new("");
-    let alice = stage.rsa.token("alice");
+    let alice = stage.rsa.token_for("alice");
     let come_as = |identity: &str| {
         let body = json!({"room_name": "room", "participant_identity": identity});
-        ask(stage.service.address(), &alice, &body)
+        request_token(stage.service.address(), &alice, &body)
     };
     assert_eq!(come_as("alice").status, 201);
     for other in [
@@ -229,11 +239,11 @@ fn a_user_cannot_come_as_another() {
         json!("a\u{0}"),
         json!("a".repeat(257)),
     ] {
-        let mut claims = claims("alice");
+        let mut claims = user_claims("alice");
         claims["sub"] = subject.clone();
-        let reply = ask(
+        let reply = request_token(
             stage.service.address(),
-            &stage.rsa.signed(&claims),
+            &stage.rsa.sign(&claims),
             &json!({"room_name": "room"}),
         );
         assert!((400..500).contains(&reply.status), "{subject} {reply:?}");
@@ -244,10 +254,10 @@ fn a_user_cannot_come_as_another() {
 fn a_claim_opens_the_rooms_of_its_own_tenant_only() {
     let stage = Stage::new("rooms = [\"{claim:tenant}/*\"]");
     let enter = |tenant: Value, room: &str| {
-        let mut claims = claims("alice");
+        let mut claims = user_claims("alice");
         claims["tenant"] = tenant;
         let body = json!({"room_name": room, "participant_identity": "alice"});
-        ask(stage.service.address(), &stage.p256.signed(&claims), &body).status
+        request_token(stage.service.address(), &stage.p256.sign(&claims), &body).status
     };
     assert_eq!(enter(json!("acme"), "acme/1"), 201);
     for (tenant, room) in [
@@ -273,17 +283,26 @@ fn a_secret_is_the_only_way_to_hs256() {
             .set("TOKEN_SERVER_JWT_AUDIENCE", AUDIENCE)
     };
     let service = Service::start(&base().set("TOKEN_SERVER_JWT_SECRET", LOGIN_SECRET));
-    let token =
-        |secret: &str, alg: &str| hs256(secret.as_bytes(), &json!({"alg": alg}), &claims("alice"));
-    let status = |token: &str| ask(service.address(), token, &a_room()).status;
+    let token = |secret: &str, alg: &str| {
+        sign_hs256(
+            secret.as_bytes(),
+            &json!({"alg": alg}),
+            &user_claims("alice"),
+        )
+    };
+    let status = |token: &str| request_token(service.address(), token, &any_request()).status;
     assert_eq!(status(&token(LOGIN_SECRET, "HS256")), 201);
     assert_eq!(status(&token(LOGIN_SECRET, "HS512")), 401);
     assert_eq!(status(&token(LOGIN_SECRET, "none")), 401);
     assert_eq!(status(&token("", "HS256")), 401);
     assert_eq!(status(&token(&LOGIN_SECRET[1..], "HS256")), 401);
-    assert_eq!(status(&SigningKey::rsa("one").token("alice")), 401);
+    assert_eq!(status(&SigningKey::rsa("one").token_for("alice")), 401);
     // what we sign ourselves is no login, even if the secret is one and the same
-    let reply = ask(service.address(), &token(LOGIN_SECRET, "HS256"), &a_room());
+    let reply = request_token(
+        service.address(),
+        &token(LOGIN_SECRET, "HS256"),
+        &any_request(),
+    );
     let ours = reply.json()["participant_token"]
         .as_str()
         .unwrap()
@@ -307,20 +326,26 @@ fn keys_may_be_a_file() {
             .set("TOKEN_SERVER_JWT_AUDIENCE", AUDIENCE)
     };
     let set = json!({"keys": [rsa.jwk()]}).to_string();
-    for file in [vector("pem").as_str().unwrap(), &set] {
+    for file in [rsa_vector("pem").as_str().unwrap(), &set] {
         let service = Service::start(&base().set_file("TOKEN_SERVER_JWT_KEYS", file));
         assert_eq!(
-            ask(service.address(), &rsa.token("alice"), &a_room()).status,
+            request_token(service.address(), &rsa.token_for("alice"), &any_request()).status,
             201
         );
-        let forged = hs256(
+        let forged = sign_hs256(
             file.as_bytes(),
             &json!({"alg": "HS256", "kid": "one"}),
-            &claims("alice"),
+            &user_claims("alice"),
         );
-        assert_eq!(ask(service.address(), &forged, &a_room()).status, 401);
-        let stranger = SigningKey::p256("one").token("alice");
-        assert_eq!(ask(service.address(), &stranger, &a_room()).status, 401);
+        assert_eq!(
+            request_token(service.address(), &forged, &any_request()).status,
+            401
+        );
+        let stranger = SigningKey::p256("one").token_for("alice");
+        assert_eq!(
+            request_token(service.address(), &stranger, &any_request()).status,
+            401
+        );
     }
     let mut private = rsa.jwk();
     private["d"] = "AAAA".into();

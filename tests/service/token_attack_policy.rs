@@ -2,15 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::caller::{APP_KEY, app, ask, authorization, settings, written};
 use crate::client::{Reply, raw};
 use crate::fields::field;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::SECRET;
+use crate::token_client::{
+    APP_KEY, app_entry, bearer_header, policy_settings, raw_token_request, request_token,
+};
 
 /// What a narrow caller may do.
-const NARROW: &str = r#"
+const RESTRICTED_POLICY: &str = r#"
 rooms = ["appointment-*", "{identity}-own"]
 identities = ["patient-*"]
 grants = ["canSubscribe", "canPublish"]
@@ -25,24 +27,24 @@ requests_per_minute = 0
 "#;
 
 /// What the narrow caller may ask for, with this put in as well.
-pub(crate) fn with(name: &str, value: Value) -> Value {
+pub(crate) fn allowed_request_with(name: &str, value: Value) -> Value {
     let mut body = json!({"room_name": "appointment-7", "participant_identity": "patient-1"});
     body[name] = value;
     body
 }
 
-pub(crate) fn narrow() -> Service {
-    Service::start(&settings(&app(NARROW)))
+pub(crate) fn start_with_restricted_caller() -> Service {
+    Service::start(&policy_settings(&app_entry(RESTRICTED_POLICY)))
 }
 
 #[test]
 fn a_room_outside_the_pattern_stays_closed() {
-    let service = narrow();
+    let service = start_with_restricted_caller();
     for room in ["appointment-7", "appointment-é", "patient-1-own"] {
-        let claims = granted(&ask(
+        let claims = issued_claims(&request_token(
             service.address(),
             APP_KEY,
-            &with("room_name", room.into()),
+            &allowed_request_with("room_name", room.into()),
         ));
         assert_eq!(claims["video"]["room"], room);
     }
@@ -77,7 +79,11 @@ fn a_room_outside_the_pattern_stays_closed() {
         "",
         &format!("appointment-{}", "7".repeat(245)),
     ] {
-        let reply = ask(service.address(), APP_KEY, &with("room_name", room.into()));
+        let reply = request_token(
+            service.address(),
+            APP_KEY,
+            &allowed_request_with("room_name", room.into()),
+        );
         assert_refused(&reply, "room_name");
     }
     for wrong in [
@@ -86,16 +92,20 @@ fn a_room_outside_the_pattern_stays_closed() {
         json!({"name": "appointment-7"}),
         json!(true),
     ] {
-        let reply = ask(service.address(), APP_KEY, &with("room_name", wrong));
+        let reply = request_token(
+            service.address(),
+            APP_KEY,
+            &allowed_request_with("room_name", wrong),
+        );
         assert_refused(&reply, "room_name");
     }
 }
 
 #[test]
 fn what_looks_like_two_rooms_is_none() {
-    let service = narrow();
-    let head = authorization(APP_KEY);
-    let sent = |body: &[u8]| raw(service.address(), &written(&head, body));
+    let service = start_with_restricted_caller();
+    let head = bearer_header(APP_KEY);
+    let sent = |body: &[u8]| raw(service.address(), &raw_token_request(&head, body));
     for body in [
         br#"{"room_name":"appointment-7","room_name":"secret","participant_identity":"patient-1"}"#
             .as_slice(),
@@ -114,22 +124,22 @@ fn what_looks_like_two_rooms_is_none() {
     // whichever name a field has, what is not its name opens nothing
     let body = json!({"room_name": "appointment-7", "roomName": "secret", "room": "secret", "Room_Name": "secret",
         "participant_identity": "patient-1", "identity": "doctor"});
-    let claims = granted(&ask(service.address(), APP_KEY, &body));
+    let claims = issued_claims(&request_token(service.address(), APP_KEY, &body));
     assert_eq!(claims["video"]["room"], "appointment-7");
     assert_eq!(claims["sub"], "patient-1");
 }
 
 #[test]
 fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
-    let service = narrow();
+    let service = start_with_restricted_caller();
     let grants = |grants: Value| {
-        ask(
+        request_token(
             service.address(),
             APP_KEY,
-            &with("participant_grants", grants),
+            &allowed_request_with("participant_grants", grants),
         )
     };
-    let claims = granted(&grants(
+    let claims = issued_claims(&grants(
         json!({"canPublishData": true, "canPublish": false}),
     ));
     assert_eq!(claims["video"]["canPublishData"], true);
@@ -164,13 +174,13 @@ fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
     }
     // LiveKit's own shape of grants, beside ours
     for name in ["video", "grants", "video_grant"] {
-        let reply = ask(
+        let reply = request_token(
             service.address(),
             APP_KEY,
-            &with(name, json!({"roomAdmin": true, "hidden": true})),
+            &allowed_request_with(name, json!({"roomAdmin": true, "hidden": true})),
         );
         if reply.status < 300 {
-            let video = &granted(&reply)["video"];
+            let video = &issued_claims(&reply)["video"];
             assert!(
                 video["roomAdmin"] != true && video["hidden"] != true,
                 "{video}"
@@ -182,7 +192,7 @@ fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
     // no source at all must not become every source, which is what LiveKit takes an empty list for
     let reply = grants(json!({"canPublishSources": []}));
     if reply.status < 300 {
-        let video = &granted(&reply)["video"];
+        let video = &issued_claims(&reply)["video"];
         let sources = video["canPublishSources"].as_array().map_or(0, Vec::len);
         assert!(video["canPublish"] == false || sources == 1, "{video}");
     } else {
@@ -192,15 +202,18 @@ fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
 
 #[test]
 fn nobody_is_sent_into_a_room_who_may_not_be() {
-    let service = narrow();
+    let service = start_with_restricted_caller();
     let identity = |name: Value| {
-        ask(
+        request_token(
             service.address(),
             APP_KEY,
-            &with("participant_identity", name),
+            &allowed_request_with("participant_identity", name),
         )
     };
-    assert_eq!(granted(&identity("patient-2".into()))["sub"], "patient-2");
+    assert_eq!(
+        issued_claims(&identity("patient-2".into()))["sub"],
+        "patient-2"
+    );
     for wrong in [
         json!("doctor"),
         json!("Patient-1"),
@@ -216,7 +229,13 @@ fn nobody_is_sent_into_a_room_who_may_not_be() {
     ] {
         assert_refused(&identity(wrong), "participant_identity");
     }
-    let name = |name: Value| ask(service.address(), APP_KEY, &with("participant_name", name));
+    let name = |name: Value| {
+        request_token(
+            service.address(),
+            APP_KEY,
+            &allowed_request_with("participant_name", name),
+        )
+    };
     for wrong in [
         json!("n".repeat(257)),
         json!("a\nb"),
@@ -228,15 +247,21 @@ fn nobody_is_sent_into_a_room_who_may_not_be() {
     }
     // in the example's form the name says who somebody is
     let body = json!({"room_name": "appointment-7", "participant_name": "doctor"});
-    assert_refused(&ask(service.address(), APP_KEY, &body), "participant_name");
+    assert_refused(
+        &request_token(service.address(), APP_KEY, &body),
+        "participant_name",
+    );
 }
 
 #[test]
 fn a_refusal_is_one_line_for_the_administrator_that_nobody_can_break() {
-    let service = narrow();
+    let service = start_with_restricted_caller();
     let room = "x\" status=200 granted=\"\n2026 INFO granted caller=admin\u{1b}[2K\u{202e}";
-    let body = with("room_name", room.into());
-    assert_refused(&ask(service.address(), APP_KEY, &body), "room_name");
+    let body = allowed_request_with("room_name", room.into());
+    assert_refused(
+        &request_token(service.address(), APP_KEY, &body),
+        "room_name",
+    );
     let line = service.wait_for_words(&["refused", "endpoint=token", "caller=app"]);
     assert!(
         matches!(field(&line, "status").as_deref(), Some("400" | "403")),
@@ -255,7 +280,7 @@ fn a_refusal_is_one_line_for_the_administrator_that_nobody_can_break() {
 }
 
 /// The claims of the token.
-pub(crate) fn granted(reply: &Reply) -> Value {
+pub(crate) fn issued_claims(reply: &Reply) -> Value {
     assert!(matches!(reply.status, 200 | 201), "{reply:?}");
     let body = reply.json();
     jwt::claims(body["participant_token"].as_str().unwrap(), SECRET)

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::caller::{
-    APP_KEY, a_room, app, ask, ask_again, authorization, settings, stored, users, written,
-};
 use crate::client::{Connection, Reply, raw};
-use crate::login::{Login, SigningKey};
+use crate::fake_issuer::{FakeIssuer, SigningKey};
 use crate::process::Service;
 use crate::settings::Settings;
+use crate::token_client::{
+    APP_KEY, any_request, app_entry, bearer_header, key_hash, policy_settings, raw_token_request,
+    request_token, request_token_on, users_entry,
+};
 
 /// Requests of an attack: far more than any share.
 const FLOOD: usize = 100;
@@ -20,21 +21,24 @@ const A_MINUTE: usize = 5;
 #[test]
 fn a_caller_gets_their_share_and_no_other_caller_pays_for_it() {
     let other = format!("lts_ffffffff_{}", "5".repeat(64));
-    let policy = app(&format!("requests_per_minute = {A_MINUTE}"))
-        + &format!("[callers.other]\nkeys = [\"{}\"]\n", stored(&other));
-    let service = Service::start(&settings(&policy));
+    let policy = app_entry(&format!("requests_per_minute = {A_MINUTE}"))
+        + &format!("[callers.other]\nkeys = [\"{}\"]\n", key_hash(&other));
+    let service = Service::start(&policy_settings(&policy));
     let mut connection = Connection::open(service.address()).unwrap();
     let start = Instant::now();
     let mut passed = 0;
     for number in 0..FLOOD {
-        let reply = ask_again(&mut connection, APP_KEY, &a_room());
+        let reply = request_token_on(&mut connection, APP_KEY, &any_request());
         if reply.status == 201 {
             passed += 1;
         } else {
             assert_told_when(&reply);
         }
         if number % 10 == 0 {
-            assert_eq!(ask(service.address(), &other, &a_room()).status, 201);
+            assert_eq!(
+                request_token(service.address(), &other, &any_request()).status,
+                201
+            );
         }
     }
     assert_share(passed, start);
@@ -45,32 +49,32 @@ fn a_caller_gets_their_share_and_no_other_caller_pays_for_it() {
 #[test]
 fn a_user_of_a_login_gets_their_share_and_no_other_user_pays_for_it() {
     let key = SigningKey::p256("one");
-    let login = Login::publishing(&[&key]);
+    let login = FakeIssuer::with_keys(&[&key]);
     let lines = format!("requests_per_minute = {A_MINUTE}");
-    let service = Service::start(&settings(&users(&login.url(), &lines)));
+    let service = Service::start(&policy_settings(&users_entry(&login.url(), &lines)));
     let room = json!({"room_name": "room"});
     let start = Instant::now();
     let mut passed = 0;
     for number in 0..FLOOD {
         // a token of its own each time is no way round it
-        let mut claims = crate::login::claims("mallory");
+        let mut claims = crate::fake_issuer::user_claims("mallory");
         claims["jti"] = number.into();
-        let reply = ask(service.address(), &key.signed(&claims), &room);
+        let reply = request_token(service.address(), &key.sign(&claims), &room);
         match reply.status {
             201 => passed += 1,
             _ => assert_told_when(&reply),
         }
         if number % 10 == 0 {
-            let honest = key.token(&format!("alice{number}"));
-            assert_eq!(ask(service.address(), &honest, &room).status, 201);
+            let honest = key.token_for(&format!("alice{number}"));
+            assert_eq!(request_token(service.address(), &honest, &room).status, 201);
         }
     }
     assert_share(passed, start);
     // without a name, a user has no share of their own, but is not without limit either
-    let mut nameless = crate::login::claims("");
+    let mut nameless = crate::fake_issuer::user_claims("");
     nameless.as_object_mut().unwrap().remove("sub");
     let refused = (0..FLOOD)
-        .filter(|_| ask(service.address(), &key.signed(&nameless), &room).status == 429)
+        .filter(|_| request_token(service.address(), &key.sign(&nameless), &room).status == 429)
         .count();
     assert!(refused > 0, "a token without sub is never too often");
 }
@@ -110,9 +114,15 @@ fn an_address_that_guesses_keys_is_stopped_and_no_other_address_is() {
     let mut connection = Connection::open(service.address()).unwrap();
     for number in 0..FLOOD * 10 {
         let guess = format!("lts_a0b1c2d3_{number:064x}");
-        assert_eq!(ask_again(&mut connection, &guess, &a_room()).status, 401);
+        assert_eq!(
+            request_token_on(&mut connection, &guess, &any_request()).status,
+            401
+        );
     }
-    assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
+    assert_eq!(
+        request_token(service.address(), APP_KEY, &any_request()).status,
+        201
+    );
 }
 
 #[test]
@@ -124,9 +134,9 @@ fn an_address_cannot_be_made_up_by_whoever_is_no_proxy() {
         let fields = format!(
             "X-Forwarded-For: 203.0.113.{}, 8.8.4.4\r\n{}",
             number % 250,
-            authorization("lts_a0b1c2d3_0")
+            bearer_header("lts_a0b1c2d3_0")
         );
-        let reply = raw(service.address(), &written(&fields, b"{}"));
+        let reply = raw(service.address(), &raw_token_request(&fields, b"{}"));
         assert!(matches!(reply.status, 401 | 429), "{reply:?}");
         refused += usize::from(reply.status == 429);
     }
@@ -139,12 +149,15 @@ fn an_address_cannot_be_made_up_by_whoever_is_no_proxy() {
 
 /// So few that even a slow machine sends more.
 fn few_from_an_address() -> Settings {
-    settings(&app("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "60")
+    policy_settings(&app_entry("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "60")
 }
 
 fn from(connection: &mut Connection, client: &str, bearer: &str) -> Reply {
-    let fields = format!("X-Forwarded-For: {client}\r\n{}", authorization(bearer));
-    connection.send(&written(&fields, a_room().to_string().as_bytes()));
+    let fields = format!("X-Forwarded-For: {client}\r\n{}", bearer_header(bearer));
+    connection.send(&raw_token_request(
+        &fields,
+        any_request().to_string().as_bytes(),
+    ));
     connection.receive(false).unwrap()
 }
 

@@ -4,10 +4,12 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::caller::{APP_KEY, app, ask, settings, stored, users};
-use crate::login::{Conduct, Login, SigningKey};
+use crate::fake_issuer::{FakeIssuer, IssuerBehaviour, SigningKey};
 use crate::process::Service;
 use crate::settings::Settings;
+use crate::token_client::{
+    APP_KEY, app_entry, key_hash, policy_settings, request_token, users_entry,
+};
 
 const FILE: &str = "TOKEN_SERVER_POLICY_FILE";
 
@@ -18,7 +20,7 @@ struct Running {
 
 impl Running {
     fn with(policy: &str) -> Self {
-        let settings = settings(policy);
+        let settings = policy_settings(policy);
         let service = Service::start(&settings);
         Self { settings, service }
     }
@@ -32,13 +34,13 @@ impl Running {
 
     fn status(&self, bearer: &str, room: &str) -> u16 {
         let body = json!({"room_name": room, "participant_identity": "alice"});
-        ask(self.service.address(), bearer, &body).status
+        request_token(self.service.address(), bearer, &body).status
     }
 }
 
 #[test]
 fn a_wrong_new_policy_keeps_the_old_one() {
-    let running = Running::with(&app("rooms = [\"old-*\"]"));
+    let running = Running::with(&app_entry("rooms = [\"old-*\"]"));
     let still = |what: &str| {
         assert_eq!(running.status(APP_KEY, "old-1"), 201, "after {what}");
         assert_eq!(running.status(APP_KEY, "new-1"), 403, "after {what}");
@@ -78,10 +80,14 @@ fn a_wrong_new_policy_keeps_the_old_one() {
 #[test]
 fn a_key_that_was_taken_away_opens_nothing_any_more() {
     let leaked = format!("lts_ffffffff_{}", "5".repeat(64));
-    let with_leaked = app("") + &format!("[callers.leaked]\nkeys = [\"{}\"]\n", stored(&leaked));
+    let with_leaked =
+        app_entry("") + &format!("[callers.leaked]\nkeys = [\"{}\"]\n", key_hash(&leaked));
     let running = Running::with(&with_leaked);
     assert_eq!(running.status(&leaked, "room"), 201);
-    running.change(app("rooms = [\"new-*\"]").as_bytes(), &[FILE, "re-read"]);
+    running.change(
+        app_entry("rooms = [\"new-*\"]").as_bytes(),
+        &[FILE, "re-read"],
+    );
     assert_eq!(running.status(&leaked, "room"), 401);
     assert_eq!(running.status(APP_KEY, "new-1"), 201);
     assert_eq!(running.status(APP_KEY, "old-1"), 403);
@@ -90,13 +96,13 @@ fn a_key_that_was_taken_away_opens_nothing_any_more() {
 #[test]
 fn a_new_policy_does_not_forget_the_keys_of_a_login_that_is_down() {
     let key = SigningKey::rsa("one");
-    let login = Login::publishing(&[&key]);
-    let running = Running::with(&users(&login.url(), "rooms = [\"old-*\"]"));
-    assert_eq!(running.status(&key.token("alice"), "old-1"), 201);
-    login.begin(Conduct::Hangs);
-    let changed = users(&login.url(), "rooms = [\"new-*\"]");
+    let login = FakeIssuer::with_keys(&[&key]);
+    let running = Running::with(&users_entry(&login.url(), "rooms = [\"old-*\"]"));
+    assert_eq!(running.status(&key.token_for("alice"), "old-1"), 201);
+    login.set_behaviour(IssuerBehaviour::Hangs);
+    let changed = users_entry(&login.url(), "rooms = [\"new-*\"]");
     running.change(changed.as_bytes(), &[FILE, "re-read"]);
-    assert_eq!(running.status(&key.token("alice"), "new-1"), 201);
-    assert_eq!(running.status(&key.token("alice"), "old-1"), 403);
-    assert_eq!(login.fetches(), 1);
+    assert_eq!(running.status(&key.token_for("alice"), "new-1"), 201);
+    assert_eq!(running.status(&key.token_for("alice"), "old-1"), 403);
+    assert_eq!(login.fetch_count(), 1);
 }

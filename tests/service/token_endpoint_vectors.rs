@@ -1,4 +1,4 @@
-//! What the older example server was sent, and what it answered: `tests/vectors/token_server_cases.json`.
+//! What the older example server was sent, and what it answered: `tests/vectors/example_token_server.json`.
 //!
 //! Our statuses are those that it had, but for its own mistakes, which stand in [`INTENDED`] with what was meant.
 
@@ -51,7 +51,7 @@ fn send(service: &Service, request: &Value) -> Reply {
 #[test]
 fn every_case_of_the_example_is_answered_as_it_was_meant() {
     let all: Value =
-        serde_json::from_str(include_str!("../vectors/token_server_cases.json")).unwrap();
+        serde_json::from_str(include_str!("../vectors/example_token_server.json")).unwrap();
     let cases = all["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 24);
     let service = service();

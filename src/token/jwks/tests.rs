@@ -22,7 +22,7 @@ fn allow_loopback() -> AddressPolicy {
 }
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../../tests/vectors/login.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/vectors/jwt_issuer.json")).unwrap()
 }
 
 fn jwks_document() -> String {

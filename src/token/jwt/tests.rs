@@ -1,4 +1,4 @@
-//! `tests/vectors/login.json`: keys and JWTs made by other implementations, with the expected results; and JWTs signed here, each
+//! `tests/vectors/jwt_issuer.json`: keys and JWTs made by other implementations, with the expected results; and JWTs signed here, each
 //! with one defect.
 
 use base64::Engine;
@@ -17,7 +17,7 @@ const ISSUER: &str = "https://login.example";
 const AUDIENCE: &str = "livekit-tokens";
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../../tests/vectors/login.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/vectors/jwt_issuer.json")).unwrap()
 }
 
 fn issuer(name: &str, audience: &str, keys: KeySet) -> JwtIssuer {

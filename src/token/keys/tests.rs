@@ -1,11 +1,11 @@
-//! Key sets of issuers and administrators; `tests/vectors/login.json` has keys made by other implementations.
+//! Key sets of issuers and administrators; `tests/vectors/jwt_issuer.json` has keys made by other implementations.
 
 use serde_json::json;
 
 use super::*;
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../../tests/vectors/login.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/vectors/jwt_issuer.json")).unwrap()
 }
 
 fn jwk(id: &str) -> Value {

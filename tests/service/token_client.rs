@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::client::{Address, Connection, Reply, raw};
-use crate::login::{AUDIENCE, ISSUER};
+use crate::fake_issuer::{AUDIENCE, ISSUER};
 use crate::settings::Settings;
 use crate::stage::LOOPBACK;
 
@@ -15,25 +15,28 @@ pub(crate) const APP_KEY: &str =
     "lts_a0b1c2d3_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 /// Settings for a service whose callers are in this policy file.
-pub(crate) fn settings(policy: &str) -> Settings {
+pub(crate) fn policy_settings(policy: &str) -> Settings {
     Settings::complete()
         .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
         .set_file("TOKEN_SERVER_POLICY_FILE", policy)
 }
 
 /// A policy file's entry of `app`, with [`APP_KEY`] and these further lines.
-pub(crate) fn app(lines: &str) -> String {
-    format!("[callers.app]\nkeys = [\"{}\"]\n{lines}\n", stored(APP_KEY))
+pub(crate) fn app_entry(lines: &str) -> String {
+    format!(
+        "[callers.app]\nkeys = [\"{}\"]\n{lines}\n",
+        key_hash(APP_KEY)
+    )
 }
 
 /// A policy file's entry of `users`, whose login has its keys at `keys`, and these further lines.
-pub(crate) fn users(keys: &str, lines: &str) -> String {
+pub(crate) fn users_entry(keys: &str, lines: &str) -> String {
     let jwt = format!("issuer = \"{ISSUER}\", audience = \"{AUDIENCE}\", keys = \"{keys}\"");
     format!("[callers.users]\njwt = {{ {jwt} }}\n{lines}\n")
 }
 
 /// What is stored of an API key.
-pub(crate) fn stored(key: &str) -> String {
+pub(crate) fn key_hash(key: &str) -> String {
     let mut text = "sha256:".to_owned();
     for byte in Sha256::digest(key.as_bytes()) {
         write!(text, "{byte:02x}").unwrap();
@@ -42,29 +45,29 @@ pub(crate) fn stored(key: &str) -> String {
 }
 
 /// What is asked for where that does not matter.
-pub(crate) fn a_room() -> Value {
+pub(crate) fn any_request() -> Value {
     json!({"room_name": "room", "participant_identity": "alice"})
 }
 
 /// Asks for a token with this bearer.
-pub(crate) fn ask(address: &Address, bearer: &str, body: &Value) -> Reply {
+pub(crate) fn request_token(address: &Address, bearer: &str, body: &Value) -> Reply {
     raw(
         address,
-        &written(&authorization(bearer), body.to_string().as_bytes()),
+        &raw_token_request(&bearer_header(bearer), body.to_string().as_bytes()),
     )
 }
 
 /// As [`ask`], on a connection that stands.
-pub(crate) fn ask_again(connection: &mut Connection, bearer: &str, body: &Value) -> Reply {
-    connection.send(&written(
-        &authorization(bearer),
+pub(crate) fn request_token_on(connection: &mut Connection, bearer: &str, body: &Value) -> Reply {
+    connection.send(&raw_token_request(
+        &bearer_header(bearer),
         body.to_string().as_bytes(),
     ));
     connection.receive(false).unwrap()
 }
 
 /// The bytes of a request with these header lines.
-pub(crate) fn written(fields: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn raw_token_request(fields: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
         "POST /token HTTP/1.1\r\nHost: tokens.example.com\r\n{fields}Content-Type: application/json\r\n\
@@ -73,6 +76,6 @@ pub(crate) fn written(fields: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-pub(crate) fn authorization(bearer: &str) -> String {
+pub(crate) fn bearer_header(bearer: &str) -> String {
     format!("Authorization: Bearer {bearer}\r\n")
 }

@@ -2,20 +2,22 @@
 
 use serde_json::json;
 
-use crate::caller::{APP_KEY, a_room, app, ask, settings};
 use crate::client::{self, raw};
 use crate::homeserver::Homeserver;
 use crate::process::Service;
+use crate::token_client::{APP_KEY, any_request, app_entry, policy_settings, request_token};
 
 /// Requests of one address in a minute, and so at once.
 const A_MINUTE: usize = 6;
 
 #[test]
 fn a_decision_is_one_line_with_who_what_and_why() {
-    let service = Service::start(&settings(&app("rooms = ['room']\nagents = ['helper']")));
+    let service = Service::start(&policy_settings(&app_entry(
+        "rooms = ['room']\nagents = ['helper']",
+    )));
     let body = json!({"room_name": "room", "participant_identity": "ali\u{202e}ce \"x\"", "ttl_seconds": 60,
         "participant_metadata": "never-logged-metadata", "room_config": {"agents": [{"agent_name": "helper"}]}});
-    assert_eq!(ask(service.address(), APP_KEY, &body).status, 201);
+    assert_eq!(request_token(service.address(), APP_KEY, &body).status, 201);
     let line = service.wait_for_log("token issued");
     for part in [
         "level=info",
@@ -37,7 +39,7 @@ fn a_decision_is_one_line_with_who_what_and_why() {
     assert!(!line.contains('\u{202e}'), "{line}");
 
     assert_eq!(
-        ask(
+        request_token(
             service.address(),
             APP_KEY,
             &json!({"room_name": "other", "participant_name": "me"})
@@ -57,7 +59,7 @@ fn a_decision_is_one_line_with_who_what_and_why() {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert_eq!(
-        ask(service.address(), "never-logged", &a_room()).status,
+        request_token(service.address(), "never-logged", &any_request()).status,
         401
     );
     let line = service.wait_for_words(&["request refused", "status=401"]);
@@ -65,7 +67,10 @@ fn a_decision_is_one_line_with_who_what_and_why() {
         line.contains("cause=") && !line.contains("caller="),
         "{line}"
     );
-    assert_eq!(ask(service.address(), APP_KEY, &json!([])).status, 422);
+    assert_eq!(
+        request_token(service.address(), APP_KEY, &json!([])).status,
+        422
+    );
     service.wait_for_words(&["request refused", "status=422", "cause="]);
     assert!(!service.log().contains(&APP_KEY[13..]), "a key in the log");
 }
@@ -73,12 +78,13 @@ fn a_decision_is_one_line_with_who_what_and_why() {
 #[test]
 fn matrix_and_all_others_share_the_pace_of_an_address() {
     let homeserver = Homeserver::honest();
-    let settings = settings(&app("")).set("LIVEKIT_RATE_PER_ADDRESS", A_MINUTE.to_string());
+    let settings =
+        policy_settings(&app_entry("")).set("LIVEKIT_RATE_PER_ADDRESS", A_MINUTE.to_string());
     let service = Service::start(&settings);
     let ask = |client: &str, path: &str| {
         let user = homeserver.user("alice");
         let body = match path {
-            "/token" => a_room(),
+            "/token" => any_request(),
             "/sfu/get" => user.sfu_get(),
             _ => user.get_token(),
         };
@@ -117,12 +123,13 @@ fn matrix_and_all_others_share_the_pace_of_an_address() {
 
 #[test]
 fn a_limit_of_zero_is_none() {
-    let settings = settings(&app("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "0");
+    let settings =
+        policy_settings(&app_entry("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "0");
     let service = Service::start(&settings);
     for _ in 0..1000 {
         let reply = raw(
             service.address(),
-            &client::forwarded("8.8.8.8", "/token", &a_room()),
+            &client::forwarded("8.8.8.8", "/token", &any_request()),
         );
         assert_eq!(reply.status, 401);
     }

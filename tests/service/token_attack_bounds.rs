@@ -2,25 +2,33 @@
 
 use serde_json::{Value, json};
 
-use crate::caller::{APP_KEY, ask, authorization, written};
 use crate::client::raw;
-use crate::token_attack_policy::{assert_refused, granted, narrow, with};
+use crate::token_attack_policy::{
+    allowed_request_with, assert_refused, issued_claims, start_with_restricted_caller,
+};
+use crate::token_client::{APP_KEY, bearer_header, raw_token_request, request_token};
 
 #[test]
 fn a_room_is_not_configured_beyond_its_agents() {
-    let service = narrow();
-    let config = |config: Value| ask(service.address(), APP_KEY, &with("room_config", config));
+    let service = start_with_restricted_caller();
+    let config = |config: Value| {
+        request_token(
+            service.address(),
+            APP_KEY,
+            &allowed_request_with("room_config", config),
+        )
+    };
     for none in [
         json!({}),
         Value::Null,
         json!({"agents": []}),
         json!({"agents": null, "egress": {}}),
     ] {
-        let claims = granted(&config(none));
+        let claims = issued_claims(&config(none));
         let config = claims["roomConfig"].as_object();
         assert!(config.is_none_or(serde_json::Map::is_empty), "{claims}");
     }
-    let claims = granted(&config(json!({"agents": [{"agent_name": "scribe"}]})));
+    let claims = issued_claims(&config(json!({"agents": [{"agent_name": "scribe"}]})));
     assert_eq!(
         claims["roomConfig"]["agents"][0]["agentName"], "scribe",
         "{claims}"
@@ -49,11 +57,17 @@ fn a_room_is_not_configured_beyond_its_agents() {
 
 #[test]
 fn a_token_lives_no_longer_than_the_policy_says() {
-    let service = narrow();
-    let lifetime = |seconds: Value| ask(service.address(), APP_KEY, &with("ttl_seconds", seconds));
+    let service = start_with_restricted_caller();
+    let lifetime = |seconds: Value| {
+        request_token(
+            service.address(),
+            APP_KEY,
+            &allowed_request_with("ttl_seconds", seconds),
+        )
+    };
     for (asked, given) in [(json!(3600), 3600), (json!(60), 60), (Value::Null, 600)] {
         let reply = lifetime(asked);
-        let claims = granted(&reply);
+        let claims = issued_claims(&reply);
         let left = claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap();
         assert!((given..=given + 5).contains(&left), "{claims}");
     }
@@ -73,18 +87,27 @@ fn a_token_lives_no_longer_than_the_policy_says() {
     }
     let number = br#"{"room_name":"appointment-7","participant_identity":"patient-1","ttl_seconds":99999999999999999999999}"#;
     assert_refused(
-        &raw(service.address(), &written(&authorization(APP_KEY), number)),
+        &raw(
+            service.address(),
+            &raw_token_request(&bearer_header(APP_KEY), number),
+        ),
         "ttl_seconds",
     );
 }
 
 #[test]
 fn metadata_and_attributes_stay_small_and_are_text() {
-    let service = narrow();
-    let ask = |name: &str, value: Value| ask(service.address(), APP_KEY, &with(name, value));
+    let service = start_with_restricted_caller();
+    let ask = |name: &str, value: Value| {
+        request_token(
+            service.address(),
+            APP_KEY,
+            &allowed_request_with(name, value),
+        )
+    };
     for name in ["participant_metadata", "metadata"] {
         assert_eq!(
-            granted(&ask(name, "m".repeat(64).into()))["metadata"],
+            issued_claims(&ask(name, "m".repeat(64).into()))["metadata"],
             "m".repeat(64)
         );
         assert_refused(&ask(name, "m".repeat(65).into()), "metadata");
@@ -98,7 +121,7 @@ fn metadata_and_attributes_stay_small_and_are_text() {
         assert_eq!(reply.status, 413, "{reply:?}");
     }
     let attributes = |value: Value| ask("participant_attributes", value);
-    let claims = granted(&attributes(json!({"role": "guest"})));
+    let claims = issued_claims(&attributes(json!({"role": "guest"})));
     assert_eq!(claims["attributes"], json!({"role": "guest"}));
     let many: serde_json::Map<String, Value> =
         (0..5000).map(|n| (n.to_string(), "".into())).collect();

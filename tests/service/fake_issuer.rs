@@ -30,48 +30,48 @@ pub(crate) const AUDIENCE: &str = "livekit-tokens";
 /// The issuer of all its JWTs.
 pub(crate) const ISSUER: &str = "https://login.example.com";
 /// What an unreasonable answer holds.
-pub(crate) const HUGE: u64 = 10 * 1024 * 1024;
+pub(crate) const OVERSIZED_BYTES: u64 = 10 * 1024 * 1024;
 
 /// How the server treats a request.
 #[derive(Clone, Debug)]
-pub(crate) enum Conduct {
+pub(crate) enum IssuerBehaviour {
     /// As a login server does.
-    Publishes,
+    Normal,
     /// A JWKS that goes on for 10 MB, whose length it announces or not.
-    Huge { announced: bool },
+    Oversized { announced: bool },
     /// Nothing, while the connection stands.
     Hangs,
     /// Always this status with these header lines and this body.
-    Says(&'static str, String, String),
+    Responds(&'static str, String, String),
 }
 
 /// A running server with its keys.
-pub(crate) struct Login {
+pub(crate) struct FakeIssuer {
     address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<IssuerState>,
 }
 
-struct State {
-    conduct: Mutex<Conduct>,
+struct IssuerState {
+    behaviour: Mutex<IssuerBehaviour>,
     keys: Mutex<Vec<Value>>,
-    fetches: AtomicUsize,
-    sent: AtomicU64,
+    fetch_count: AtomicUsize,
+    oversized_bytes_sent: AtomicU64,
 }
 
-impl Login {
+impl FakeIssuer {
     /// One that publishes these keys.
-    pub(crate) fn publishing(keys: &[&SigningKey]) -> Self {
-        Self::start(keys, Conduct::Publishes)
+    pub(crate) fn with_keys(keys: &[&SigningKey]) -> Self {
+        Self::start(keys, IssuerBehaviour::Normal)
     }
 
-    pub(crate) fn start(keys: &[&SigningKey], conduct: Conduct) -> Self {
+    pub(crate) fn start(keys: &[&SigningKey], conduct: IssuerBehaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
-            conduct: Mutex::new(conduct),
+        let state = Arc::new(IssuerState {
+            behaviour: Mutex::new(conduct),
             keys: Mutex::new(keys.iter().map(|key| key.jwk()).collect()),
-            fetches: AtomicUsize::new(0),
-            sent: AtomicU64::new(0),
+            fetch_count: AtomicUsize::new(0),
+            oversized_bytes_sent: AtomicU64::new(0),
         });
         let (shared, tls) = (
             Arc::clone(&state),
@@ -92,27 +92,27 @@ impl Login {
     }
 
     /// Treats requests in this way from now on.
-    pub(crate) fn begin(&self, conduct: Conduct) {
-        *self.state.conduct.lock().unwrap() = conduct;
+    pub(crate) fn set_behaviour(&self, conduct: IssuerBehaviour) {
+        *self.state.behaviour.lock().unwrap() = conduct;
     }
 
     /// Publishes one more key.
-    pub(crate) fn add(&self, key: &SigningKey) {
+    pub(crate) fn publish(&self, key: &SigningKey) {
         self.state.keys.lock().unwrap().push(key.jwk());
     }
 
     /// Requests for its keys so far.
-    pub(crate) fn fetches(&self) -> usize {
-        self.state.fetches.load(Ordering::SeqCst)
+    pub(crate) fn fetch_count(&self) -> usize {
+        self.state.fetch_count.load(Ordering::SeqCst)
     }
 
     /// Bytes of a huge answer that the service took.
-    pub(crate) fn sent(&self) -> u64 {
-        self.state.sent.load(Ordering::SeqCst)
+    pub(crate) fn oversized_bytes_sent(&self) -> u64 {
+        self.state.oversized_bytes_sent.load(Ordering::SeqCst)
     }
 }
 
-impl State {
+impl IssuerState {
     fn serve(&self, stream: TcpStream, tls: Arc<ServerConfig>) {
         let tls = ServerConnection::new(tls).unwrap();
         let mut stream = BufReader::new(StreamOwned::new(tls, stream));
@@ -121,17 +121,19 @@ impl State {
                 (request.method.as_str(), request.target.as_str()),
                 ("GET", "/keys?use=sig")
             );
-            self.fetches.fetch_add(1, Ordering::SeqCst);
-            let conduct = self.conduct.lock().unwrap().clone();
+            self.fetch_count.fetch_add(1, Ordering::SeqCst);
+            let conduct = self.behaviour.lock().unwrap().clone();
             let out = stream.get_mut();
             let answered = match conduct {
-                Conduct::Publishes => {
+                IssuerBehaviour::Normal => {
                     let keys = json!({"keys": *self.keys.lock().unwrap()});
                     respond(out, "200 OK", "", &keys.to_string())
                 }
-                Conduct::Huge { announced } => self.flood(out, announced),
-                Conduct::Says(status, fields, body) => respond(out, status, &fields, &body),
-                Conduct::Hangs => {
+                IssuerBehaviour::Oversized { announced } => self.respond_oversized(out, announced),
+                IssuerBehaviour::Responds(status, fields, body) => {
+                    respond(out, status, &fields, &body)
+                }
+                IssuerBehaviour::Hangs => {
                     let _ = stream.read_to_end(&mut Vec::new());
                     break;
                 }
@@ -143,19 +145,20 @@ impl State {
     }
 
     /// The right keys, and then spaces, which a JSON document may end with.
-    fn flood(&self, out: &mut impl Write, announced: bool) -> std::io::Result<()> {
+    fn respond_oversized(&self, out: &mut impl Write, announced: bool) -> std::io::Result<()> {
         let keys = json!({"keys": *self.keys.lock().unwrap()}).to_string();
         let framing = match announced {
-            true => format!("Content-Length: {HUGE}"),
+            true => format!("Content-Length: {OVERSIZED_BYTES}"),
             false => "Connection: close".to_owned(),
         };
         out.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{keys}").as_bytes())?;
         let mut sent = keys.len() as u64;
-        while sent < HUGE {
-            let piece = vec![b' '; 16 * 1024.min(usize::try_from(HUGE - sent).unwrap())];
+        while sent < OVERSIZED_BYTES {
+            let piece = vec![b' '; 16 * 1024.min(usize::try_from(OVERSIZED_BYTES - sent).unwrap())];
             out.write_all(&piece)?;
             sent += piece.len() as u64;
-            self.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
+            self.oversized_bytes_sent
+                .fetch_add(piece.len() as u64, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -180,9 +183,9 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// RSA of 2048 bits: always the one of `tests/vectors/login.json`, as making one takes long.
+    /// RSA of 2048 bits: always the one of `tests/vectors/jwt_issuer.json`, as making one takes long.
     pub(crate) fn rsa(id: &str) -> Self {
-        let pkcs8 = vector("pkcs8");
+        let pkcs8 = rsa_vector("pkcs8");
         let der = STANDARD.decode(pkcs8.as_str().unwrap()).unwrap();
         Self::new(
             id,
@@ -224,7 +227,7 @@ impl SigningKey {
     pub(crate) fn jwk(&self) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match &self.pair {
-            Pair::Rsa(_) => vector("jwk"),
+            Pair::Rsa(_) => rsa_vector("jwk"),
             Pair::P256(pair) => {
                 let point = pair.public_key().as_ref();
                 let (x, y) = (text(&point[1..33]), text(&point[33..]));
@@ -239,19 +242,19 @@ impl SigningKey {
     }
 
     /// A JWT of this user, as the login writes it.
-    pub(crate) fn token(&self, user: &str) -> String {
-        self.signed(&claims(user))
+    pub(crate) fn token_for(&self, user: &str) -> String {
+        self.sign(&user_claims(user))
     }
 
     /// A JWT with these claims.
-    pub(crate) fn signed(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         let header = json!({"alg": self.algorithm(), "kid": self.id, "typ": "JWT"});
-        self.signed_with(&header, claims)
+        self.sign_with_header(&header, claims)
     }
 
     /// A JWT with this header, whatever it says.
-    pub(crate) fn signed_with(&self, header: &Value, claims: &Value) -> String {
-        let message = message(header, claims);
+    pub(crate) fn sign_with_header(&self, header: &Value, claims: &Value) -> String {
+        let message = signing_input(header, claims);
         let random = SystemRandom::new();
         let signature = match &self.pair {
             Pair::Rsa(pair) => {
@@ -276,14 +279,14 @@ impl SigningKey {
 }
 
 /// What the login says of a user whom it lets in for the next ten minutes.
-pub(crate) fn claims(user: &str) -> Value {
+pub(crate) fn user_claims(user: &str) -> Value {
     let now = jwt::now();
     json!({"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": now, "nbf": now, "exp": now + 600})
 }
 
 /// A JWT that is signed with HS256.
-pub(crate) fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
-    let message = message(header, claims);
+pub(crate) fn sign_hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
+    let message = signing_input(header, claims);
     let mac = Hmac::<Sha256>::new_from_slice(secret)
         .unwrap()
         .chain_update(&message);
@@ -294,12 +297,12 @@ pub(crate) fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
 }
 
 /// The RSA key of the vectors, in one of its forms.
-pub(crate) fn vector(form: &str) -> Value {
-    let all: Value = serde_json::from_str(include_str!("../vectors/login.json")).unwrap();
+pub(crate) fn rsa_vector(form: &str) -> Value {
+    let all: Value = serde_json::from_str(include_str!("../vectors/jwt_issuer.json")).unwrap();
     all["keys"]["rsa"][form].clone()
 }
 
-fn message(header: &Value, claims: &Value) -> String {
+fn signing_input(header: &Value, claims: &Value) -> String {
     let segment = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}", segment(header), segment(claims))
 }

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::caller::{APP_KEY, app, ask, authorization, settings, written};
 use crate::client::{Reply, raw};
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::{KEY, SECRET};
+use crate::token_client::{
+    APP_KEY, app_entry, bearer_header, policy_settings, raw_token_request, request_token,
+};
 
 /// Longer than a request takes on a slow machine, in seconds.
 const MOMENT: i64 = 60;
@@ -33,7 +35,7 @@ fn seconds_of(timestamp: &str) -> i64 {
 
 #[test]
 fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
-    let service = Service::start(&settings(&app("")));
+    let service = Service::start(&policy_settings(&app_entry("")));
     let example = json!({"room_name": "room", "participant_name": "me"});
     for (body, status) in [
         (example.clone(), 200),
@@ -58,7 +60,7 @@ fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
             201,
         ),
     ] {
-        let reply = ask(service.address(), APP_KEY, &body);
+        let reply = request_token(service.address(), APP_KEY, &body);
         assert_eq!(reply.status, status, "{body} {reply:?}");
         assert_eq!(reply.header("content-type"), Some("application/json"));
         assert_eq!(reply.header("cache-control"), Some("no-store"));
@@ -70,10 +72,13 @@ fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
         assert_eq!(answer.as_object().unwrap().len(), 8, "{answer}");
         assert_eq!(claims(&reply)["sub"], "me");
     }
-    let forwarded = format!("{}X-Forwarded-Proto: https\r\n", authorization(APP_KEY));
+    let forwarded = format!("{}X-Forwarded-Proto: https\r\n", bearer_header(APP_KEY));
     for path in ["/token/", "//token", "/api/livekit/token?x=1"] {
-        let request =
-            String::from_utf8(written(&forwarded, example.to_string().as_bytes())).unwrap();
+        let request = String::from_utf8(raw_token_request(
+            &forwarded,
+            example.to_string().as_bytes(),
+        ))
+        .unwrap();
         let request = request.replacen("/token", path, 1);
         assert_eq!(
             raw(service.address(), request.as_bytes()).status,
@@ -85,10 +90,10 @@ fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
 
 #[test]
 fn by_default_a_token_is_for_one_room_to_talk_and_listen_and_never_to_rule() {
-    let service = Service::start(&settings(&app("")));
+    let service = Service::start(&policy_settings(&app_entry("")));
     let body =
         json!({"room_name": "room", "participant_identity": "me", "participant_name": "My Name"});
-    let reply = ask(service.address(), APP_KEY, &body);
+    let reply = request_token(service.address(), APP_KEY, &body);
     let claims = claims(&reply);
     assert_eq!(
         claims["video"],
@@ -113,20 +118,22 @@ fn by_default_a_token_is_for_one_room_to_talk_and_listen_and_never_to_rule() {
 
 #[test]
 fn everything_that_the_policy_allows_reaches_the_token() {
-    let policy = app("
+    let policy = app_entry(
+        "
         grants = ['canPublish', 'canSubscribe']
         grants_on_request = ['canUpdateOwnMetadata', 'hidden', 'agent']
         sources = ['camera', 'microphone']
         agents = ['helper-*']
-        max_lifetime_seconds = 7200");
-    let service = Service::start(&settings(&policy));
+        max_lifetime_seconds = 7200",
+    );
+    let service = Service::start(&policy_settings(&policy));
     let body = json!({
         "room_name": "room", "participant_identity": "me", "participant_metadata": "{\"a\":1}\n",
         "participant_attributes": {"colour": "blau", "ü": "\u{202e}"}, "ttl_seconds": 90,
         "room_config": {"agents": [{"agent_name": "helper-1", "metadata": "task"}, {"agentName": "helper-2"}]},
         "participant_grants": {"canUpdateOwnMetadata": true, "canSubscribe": false, "canPublishSources": ["microphone"], "agent": false},
     });
-    let claims = claims(&ask(service.address(), APP_KEY, &body));
+    let claims = claims(&request_token(service.address(), APP_KEY, &body));
     assert_eq!(
         claims["video"],
         json!({"roomJoin": true, "room": "room", "canPublish": true, "canSubscribe": false, "canPublishData": false,
@@ -146,11 +153,11 @@ fn everything_that_the_policy_allows_reaches_the_token() {
 
 #[test]
 fn who_names_nothing_gets_what_the_policy_makes_up() {
-    let policy = app(
+    let policy = app_entry(
         "rooms = ['meeting-*']\nidentities = ['guest-*']\nrandom_room = true\nrandom_identity = true",
     );
-    let service = Service::start(&settings(&policy));
-    let replies = [(), ()].map(|()| ask(service.address(), APP_KEY, &json!({})));
+    let service = Service::start(&policy_settings(&policy));
+    let replies = [(), ()].map(|()| request_token(service.address(), APP_KEY, &json!({})));
     let names = replies.each_ref().map(|reply| {
         let (claims, body) = (claims(reply), reply.json());
         assert_eq!(claims["sub"], body["participant_identity"]);
@@ -172,8 +179,8 @@ fn who_names_nothing_gets_what_the_policy_makes_up() {
         "{names:?}"
     );
 
-    let strict = Service::start(&settings(&app("")));
-    let reply = ask(
+    let strict = Service::start(&policy_settings(&app_entry("")));
+    let reply = request_token(
         strict.address(),
         APP_KEY,
         &json!({"participant_attributes": {}}),
@@ -196,7 +203,9 @@ fn who_names_nothing_gets_what_the_policy_makes_up() {
 
 #[test]
 fn a_refusal_names_its_field_and_gives_nothing_away() {
-    let service = Service::start(&settings(&app("rooms = ['a-*']\nmax_metadata_bytes = 0")));
+    let service = Service::start(&policy_settings(&app_entry(
+        "rooms = ['a-*']\nmax_metadata_bytes = 0",
+    )));
     for (body, status, field) in [
         (
             json!({"room_name": "b", "participant_name": "me"}),
@@ -229,7 +238,7 @@ fn a_refusal_names_its_field_and_gives_nothing_away() {
             "ttl_seconds",
         ),
     ] {
-        let reply = ask(service.address(), APP_KEY, &body);
+        let reply = request_token(service.address(), APP_KEY, &body);
         assert_eq!(reply.status, status, "{body} {reply:?}");
         let answer = reply.json();
         assert_eq!(

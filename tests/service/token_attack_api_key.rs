@@ -2,22 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-use crate::caller::{
-    APP_KEY, a_room, app, ask, ask_again, authorization, settings, stored, written,
-};
 use crate::client::{Connection, Reply, raw};
 use crate::process::Service;
+use crate::token_client::{
+    APP_KEY, any_request, app_entry, bearer_header, key_hash, policy_settings, raw_token_request,
+    request_token, request_token_on,
+};
 
 /// Requests of each kind whose time is taken.
 const TIMED: usize = 200;
 
 #[test]
 fn nothing_but_the_key_itself_is_the_key() {
-    let service = Service::start(&settings(&app("")));
-    assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
-    let first_refused = ask(service.address(), "lts_", &a_room());
+    let service = Service::start(&policy_settings(&app_entry("")));
+    assert_eq!(
+        request_token(service.address(), APP_KEY, &any_request()).status,
+        201
+    );
+    let first_refused = request_token(service.address(), "lts_", &any_request());
     for wrong in wrong_keys() {
-        let reply = ask(service.address(), &wrong, &a_room());
+        let reply = request_token(service.address(), &wrong, &any_request());
         assert_refused(&reply, &wrong);
         // nothing in it says what was wrong with this one
         assert_eq!(reply.body, first_refused.body, "{wrong:?}");
@@ -30,7 +34,10 @@ fn nothing_but_the_key_itself_is_the_key() {
         };
         assert_eq!(names(&reply), names(&first_refused), "{wrong:?}");
     }
-    assert_eq!(ask(service.address(), APP_KEY, &a_room()).status, 201);
+    assert_eq!(
+        request_token(service.address(), APP_KEY, &any_request()).status,
+        201
+    );
     let line = service.wait_for_words(&["refused", "endpoint=token", "status=401"]);
     assert!(line.contains("cause="), "{line}");
     assert_discreet(&service);
@@ -38,11 +45,16 @@ fn nothing_but_the_key_itself_is_the_key() {
 
 #[test]
 fn a_key_is_shown_in_its_field_or_not_at_all() {
-    let service = Service::start(&settings(&app("")));
-    let body = a_room().to_string();
-    let ask = |fields: &str| raw(service.address(), &written(fields, body.as_bytes()));
+    let service = Service::start(&policy_settings(&app_entry("")));
+    let body = any_request().to_string();
+    let ask = |fields: &str| {
+        raw(
+            service.address(),
+            &raw_token_request(fields, body.as_bytes()),
+        )
+    };
     for right in [
-        authorization(APP_KEY),
+        bearer_header(APP_KEY),
         format!("authorization: bearer {APP_KEY}\r\n"),
         format!("X-API-Key: {APP_KEY}\r\n"),
     ] {
@@ -68,7 +80,7 @@ fn a_key_is_shown_in_its_field_or_not_at_all() {
     }
     // a proxy in front may have checked the one that we would not look at
     let other = APP_KEY.replace('7', "8");
-    let bearer = |key: &str| authorization(key);
+    let bearer = |key: &str| bearer_header(key);
     let own = |key: &str| format!("X-API-Key: {key}\r\n");
     for two in [
         bearer(APP_KEY) + &bearer(&other),
@@ -92,7 +104,7 @@ fn a_key_is_shown_in_its_field_or_not_at_all() {
     }
     // a query ends up in the logs of every proxy on the way
     let target = format!("/token?key={APP_KEY}&access_token={APP_KEY}");
-    let request = String::from_utf8(written("", body.as_bytes())).unwrap();
+    let request = String::from_utf8(raw_token_request("", body.as_bytes())).unwrap();
     let reply = raw(
         service.address(),
         request.replacen("/token", &target, 1).as_bytes(),
@@ -104,30 +116,42 @@ fn a_key_is_shown_in_its_field_or_not_at_all() {
 #[test]
 fn a_key_of_one_caller_is_not_that_of_another() {
     let other = format!("lts_ffffffff_{}", "5".repeat(64));
-    let policy = app("rooms = [\"app-*\"]")
+    let policy = app_entry("rooms = [\"app-*\"]")
         + &format!(
             "[callers.other]\nkeys = [\"{}\"]\nrooms = [\"other-*\"]\n",
-            stored(&other)
+            key_hash(&other)
         );
-    let service = Service::start(&settings(&policy));
+    let service = Service::start(&policy_settings(&policy));
     let room = |name: &str| serde_json::json!({"room_name": name, "participant_identity": "a"});
-    assert_eq!(ask(service.address(), APP_KEY, &room("app-1")).status, 201);
-    assert_eq!(ask(service.address(), &other, &room("other-1")).status, 201);
     assert_eq!(
-        ask(service.address(), APP_KEY, &room("other-1")).status,
+        request_token(service.address(), APP_KEY, &room("app-1")).status,
+        201
+    );
+    assert_eq!(
+        request_token(service.address(), &other, &room("other-1")).status,
+        201
+    );
+    assert_eq!(
+        request_token(service.address(), APP_KEY, &room("other-1")).status,
         403
     );
-    assert_eq!(ask(service.address(), &other, &room("app-1")).status, 403);
+    assert_eq!(
+        request_token(service.address(), &other, &room("app-1")).status,
+        403
+    );
     // the id of the one, the secret of the other
     let mixed = format!("{}{}", &APP_KEY[..13], &other[13..]);
-    assert_refused(&ask(service.address(), &mixed, &room("app-1")), &mixed);
+    assert_refused(
+        &request_token(service.address(), &mixed, &room("app-1")),
+        &mixed,
+    );
 }
 
 /// Keys are compared by their hashes, all bytes of each with all that are known; so there is nothing to be learnt from time. This
 /// measures it all the same, for whoever reads the log; a machine under load would make any bound a lie.
 #[test]
 fn right_and_wrong_keys_take_alike() {
-    let service = Service::start(&settings(&app(
+    let service = Service::start(&policy_settings(&app_entry(
         "rooms = [\"none\"]\nrequests_per_minute = 0",
     )));
     let near = format!("{}0", &APP_KEY[..APP_KEY.len() - 1]);
@@ -142,7 +166,7 @@ fn right_and_wrong_keys_take_alike() {
         let mut times: Vec<Duration> = (0..TIMED)
             .map(|_| {
                 let start = Instant::now();
-                let reply = ask_again(&mut connection, key, &a_room());
+                let reply = request_token_on(&mut connection, key, &any_request());
                 assert_eq!(reply.status, status, "{what}: {reply:?}");
                 start.elapsed()
             })
@@ -165,8 +189,8 @@ fn wrong_keys() -> Vec<String> {
         most,
         &APP_KEY[4..],
         &APP_KEY[13..],
-        &stored(APP_KEY),
-        &stored(APP_KEY)["sha256:".len()..],
+        &key_hash(APP_KEY),
+        &key_hash(APP_KEY)["sha256:".len()..],
         "app",
         "null",
         "undefined",
@@ -220,7 +244,7 @@ fn assert_tells_nothing(reply: &Reply) {
 /// No key is in the log, nor what makes it out.
 fn assert_discreet(service: &Service) {
     let log = service.log();
-    for secret in [&APP_KEY[13..40], &stored(APP_KEY)[7..40]] {
+    for secret in [&APP_KEY[13..40], &key_hash(APP_KEY)[7..40]] {
         assert!(!log.contains(secret), "{secret} in the log:\n{log}");
     }
 }

@@ -2,12 +2,14 @@
 
 use serde_json::json;
 
-use crate::caller::{APP_KEY, a_room, app, ask, settings, stored};
 use crate::client::{self, Address};
 use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::{Service, run_to_exit};
 use crate::settings::{KEY, SECRET, Settings};
+use crate::token_client::{
+    APP_KEY, any_request, app_entry, key_hash, policy_settings, request_token,
+};
 
 /// The example's variables, and no more than a port of our own.
 fn example() -> Settings {
@@ -46,7 +48,7 @@ fn settings_open_doors_and_what_is_behind_a_closed_one_is_not_found() {
     // nobody is asked to name homeservers
     assert!(!general.log().contains("HOMESERVERS"), "{}", general.log());
 
-    let both = Service::start(&settings(&app("")));
+    let both = Service::start(&policy_settings(&app_entry("")));
     assert_eq!(statuses(&both), [401, 200, 200, 400, 400, 404]);
     both.wait_for_words(&["listening on", "matrix=open", "token=open", "callers=app"]);
     for service in [&matrix, &general, &both] {
@@ -58,10 +60,10 @@ fn settings_open_doors_and_what_is_behind_a_closed_one_is_not_found() {
 #[test]
 fn both_doors_lead_to_their_own_rooms() {
     let homeserver = Homeserver::honest();
-    let service = Service::start(&settings(&app("")));
+    let service = Service::start(&policy_settings(&app_entry("")));
     let matrix = service.post("/get_token", &homeserver.user("alice").get_token());
     let matrix = jwt::claims(&matrix.jwt(), SECRET);
-    let general = ask(service.address(), APP_KEY, &a_room()).json();
+    let general = request_token(service.address(), APP_KEY, &any_request()).json();
     let general = jwt::claims(general["token"].as_str().unwrap(), SECRET);
     assert_eq!(matrix["iss"], general["iss"]);
     assert_ne!(matrix["video"]["room"], general["video"]["room"]);
@@ -71,7 +73,7 @@ fn both_doors_lead_to_their_own_rooms() {
 fn a_forgotten_setting_is_no_open_door() {
     let service = Service::start(&example());
     for bearer in ["", "x", APP_KEY, "a.b.c"] {
-        let reply = ask(service.address(), bearer, &a_room());
+        let reply = request_token(service.address(), bearer, &any_request());
         assert_eq!(reply.status, 401, "{reply:?}");
         assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
         let detail = reply.json()["detail"].as_str().unwrap().to_owned();
@@ -150,7 +152,7 @@ fn the_first_of_several_keys_signs() {
             .set("LIVEKIT_KEYS", keys)
             .set("TOKEN_SERVER_AUTH", "none");
         let service = Service::start(&settings);
-        let body = service.post("/token", &a_room()).json();
+        let body = service.post("/token", &any_request()).json();
         let token = body["token"].as_str().unwrap();
         let secret = if issuer == "APIold" {
             SECRET
@@ -171,7 +173,7 @@ fn keygen_makes_a_key_that_works_and_stores_nothing_of_it() {
     };
     assert_eq!(
         line,
-        format!("booking:{}", stored(key).trim_start_matches("sha256:"))
+        format!("booking:{}", key_hash(key).trim_start_matches("sha256:"))
     );
     assert!(!made.stderr.contains(key) && made.stderr.contains("TOKEN_SERVER_API_KEYS"));
     let again = run_to_exit(&["keygen", "booking"], &Settings::none());
@@ -181,7 +183,10 @@ fn keygen_makes_a_key_that_works_and_stores_nothing_of_it() {
     let service = Service::start(&example().set_file("TOKEN_SERVER_API_KEYS_FILE", &both));
     service.wait_for_words(&["token=open", "callers=booking"]);
     for key in [key, again.stdout.lines().next().unwrap()] {
-        assert_eq!(ask(service.address(), key, &a_room()).status, 201);
+        assert_eq!(
+            request_token(service.address(), key, &any_request()).status,
+            201
+        );
     }
     for name in ["a b", "", "é"] {
         assert_eq!(
@@ -201,14 +206,14 @@ fn a_wrong_policy_file_stops_the_start_with_its_line() {
         ),
         ("[callers.a\n", "line 1"),
     ] {
-        let exit = run_to_exit(&[], &settings(policy));
+        let exit = run_to_exit(&[], &policy_settings(policy));
         assert_eq!(exit.code, Some(78), "{exit:?}");
         assert!(
             exit.stderr.contains("TOKEN_SERVER_POLICY_FILE: expected"),
             "{exit:?}"
         );
         assert!(exit.stderr.contains(reason), "{exit:?}");
-        let check = run_to_exit(&["check-config"], &settings(policy));
+        let check = run_to_exit(&["check-config"], &policy_settings(policy));
         assert!(
             check.code == Some(78) && check.stderr.contains(reason),
             "{check:?}"
