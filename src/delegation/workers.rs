@@ -1,18 +1,17 @@
 //! Threads that wait for homeservers, the SFU and the store on behalf of the scheduler.
 
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use log::debug;
+use log::{debug, error};
 
 use super::DelegationContext;
 use super::leave::{LeaveEvent, UnixMillis};
 use super::scheduler::SchedulerMessage;
 use super::store::{self, FencingToken, Ownership};
 use crate::livekit::id::ParticipantKey;
-use crate::livekit::room_service::{self, ParticipantPresence};
 use crate::matrix::delayed_event::{DelayedEventAction, DelayedEventOutcome};
 use crate::matrix::id::{DelayId, UserId};
 use crate::util::sync::{lock, spawn};
@@ -60,7 +59,7 @@ pub(super) enum ClaimOutcome {
     NotFound,
 }
 
-/// Work of one worker thread.
+/// Work that blocks.
 #[derive(Debug)]
 pub(super) enum BlockingTask {
     Call(DelayedEventCall),
@@ -68,29 +67,79 @@ pub(super) enum BlockingTask {
     Claim(PendingEvent),
 }
 
-/// Runs tasks until the scheduler has ended.
-pub(super) fn run_worker(
+/// Threads that carry out tasks, started when they are needed: never more than tasks run at once.
+pub(super) struct WorkerPool {
+    context: Arc<DelegationContext>,
+    scheduler: SyncSender<SchedulerMessage>,
+    task_sender: SyncSender<BlockingTask>,
+    tasks: Arc<Mutex<Receiver<BlockingTask>>>,
+    running_tasks: usize,
+    threads: usize,
+}
+
+impl WorkerPool {
+    /// A pool for at most `max_tasks` at once.
+    pub(super) fn new(
+        context: Arc<DelegationContext>,
+        scheduler: SyncSender<SchedulerMessage>,
+        max_tasks: usize,
+    ) -> Self {
+        let (task_sender, tasks) = sync_channel(max_tasks);
+        Self {
+            context,
+            scheduler,
+            task_sender,
+            tasks: Arc::new(Mutex::new(tasks)),
+            running_tasks: 0,
+            threads: 0,
+        }
+    }
+
+    /// Starts a task, whose result is sent to the scheduler.
+    pub(super) fn submit(&mut self, task: BlockingTask) {
+        self.running_tasks += 1;
+        if self.running_tasks > self.threads {
+            let (context, scheduler) = (Arc::clone(&self.context), self.scheduler.clone());
+            let tasks = Arc::clone(&self.tasks);
+            match spawn("leave-worker", move || {
+                run_tasks(&context, &tasks, &scheduler);
+            }) {
+                Ok(_) => self.threads += 1,
+                Err(error) => error!(cause:% = error; "cannot start a thread for leaves"),
+            }
+        }
+        // never blocks, as the channel has room for all tasks
+        let _ = self.task_sender.send(task);
+    }
+
+    /// Counts a task as finished, after its result arrived.
+    pub(super) fn finish_task(&mut self) {
+        self.running_tasks -= 1;
+    }
+}
+
+fn run_tasks(
     context: &DelegationContext,
     tasks: &Mutex<Receiver<BlockingTask>>,
     scheduler: &SyncSender<SchedulerMessage>,
 ) {
     loop {
         let task = lock(tasks).recv();
-        let Ok(task) = task else {
-            return;
-        };
         let result = match task {
-            BlockingTask::Call(call) => {
+            Ok(BlockingTask::Call(call)) => {
                 let outcome = make_call(context, &call);
                 SchedulerMessage::CallFinished(call, outcome)
             }
-            BlockingTask::CheckPresence { serial, key } => {
-                SchedulerMessage::PresenceChecked(serial, check_presence(context, &key))
+            Ok(BlockingTask::CheckPresence { serial, key }) => {
+                let room_service = &context.clients.get().room_service;
+                let presence = room_service.get_participant(&key);
+                SchedulerMessage::PresenceChecked(serial, presence)
             }
-            BlockingTask::Claim(pending) => {
+            Ok(BlockingTask::Claim(pending)) => {
                 let outcome = claim(context, &pending);
                 SchedulerMessage::ClaimFinished(pending, outcome)
             }
+            Err(_) => return,
         };
         if scheduler.send(result).is_err() {
             return;
@@ -110,14 +159,6 @@ fn make_call(context: &DelegationContext, call: &DelayedEventCall) -> Option<Del
         Ok(Ownership::Lost) => None,
         Err(_) => Some(DelayedEventOutcome::NotAttempted(OWNERSHIP_RETRY_DELAY)),
     }
-}
-
-fn check_presence(
-    context: &DelegationContext,
-    key: &ParticipantKey,
-) -> Result<ParticipantPresence, room_service::Error> {
-    let clients = context.clients.get();
-    clients.room_service.get_participant(key)
 }
 
 fn claim(

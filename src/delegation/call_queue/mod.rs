@@ -48,8 +48,9 @@ pub(super) struct QueuedAction {
     pub(super) action: DelayedEventAction,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum ServerHealth {
+    #[default]
     Unknown,
     Failing,
     /// The last calls succeeded; their number.
@@ -63,7 +64,7 @@ struct RunningCall {
 }
 
 /// Queued and running calls to one server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ServerCallQueue {
     sends: VecDeque<u64>,
     /// By deadline.
@@ -78,22 +79,6 @@ struct ServerCallQueue {
     next_restart_at: Option<UnixMillis>,
     /// When the pacing interval last grew, and the longest pause that the server named since it began to limit our rate.
     last_rate_limit: Option<(UnixMillis, Duration)>,
-}
-
-impl Default for ServerCallQueue {
-    fn default() -> Self {
-        Self {
-            sends: VecDeque::new(),
-            restarts: BTreeSet::new(),
-            in_flight: Vec::new(),
-            restarts_in_flight: 0,
-            health: ServerHealth::Unknown,
-            not_before: None,
-            pacing_interval: Duration::ZERO,
-            next_restart_at: None,
-            last_rate_limit: None,
-        }
-    }
 }
 
 impl ServerCallQueue {

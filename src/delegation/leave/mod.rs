@@ -174,7 +174,7 @@ impl CallSchedule {
         now: UnixMillis,
         actions: &mut Vec<LeaveAction>,
     ) -> Option<UnixMillis> {
-        // a call in flight may still succeed
+        // a running call may still succeed
         let give_up_at = if self.in_flight {
             end + CALL_GRACE
         } else {

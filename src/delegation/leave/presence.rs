@@ -11,7 +11,8 @@ const RECHECK_DELAY: Duration = Duration::from_secs(2);
 /// Absences in a row that count as a disconnect.
 const ABSENCES_TO_CONFIRM: u32 = 2;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The default has no checks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PresenceSchedule {
     /// Time between two checks of a participant who is present; `None` checks only after a doubt.
     interval: Option<Duration>,
@@ -26,7 +27,7 @@ impl PresenceSchedule {
         Self {
             interval,
             next_at: Some(now + FIRST_CHECK_DELAY),
-            ..Self::disabled()
+            ..Self::default()
         }
     }
 
@@ -38,22 +39,12 @@ impl PresenceSchedule {
         }
     }
 
-    pub(super) fn disabled() -> Self {
-        Self {
-            interval: None,
-            next_at: None,
-            in_flight: false,
-            failures: 0,
-            absences: 0,
-        }
-    }
-
-    /// Time of the next check; `None` while one is in flight.
+    /// Time of the next check; `None` while one is running.
     pub(super) fn next_check(&self) -> Option<UnixMillis> {
         self.next_at.filter(|_| !self.in_flight)
     }
 
-    /// Marks a check as in flight if one is due, and returns whether it is.
+    /// Marks a check as running if one is due, and returns whether it is.
     pub(super) fn start_if_due(&mut self, now: UnixMillis) -> bool {
         let due = self.next_check().is_some_and(|at| now >= at);
         if due {

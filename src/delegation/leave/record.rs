@@ -160,7 +160,7 @@ impl Leave {
                     until: at.min(now + MAX_SEND_TIME).max(now + MIN_SEND_TIME),
                     send: CallSchedule::at(now),
                 };
-                (state, at + EXPIRY_SLACK, PresenceSchedule::disabled())
+                (state, at + EXPIRY_SLACK, PresenceSchedule::default())
             }
         };
         if now >= over_at {

@@ -6,8 +6,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 
 use log::{debug, error};
 
@@ -16,7 +16,7 @@ use super::call_queue::{CallQueue, MAX_CONCURRENT_CALLS, QueuedAction};
 use super::leave::{Leave, LeaveAction, LeaveEndReason, LeaveEvent, UnixMillis};
 use super::store::{self, FencingToken, Ownership};
 use super::workers::{
-    BlockingTask, ClaimOutcome, DelayedEventCall, PendingEvent, WebhookReply, run_worker,
+    BlockingTask, ClaimOutcome, DelayedEventCall, PendingEvent, WebhookReply, WorkerPool,
 };
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{self, ParticipantPresence};
@@ -33,8 +33,8 @@ const MAX_CONCURRENT_CLAIMS: usize = 4;
 const MAX_QUEUED_CLAIMS: usize = 1000;
 /// Servers remembered whose rate limit was reported; unlisted ones can be many.
 const MAX_ADVISED_SERVERS: usize = 1024;
-/// Worker threads, started on demand.
-const MAX_WORKERS: usize =
+/// Tasks running at once.
+const MAX_TASKS: usize =
     MAX_CONCURRENT_CALLS + MAX_CONCURRENT_PRESENCE_CHECKS + MAX_CONCURRENT_CLAIMS;
 
 /// Message to the scheduler.
@@ -63,7 +63,7 @@ struct ScheduledLeave {
 
 pub(super) struct Scheduler {
     context: Arc<DelegationContext>,
-    message_sender: SyncSender<SchedulerMessage>,
+    workers: WorkerPool,
     leaves: HashMap<u64, ScheduledLeave>,
     serials_by_key: HashMap<ParticipantKey, u64>,
     last_serial: u64,
@@ -74,10 +74,6 @@ pub(super) struct Scheduler {
     presence_checks_in_flight: usize,
     claim_queue: VecDeque<PendingEvent>,
     claims_in_flight: usize,
-    task_sender: SyncSender<BlockingTask>,
-    task_receiver: Arc<Mutex<Receiver<BlockingTask>>>,
-    tasks_in_flight: usize,
-    worker_count: usize,
     /// Restarts per second that administrators were advised to allow, and when.
     advised_limits: BoundedMap<ServerName, u64, UnixMillis>,
 }
@@ -89,10 +85,9 @@ impl Scheduler {
         message_sender: SyncSender<SchedulerMessage>,
         messages: Receiver<SchedulerMessage>,
     ) -> io::Result<()> {
-        let (task_sender, task_receiver) = sync_channel(MAX_WORKERS);
         let mut scheduler = Self {
+            workers: WorkerPool::new(Arc::clone(&context), message_sender, MAX_TASKS),
             context,
-            message_sender,
             leaves: HashMap::new(),
             serials_by_key: HashMap::new(),
             last_serial: 0,
@@ -102,10 +97,6 @@ impl Scheduler {
             presence_checks_in_flight: 0,
             claim_queue: VecDeque::new(),
             claims_in_flight: 0,
-            task_sender,
-            task_receiver: Arc::new(Mutex::new(task_receiver)),
-            tasks_in_flight: 0,
-            worker_count: 0,
             advised_limits: BoundedMap::new(MAX_ADVISED_SERVERS),
         };
         spawn("leave-scheduler", move || scheduler.run(&messages)).map(drop)
@@ -145,11 +136,11 @@ impl Scheduler {
                 self.handle_webhook(*webhook, reply, now);
             }
             SchedulerMessage::CallFinished(call, outcome) => {
-                self.tasks_in_flight -= 1;
+                self.workers.finish_task();
                 self.handle_finished_call(&call, outcome, now);
             }
             SchedulerMessage::PresenceChecked(serial, result) => {
-                self.tasks_in_flight -= 1;
+                self.workers.finish_task();
                 self.presence_checks_in_flight -= 1;
                 if let (Err(error), Some(scheduled)) = (&result, self.leaves.get(&serial)) {
                     debug!(leave:% = scheduled.leave.id(), cause:% = error; "presence check failed");
@@ -158,7 +149,7 @@ impl Scheduler {
                 self.step(serial, &event, "presence check", now);
             }
             SchedulerMessage::ClaimFinished(pending, outcome) => {
-                self.tasks_in_flight -= 1;
+                self.workers.finish_task();
                 self.claims_in_flight -= 1;
                 self.handle_claim(pending, outcome, now);
             }
@@ -192,17 +183,18 @@ impl Scheduler {
             if let Some(scheduled) = self.leaves.get(&serial) {
                 let key = scheduled.leave.key().clone();
                 self.presence_checks_in_flight += 1;
-                self.submit_task(BlockingTask::CheckPresence { serial, key });
+                self.workers
+                    .submit(BlockingTask::CheckPresence { serial, key });
             }
         }
         while self.claims_in_flight < MAX_CONCURRENT_CLAIMS
             && let Some(pending) = self.claim_queue.pop_front()
         {
             self.claims_in_flight += 1;
-            self.submit_task(BlockingTask::Claim(pending));
+            self.workers.submit(BlockingTask::Claim(pending));
         }
         while let Some(call) = self.next_call(now) {
-            self.submit_task(BlockingTask::Call(call));
+            self.workers.submit(BlockingTask::Call(call));
         }
     }
 
@@ -224,23 +216,6 @@ impl Scheduler {
             timeout: self.call_queue.call_timeout(&server),
             started_at: now,
         })
-    }
-
-    /// Hands over a task. There are never more tasks than workers, so that none waits for another.
-    fn submit_task(&mut self, task: BlockingTask) {
-        self.tasks_in_flight += 1;
-        if self.tasks_in_flight > self.worker_count {
-            let (context, sender) = (self.context.clone(), self.message_sender.clone());
-            let tasks = self.task_receiver.clone();
-            match spawn("leave-worker", move || {
-                run_worker(&context, &tasks, &sender)
-            }) {
-                Ok(_) => self.worker_count += 1,
-                Err(error) => error!(cause:% = error; "cannot start a thread for leaves"),
-            }
-        }
-        // never blocks: the channel has room for all tasks
-        let _ = self.task_sender.send(task);
     }
 
     fn add_leave(&mut self, leave: Leave, fence: FencingToken, now: UnixMillis) {

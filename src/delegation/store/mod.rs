@@ -58,14 +58,16 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Store of leave records. It logs its own problems, each once.
+pub(crate) type StoreResult<T> = Result<T, Error>;
+
+/// Store of leave records. It logs its own problems, each once. The default methods are those of a store that keeps no records.
 pub trait LeaveStore: Send + Sync + fmt::Debug {
     /// Stores a new leave in place of an earlier one of the same participant, which its owner loses. Waits for the disk or for Redis,
     /// 5 s at most; concurrent calls are stored together.
     ///
     /// # Errors
     /// The earlier leave stays. A new leave that is stored after all, later than this waits, comes back from [`Self::adopt`].
-    fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error>;
+    fn put(&self, key: &ParticipantKey, record: &str) -> StoreResult<FencingToken>;
 
     /// Writes a changed record behind; never waits. Returns whether this replica owns the leave.
     ///
@@ -76,7 +78,7 @@ pub trait LeaveStore: Send + Sync + fmt::Debug {
         key: &ParticipantKey,
         fence: FencingToken,
         record: &str,
-    ) -> Result<Ownership, Error>;
+    ) -> StoreResult<Ownership>;
 
     /// Removes an ended leave behind, if this replica owns it; never waits.
     fn remove(&self, key: &ParticipantKey, fence: FencingToken);
@@ -85,17 +87,15 @@ pub trait LeaveStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The changes are not stored yet.
-    fn sync(&self) -> Result<(), Error>;
+    fn sync(&self) -> StoreResult<()> {
+        Ok(())
+    }
 
     /// Confirms right before a call to a homeserver that this replica owns the leave. Waits for Redis, 1 s at most.
     ///
     /// # Errors
     /// Ownership is unknown: the leave is not lost, but must not be acted on now.
-    fn check_ownership(
-        &self,
-        key: &ParticipantKey,
-        fence: FencingToken,
-    ) -> Result<Ownership, Error>;
+    fn check_ownership(&self, key: &ParticipantKey, fence: FencingToken) -> StoreResult<Ownership>;
 
     /// Whether other replicas use this store, and can take a leave at any time.
     fn is_shared(&self) -> bool {
@@ -106,23 +106,29 @@ pub trait LeaveStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The store does not answer.
-    fn claim(&self, key: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error>;
+    fn claim(&self, _key: &ParticipantKey) -> StoreResult<Option<(FencingToken, String)>> {
+        Ok(None)
+    }
 
     /// Takes at most `max` leaves without a living owner: at the start all in the store, later those of dead replicas. Fewer than
     /// `max` means that there are no more for now.
     ///
     /// # Errors
     /// The store does not answer.
-    fn adopt(&self, max: usize) -> Result<Vec<AdoptedLeave>, Error>;
+    fn adopt(&self, _max: usize) -> StoreResult<Vec<AdoptedLeave>> {
+        Ok(Vec::new())
+    }
 
     /// Removes an owned leave whose record is invalid, and keeps the record for inspection.
     fn quarantine(&self, key: &ParticipantKey, fence: FencingToken, reason: &str);
 
     /// Why the store does not work now, for readiness.
-    fn problem(&self) -> Option<String>;
+    fn problem(&self) -> Option<String> {
+        None
+    }
 
     /// Writes pending changes and gives up ownership, so that other replicas need not wait. No other call may follow.
-    fn close(&self);
+    fn close(&self) {}
 }
 
 /// The problem that a store has now; logged when it changes.
@@ -146,7 +152,7 @@ impl StoreProblem {
     }
 }
 
-fn check_record_size(record: &str) -> Result<(), Error> {
+fn check_record_size(record: &str) -> StoreResult<()> {
     match record.len() {
         ..=MAX_RECORD_BYTES => Ok(()),
         size => Err(Error(format!("a record of {size} bytes is too large"))),
@@ -164,7 +170,7 @@ struct MemoryStoreState {
 }
 
 impl LeaveStore for MemoryStore {
-    fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error> {
+    fn put(&self, key: &ParticipantKey, record: &str) -> StoreResult<FencingToken> {
         check_record_size(record)?;
         let mut state = lock(&self.0);
         state.last_fence += 1;
@@ -178,7 +184,7 @@ impl LeaveStore for MemoryStore {
         key: &ParticipantKey,
         fence: FencingToken,
         record: &str,
-    ) -> Result<Ownership, Error> {
+    ) -> StoreResult<Ownership> {
         check_record_size(record)?;
         self.check_ownership(key, fence)
     }
@@ -190,34 +196,12 @@ impl LeaveStore for MemoryStore {
         }
     }
 
-    fn sync(&self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn check_ownership(
-        &self,
-        key: &ParticipantKey,
-        fence: FencingToken,
-    ) -> Result<Ownership, Error> {
+    fn check_ownership(&self, key: &ParticipantKey, fence: FencingToken) -> StoreResult<Ownership> {
         let owned = lock(&self.0).fences.get(key) == Some(&fence);
         Ok(Ownership::owned_if(owned))
-    }
-
-    fn claim(&self, _: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error> {
-        Ok(None)
-    }
-
-    fn adopt(&self, _: usize) -> Result<Vec<AdoptedLeave>, Error> {
-        Ok(Vec::new())
     }
 
     fn quarantine(&self, key: &ParticipantKey, fence: FencingToken, _: &str) {
         self.remove(key, fence);
     }
-
-    fn problem(&self) -> Option<String> {
-        None
-    }
-
-    fn close(&self) {}
 }

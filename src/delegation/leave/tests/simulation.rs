@@ -2,9 +2,9 @@
 //!
 //! 1. a leave is sent successfully at most once, and no restart follows;
 //! 2. a leave that has ended returns no actions;
-//! 3. a leave that has not ended waits for something: a call or a presence check in flight, or a wake-up in the future;
+//! 3. a leave that has not ended waits for something: a running call or presence check, or a wake-up in the future;
 //! 4. no restart is requested after the delay must have ended;
-//! 5. at most one restart, one send and one presence check are in flight;
+//! 5. at most one restart, one send and one presence check run at a time;
 //! 6. a leave ends within the bounds on waiting and sending once its participant does not come back;
 //! 7. its record restores a leave in the same state, and changes with its hash only.
 

@@ -1,16 +1,18 @@
 //! The redb file of a [`super::FileStore`], and what to do with a damaged one.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use log::{error, warn};
+use log::error;
 use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageError, Table, TableDefinition,
+    TableDefinition,
 };
 
 use super::{WriteBatch, WriteResult};
@@ -37,7 +39,13 @@ pub(super) struct LeaveDatabase {
     inode: u64,
 }
 
-type StoredRecords = Vec<(ParticipantKey, String)>;
+/// All records in the file.
+#[derive(Default)]
+pub(super) struct StoredRecords {
+    pub(super) valid: BTreeMap<ParticipantKey, String>,
+    /// Records whose key is invalid.
+    pub(super) invalid: BTreeMap<String, Arc<str>>,
+}
 
 enum DatabaseOpenError {
     /// The file is not a valid database.
@@ -125,7 +133,7 @@ impl LeaveDatabase {
         }
         let opened = catch_unwind(AssertUnwindSafe(|| Self::load(file)));
         let damaged = DatabaseOpenError::Damaged("redb failed on it".into());
-        let (database, found) = opened.unwrap_or(Err(damaged))?;
+        let (database, records) = opened.unwrap_or(Err(damaged))?;
         let path = path.to_owned();
         Ok((
             Self {
@@ -133,7 +141,7 @@ impl LeaveDatabase {
                 path,
                 inode,
             },
-            found,
+            records,
         ))
     }
 
@@ -151,11 +159,11 @@ impl LeaveDatabase {
             }
             database => database?,
         };
-        let found = load_records(&database)?;
-        Ok((database, found))
+        let records = read_records(&database)?;
+        Ok((database, records))
     }
 
-    /// Writes a batch in one durable transaction, new leaves last.
+    /// Writes a batch in one durable transaction, new leaves last. Of the quarantined records, the newest are kept.
     pub(super) fn write_batch(&self, batch: &WriteBatch) -> WriteResult<()> {
         let inode = fs::metadata(&self.path).map(|metadata| metadata.ino());
         if inode.ok() != Some(self.inode) {
@@ -169,6 +177,15 @@ impl LeaveDatabase {
         let transaction = self.database.begin_write()?;
         {
             let mut leaves = transaction.open_table(LEAVES_TABLE)?;
+            let mut quarantine = transaction.open_table(QUARANTINE_TABLE)?;
+            let now = unix_seconds_now();
+            for (key, record) in &batch.quarantined {
+                leaves.remove(&**key)?;
+                quarantine.insert(&*format!("{now:010} {key}"), &**record)?;
+            }
+            while quarantine.len()? > MAX_QUARANTINED as u64 {
+                quarantine.pop_first()?;
+            }
             for change in &batch.changes {
                 let key = change.key.to_json();
                 match &change.record {
@@ -179,66 +196,30 @@ impl LeaveDatabase {
             for put in &batch.puts {
                 leaves.insert(&*put.key.to_json(), &*put.record)?;
             }
-            let mut quarantine = transaction.open_table(QUARANTINE_TABLE)?;
-            let records = batch.quarantined.iter();
-            add_to_quarantine(
-                &mut quarantine,
-                records.map(|(key, record)| (&**key, &**record)),
-            )?;
         }
         transaction.commit()?;
         Ok(())
     }
 }
 
-/// Adds invalid records under the time and their key; the newest ones are kept.
-fn add_to_quarantine<'a>(
-    quarantine: &mut Table<'_, &str, &str>,
-    records: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<(), StorageError> {
-    let now = unix_seconds_now();
-    for (key, record) in records {
-        quarantine.insert(&*format!("{now:010} {key}"), record)?;
-    }
-    while quarantine.len()? > MAX_QUARANTINED as u64 {
-        quarantine.pop_first()?;
-    }
-    Ok(())
-}
-
-/// Reads all leaves. Records with an invalid key go to the quarantine.
-fn load_records(database: &Database) -> Result<StoredRecords, DatabaseOpenError> {
+fn read_records(database: &Database) -> Result<StoredRecords, DatabaseOpenError> {
     let transaction = database.begin_read()?;
+    let mut records = StoredRecords::default();
     let leaves = match transaction.open_table(LEAVES_TABLE) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(records),
         leaves => leaves?,
     };
-    let (mut valid, mut invalid) = (Vec::new(), Vec::new());
     for entry in leaves.iter()? {
         let (key, record) = entry?;
-        let (key, record) = (key.value(), record.value().to_owned());
-        match ParticipantKey::from_json(key) {
-            Some(key) => valid.push((key, record)),
-            None => invalid.push((key.to_owned(), record)),
-        }
-    }
-    drop(transaction);
-    if !invalid.is_empty() {
-        warn!(count = invalid.len(), cause = "invalid key"; "leave records quarantined");
-        let transaction = database.begin_write()?;
-        {
-            let mut leaves = transaction.open_table(LEAVES_TABLE)?;
-            let mut quarantine = transaction.open_table(QUARANTINE_TABLE)?;
-            for (key, _) in &invalid {
-                leaves.remove(&**key)?;
+        match ParticipantKey::from_json(key.value()) {
+            Some(key) => {
+                records.valid.insert(key, record.value().to_owned());
             }
-            let records = invalid.iter();
-            add_to_quarantine(
-                &mut quarantine,
-                records.map(|(key, record)| (&**key, &**record)),
-            )?;
+            None => {
+                let key = key.value().to_owned();
+                records.invalid.insert(key, record.value().into());
+            }
         }
-        transaction.commit()?;
     }
-    Ok(valid)
+    Ok(records)
 }

@@ -16,7 +16,8 @@ use log::warn;
 use self::database::LeaveDatabase;
 use super::write_buffer::{BufferedChange, WriteBuffer};
 use super::{
-    AdoptedLeave, Error, FencingToken, LeaveStore, Ownership, StoreProblem, check_record_size,
+    AdoptedLeave, Error, FencingToken, LeaveStore, Ownership, StoreProblem, StoreResult,
+    check_record_size,
 };
 use crate::livekit::id::ParticipantKey;
 use crate::util::sync::{lock, spawn, wait_timeout_while, wait_while};
@@ -67,7 +68,7 @@ impl fmt::Debug for FileStore {
 }
 
 impl LeaveStore for FileStore {
-    fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error> {
+    fn put(&self, key: &ParticipantKey, record: &str) -> StoreResult<FencingToken> {
         check_record_size(record)?;
         // without a buffer, the writer notices that this call has timed out
         let (reply, stored) = sync_channel(0);
@@ -91,7 +92,7 @@ impl LeaveStore for FileStore {
         key: &ParticipantKey,
         fence: FencingToken,
         record: &str,
-    ) -> Result<Ownership, Error> {
+    ) -> StoreResult<Ownership> {
         check_record_size(record)?;
         let state = self.shared.lock();
         Ok(self.shared.buffer_change(state, key, fence, Some(record)))
@@ -102,7 +103,7 @@ impl LeaveStore for FileStore {
         self.shared.buffer_change(state, key, fence, None);
     }
 
-    fn sync(&self) -> Result<(), Error> {
+    fn sync(&self) -> StoreResult<()> {
         let (reply, stored) = sync_channel(1);
         {
             let mut state = self.shared.lock();
@@ -115,22 +116,18 @@ impl LeaveStore for FileStore {
         wait_for_disk(&stored)
     }
 
-    fn check_ownership(
-        &self,
-        key: &ParticipantKey,
-        fence: FencingToken,
-    ) -> Result<Ownership, Error> {
+    fn check_ownership(&self, key: &ParticipantKey, fence: FencingToken) -> StoreResult<Ownership> {
         Ok(self.shared.lock().buffer.ownership(key, fence))
     }
 
-    fn claim(&self, key: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error> {
+    fn claim(&self, key: &ParticipantKey) -> StoreResult<Option<(FencingToken, String)>> {
         let mut state = self.shared.lock();
         let record = state.orphans.remove(key);
         let adopted = record.and_then(|record| state.adopt(key.clone(), record));
         Ok(adopted.map(|(_, fence, record)| (fence, record)))
     }
 
-    fn adopt(&self, max: usize) -> Result<Vec<AdoptedLeave>, Error> {
+    fn adopt(&self, max: usize) -> StoreResult<Vec<AdoptedLeave>> {
         let mut state = self.shared.lock();
         let mut adopted = Vec::new();
         while adopted.len() < max
@@ -170,7 +167,7 @@ impl Drop for FileStore {
 
 type WriteResult<T> = Result<T, String>;
 
-fn wait_for_disk<T>(result: &Receiver<WriteResult<T>>) -> Result<T, Error> {
+fn wait_for_disk<T>(result: &Receiver<WriteResult<T>>) -> StoreResult<T> {
     let result = result.recv_timeout(WRITE_TIMEOUT);
     result
         .unwrap_or_else(|_| Err("the disk takes too long".into()))
@@ -192,7 +189,7 @@ struct FileStoreState {
     sync_waiters: Vec<SyncSender<WriteResult<()>>>,
     /// Records found in the file and not adopted yet.
     orphans: BTreeMap<ParticipantKey, String>,
-    /// Invalid records to be written to their own table, by their key in JSON.
+    /// Invalid records to be moved to their own table, by their key there.
     quarantined: BTreeMap<String, Arc<str>>,
     problem: StoreProblem,
     closing: bool,
@@ -316,12 +313,14 @@ impl FileWriter {
         let directory = &self.directory;
         let opened = catch_panic(|| LeaveDatabase::open(directory));
         let result = opened.and_then(|(database, records)| {
+            if !records.invalid.is_empty() {
+                warn!(count = records.invalid.len(), cause = "invalid key"; "leave records quarantined");
+            }
             let mut state = self.shared.lock();
-            let orphans = records
-                .into_iter()
-                .filter(|(key, _)| !state.buffer.contains(key))
-                .collect();
-            state.orphans = orphans;
+            state.quarantined.extend(records.invalid);
+            state.orphans = records.valid;
+            let FileStoreState { orphans, buffer, .. } = &mut *state;
+            orphans.retain(|key, _| !buffer.contains(key));
             // after a failure it is not known which leaves the file has
             state.buffer.mark_all_dirty();
             drop(state);

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Parser, Value};
-use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::address::{RedisAddress, RedisEndpoint};
 use crate::delegation::store::Error;
 use crate::net::address::{Host, Trust};
 use crate::net::dns::lookup_addresses;
+use crate::net::tls;
 
 /// Time for the lookup of the name, and for each of its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub(super) type RedisReply = Result<Value, RedisCommandError>;
 
 /// A connection after authentication.
 pub(super) struct RedisConnection {
-    stream: RedisStream,
+    stream: Box<dyn RedisStream>,
     parser: Parser,
     /// Id of the Redis process. A restart can have lost the latest writes. `None` if Redis denies `INFO`.
     pub(super) run_id: Option<String>,
@@ -68,7 +68,7 @@ impl RedisConnection {
         tls: &Arc<ClientConfig>,
     ) -> Result<Self, RedisCommandError> {
         let mut connection = Self {
-            stream: RedisStream::open(&address.endpoint, tls)?,
+            stream: open_stream(&address.endpoint, tls)?,
             parser: Parser::new(),
             run_id: None,
         };
@@ -148,39 +148,35 @@ impl From<RedisCommandError> for Error {
     }
 }
 
-enum RedisStream {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-    Unix(UnixStream),
-}
+/// TCP, TLS or a Unix socket.
+trait RedisStream: Read + Write + Send {}
 
-impl RedisStream {
-    fn open(endpoint: &RedisEndpoint, tls: &Arc<ClientConfig>) -> Result<Self, RedisCommandError> {
-        let (host, port, use_tls) = match endpoint {
-            RedisEndpoint::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-                stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-                return Ok(Self::Unix(stream));
-            }
-            RedisEndpoint::Tcp { host, port, tls } => (host, *port, *tls),
-        };
-        let stream = connect(host, port)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        if !use_tls {
-            return Ok(Self::Plain(stream));
+impl<T: Read + Write + Send> RedisStream for T {}
+
+fn open_stream(
+    endpoint: &RedisEndpoint,
+    tls_config: &Arc<ClientConfig>,
+) -> Result<Box<dyn RedisStream>, RedisCommandError> {
+    let (host, port, use_tls) = match endpoint {
+        RedisEndpoint::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+            stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+            return Ok(Box::new(stream));
         }
-        let name = match host {
-            Host::Ip(ip) => ServerName::from(*ip),
-            Host::Dns(name) => ServerName::try_from(name.to_string())
-                .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?,
-        };
-        let client = ClientConnection::new(Arc::clone(tls), name)
-            .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?;
-        Ok(Self::Tls(Box::new(StreamOwned::new(client, stream))))
+        RedisEndpoint::Tcp { host, port, tls } => (host, *port, *tls),
+    };
+    let stream = connect(host, port)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    if !use_tls {
+        return Ok(Box::new(stream));
     }
+    let client = tls::server_name(host)
+        .and_then(|name| ClientConnection::new(Arc::clone(tls_config), name))
+        .map_err(|error| RedisCommandError::ConnectionLost(error.to_string()))?;
+    Ok(Box::new(StreamOwned::new(client, stream)))
 }
 
 fn connect(host: &Host, port: u16) -> Result<TcpStream, RedisCommandError> {
@@ -195,32 +191,4 @@ fn connect(host: &Host, port: u16) -> Result<TcpStream, RedisCommandError> {
         }
     }
     Err(failure)
-}
-
-impl Read for RedisStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.read(buffer),
-            Self::Tls(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for RedisStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.write(bytes),
-            Self::Tls(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.flush(),
-            Self::Tls(stream) => stream.flush(),
-            Self::Unix(stream) => stream.flush(),
-        }
-    }
 }

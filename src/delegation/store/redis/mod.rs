@@ -10,6 +10,7 @@ mod connection;
 mod script;
 mod worker;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,10 +23,12 @@ pub use self::address::RedisAddress;
 use self::connection::{RedisReply, reply_text};
 use self::script::{FencedOp, FencedOpReply, StoredLeave};
 use self::worker::{RedisStoreShared, RedisWorker, lease_expired};
-use super::{AdoptedLeave, Error, FencingToken, LeaveStore, Ownership, check_record_size};
+use super::{
+    AdoptedLeave, Error, FencingToken, LeaveStore, Ownership, StoreResult, check_record_size,
+};
 use crate::livekit::id::ParticipantKey;
 use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
-use crate::util::sync::{lock, spawn};
+use crate::util::sync::lock;
 
 /// Time between two searches of all leaves for orphans, when no replica is known to have died: a Redis that lost its latest writes
 /// can have leaves of unknown replicas.
@@ -42,9 +45,7 @@ impl RedisStore {
     pub fn open(address: RedisAddress, roots: &RootCertificates) -> Self {
         let tls = client_config(roots, CertificateVerification::On);
         let shared = Arc::new(RedisStoreShared::new(address.to_string()));
-        let mut worker = RedisWorker::new(address, tls, Arc::clone(&shared));
-        worker.tick(Instant::now());
-        let thread = spawn("leave-store", move || worker.run())
+        let thread = RedisWorker::start(address, tls, Arc::clone(&shared))
             .map_err(|error| shared.set_problem(&format!("cannot start a thread: {error}")));
         Self {
             shared,
@@ -52,18 +53,18 @@ impl RedisStore {
         }
     }
 
-    fn execute(&self, command: &Cmd) -> Result<Value, Error> {
+    fn execute(&self, command: &Cmd) -> StoreResult<Value> {
         self.shared
             .with_connection(|connection| connection.execute(command))
     }
 
-    fn execute_pipeline(&self, commands: &[Cmd]) -> Result<Vec<RedisReply>, Error> {
+    fn execute_pipeline(&self, commands: &[Cmd]) -> StoreResult<Vec<RedisReply>> {
         self.shared
             .with_connection(|connection| connection.execute_pipeline(commands))
     }
 
-    /// Replicas without a lease, of those that may own leaves.
-    fn dead_replicas(&self) -> Result<Vec<String>, Error> {
+    /// All replicas that may own leaves, and whether they have a lease.
+    fn replica_leases(&self) -> StoreResult<HashMap<String, bool>> {
         let replicas: Vec<String> = match self.execute(&script::list_replicas())? {
             Value::Array(ids) | Value::Set(ids) => ids.iter().filter_map(reply_text).collect(),
             _ => Vec::new(),
@@ -72,22 +73,20 @@ impl RedisStore {
             .iter()
             .map(|id| script::replica_exists(id))
             .collect();
-        let replies = self.execute_pipeline(&commands)?;
-        let dead = replicas
-            .into_iter()
-            .zip(replies)
-            .filter(|(_, reply)| matches!(reply, Ok(Value::Int(0))));
-        Ok(dead.map(|(id, _)| id).collect())
+        let exist = self.execute_pipeline(&commands)?.into_iter();
+        let leased = exist.map(|reply| !matches!(reply, Ok(Value::Int(0))));
+        Ok(replicas.into_iter().zip(leased).collect())
     }
 
     /// Adopts at most `max` orphans, if there may be any, and returns whether those were all.
-    fn adopt_orphans(&self, max: usize, sweep: bool) -> Result<(Vec<AdoptedLeave>, bool), Error> {
-        let dead = self.dead_replicas()?;
-        if !sweep && dead.is_empty() {
+    fn adopt_orphans(&self, max: usize, sweep: bool) -> StoreResult<(Vec<AdoptedLeave>, bool)> {
+        let replicas = self.replica_leases()?;
+        let dead = || replicas.iter().filter(|(_, leased)| !**leased);
+        if !sweep && dead().next().is_none() {
             return Ok((Vec::new(), true));
         }
-        let (orphans, all) = self.find_orphans(max)?;
         let me = self.shared.lock().replica_id.clone();
+        let (orphans, all) = self.find_orphans(max, &me, replicas.clone())?;
         let commands: Vec<_> = orphans
             .iter()
             .map(|(field, orphan)| script::adopt(field, orphan, &me))
@@ -106,17 +105,20 @@ impl RedisStore {
             }
         }
         if all {
-            let commands: Vec<_> = dead.iter().map(|id| script::remove_replica(id)).collect();
+            let commands: Vec<_> = dead().map(|(id, _)| script::remove_replica(id)).collect();
             self.execute_pipeline(&commands)?;
         }
         Ok((adopted, all))
     }
 
     /// Searches all leaves for at most `max` without a living owner, and returns whether those are all. Invalid values are quarantined.
-    fn find_orphans(&self, max: usize) -> Result<(Vec<(String, StoredLeave)>, bool), Error> {
-        let me = self.shared.lock().replica_id.clone();
+    fn find_orphans(
+        &self,
+        max: usize,
+        me: &str,
+        mut leased: HashMap<String, bool>,
+    ) -> StoreResult<(Vec<(String, StoredLeave)>, bool)> {
         let (mut orphans, mut cursor) = (Vec::new(), String::from("0"));
-        let mut leased: Vec<(String, bool)> = vec![(me.to_string(), true)];
         loop {
             let (next, page) = match self.execute(&script::scan_leaves(&cursor))? {
                 Value::Array(reply) => parse_scan_reply(reply)?,
@@ -128,18 +130,18 @@ impl RedisStore {
                     self.execute(&script::quarantine(&field, &value))?;
                     continue;
                 };
-                let known = leased.iter().find(|(id, _)| *id == stored.replica_id);
-                let is_leased = match known {
-                    Some((_, is_leased)) => *is_leased,
+                let fence = FencingToken(stored.fence);
+                let is_owned = match leased.get(&stored.replica_id) {
+                    _ if stored.replica_id == me => !self.shared.lock().is_untracked(&key, fence),
+                    Some(is_leased) => *is_leased,
                     None => {
-                        let exists = self.execute(&script::replica_exists(&stored.replica_id))?;
-                        leased.push((stored.replica_id.clone(), exists != Value::Int(0)));
-                        exists != Value::Int(0)
+                        let exists = script::replica_exists(&stored.replica_id);
+                        let is_leased = self.execute(&exists)? != Value::Int(0);
+                        leased.insert(stored.replica_id.clone(), is_leased);
+                        is_leased
                     }
                 };
-                let is_mine = *stored.replica_id == *me;
-                let fence = FencingToken(stored.fence);
-                if is_leased && !(is_mine && self.shared.lock().is_untracked(&key, fence)) {
+                if is_owned {
                     continue;
                 }
                 if orphans.len() >= max {
@@ -165,7 +167,7 @@ impl fmt::Debug for RedisStore {
 }
 
 impl LeaveStore for RedisStore {
-    fn put(&self, key: &ParticipantKey, record: &str) -> Result<FencingToken, Error> {
+    fn put(&self, key: &ParticipantKey, record: &str) -> StoreResult<FencingToken> {
         check_record_size(record)?;
         self.shared.acquire(key, |me| {
             let reply = self.execute(&script::put(key, me, record))?;
@@ -182,7 +184,7 @@ impl LeaveStore for RedisStore {
         key: &ParticipantKey,
         fence: FencingToken,
         record: &str,
-    ) -> Result<Ownership, Error> {
+    ) -> StoreResult<Ownership> {
         check_record_size(record)?;
         Ok(self.shared.buffer_change(key, fence, Some(record)))
     }
@@ -191,7 +193,7 @@ impl LeaveStore for RedisStore {
         self.shared.buffer_change(key, fence, None);
     }
 
-    fn sync(&self) -> Result<(), Error> {
+    fn sync(&self) -> StoreResult<()> {
         let written = self
             .shared
             .with_connection(|connection| self.shared.write_pending(connection))?;
@@ -202,11 +204,7 @@ impl LeaveStore for RedisStore {
         }
     }
 
-    fn check_ownership(
-        &self,
-        key: &ParticipantKey,
-        fence: FencingToken,
-    ) -> Result<Ownership, Error> {
+    fn check_ownership(&self, key: &ParticipantKey, fence: FencingToken) -> StoreResult<Ownership> {
         let Some(me) = self.shared.owning_replica(key, fence)? else {
             return Ok(Ownership::Lost);
         };
@@ -230,7 +228,7 @@ impl LeaveStore for RedisStore {
         true
     }
 
-    fn claim(&self, key: &ParticipantKey) -> Result<Option<(FencingToken, String)>, Error> {
+    fn claim(&self, key: &ParticipantKey) -> StoreResult<Option<(FencingToken, String)>> {
         if self.shared.lock().is_tracked(key) {
             return Ok(None);
         }
@@ -245,7 +243,7 @@ impl LeaveStore for RedisStore {
         })
     }
 
-    fn adopt(&self, max: usize) -> Result<Vec<AdoptedLeave>, Error> {
+    fn adopt(&self, max: usize) -> StoreResult<Vec<AdoptedLeave>> {
         let now = Instant::now();
         let sweep = {
             let mut state = self.shared.lock();
@@ -308,7 +306,7 @@ impl Drop for RedisStore {
 type ScanPage = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The next cursor, and fields with their values.
-fn parse_scan_reply(reply: Vec<Value>) -> Result<(String, ScanPage), Error> {
+fn parse_scan_reply(reply: Vec<Value>) -> StoreResult<(String, ScanPage)> {
     let mut reply = reply.into_iter();
     let cursor = reply.next().as_ref().and_then(reply_text);
     let cursor = cursor.ok_or_else(|| Error("reply of Redis to a scan without cursor".into()))?;

@@ -1,6 +1,8 @@
 //! State of a replica, and the thread that keeps it: connects to Redis, renews the lease, and writes changes behind.
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -11,11 +13,11 @@ use super::RedisAddress;
 use super::connection::{RedisCommandError, RedisConnection};
 use super::script::{self, FencedOp, FencedOpReply, LEASE_MS};
 use crate::delegation::store::write_buffer::{BufferedChange, WriteBuffer};
-use crate::delegation::store::{Error, FencingToken, Ownership, StoreProblem};
+use crate::delegation::store::{Error, FencingToken, Ownership, StoreProblem, StoreResult};
 use crate::livekit::id::ParticipantKey;
 use crate::util::backoff::Backoff;
 use crate::util::random;
-use crate::util::sync::{lock, wait_timeout_while};
+use crate::util::sync::{lock, spawn, wait_timeout_while};
 use crate::util::text::hex;
 
 /// How long this replica relies on its lease after it asked for it: shorter than in Redis, for commands take time and clocks differ.
@@ -41,6 +43,7 @@ pub(super) struct RedisStoreShared {
     connection: Mutex<Option<RedisConnection>>,
 }
 
+#[derive(Default)]
 pub(super) struct RedisStoreState {
     /// This replica's name in Redis; a new one after each expired lease.
     pub(super) replica_id: Arc<str>,
@@ -109,14 +112,7 @@ impl RedisStoreShared {
             address,
             state: Mutex::new(RedisStoreState {
                 replica_id: new_replica_id(),
-                buffer: WriteBuffer::default(),
-                next_sweep: None,
-                problem: StoreProblem::default(),
-                previous_lease: None,
-                leased_until: None,
-                renewal_requested: false,
-                closing: false,
-                keys_in_flight: Vec::new(),
+                ..RedisStoreState::default()
             }),
             wake: Condvar::new(),
             connection: Mutex::new(None),
@@ -142,8 +138,8 @@ impl RedisStoreShared {
     pub(super) fn acquire<T>(
         &self,
         key: &ParticipantKey,
-        call: impl FnOnce(&Arc<str>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        call: impl FnOnce(&Arc<str>) -> StoreResult<T>,
+    ) -> StoreResult<T> {
         let replica_id = {
             let mut state = self.lock();
             state.keys_in_flight.push(key.clone());
@@ -201,7 +197,7 @@ impl RedisStoreShared {
         &self,
         key: &ParticipantKey,
         fence: FencingToken,
-    ) -> Result<Option<Arc<str>>, Error> {
+    ) -> StoreResult<Option<Arc<str>>> {
         let state = self.lock();
         let owned = |buffer: &WriteBuffer| buffer.ownership(key, fence) == Ownership::Owned;
         if owned(&state.buffer) && state.is_leased(Instant::now()) {
@@ -218,7 +214,7 @@ impl RedisStoreShared {
     pub(super) fn with_connection<T>(
         &self,
         work: impl FnOnce(&mut RedisConnection) -> Result<T, RedisCommandError>,
-    ) -> Result<T, Error> {
+    ) -> StoreResult<T> {
         let mut connection = self.lock_connection();
         let Some(open) = connection.as_mut() else {
             let problem = self.lock().problem.get();
@@ -351,12 +347,13 @@ pub(super) struct RedisWorker {
 }
 
 impl RedisWorker {
-    pub(super) fn new(
+    /// Tries to connect, and starts the thread.
+    pub(super) fn start(
         address: RedisAddress,
         tls: Arc<ClientConfig>,
         shared: Arc<RedisStoreShared>,
-    ) -> Self {
-        Self {
+    ) -> io::Result<JoinHandle<()>> {
+        let mut worker = Self {
             address,
             tls,
             shared,
@@ -364,10 +361,12 @@ impl RedisWorker {
             next_renewal: Instant::now(),
             connect_failures: 0,
             next_connect: None,
-        }
+        };
+        worker.tick(Instant::now());
+        spawn("leave-store", move || worker.run())
     }
 
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         loop {
             let state = self.shared.lock();
             let mut state = wait_timeout_while(&self.shared.wake, state, TICK_INTERVAL, |state| {
@@ -386,7 +385,7 @@ impl RedisWorker {
     }
 
     /// Does what is due.
-    pub(super) fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant) {
         self.handle_expired_lease(now);
         let shared = Arc::clone(&self.shared);
         let mut connection = shared.lock_connection();
