@@ -76,7 +76,7 @@ pub mod internal {
 pub mod fuzzing {
     pub use crate::livekit::room_service::fuzzing::{participant_sid, participants, room_names};
     pub use crate::livekit::webhook::fuzzing::webhook_event;
-    pub use crate::matrix::appservice::fuzzing::{joined, relayed};
+    pub use crate::matrix::appservice::fuzzing::{is_joined_response, relayed_token};
     pub use crate::matrix::client_api::fuzzing::{client_base, support};
     pub use crate::matrix::delayed_event::fuzzing::{restart_target, retry_after};
     pub use crate::matrix::discovery::fuzzing::{delegation, redirect};

@@ -21,7 +21,8 @@ impl SealedAttribute {
         (fits && text.bytes().all(base64url)).then(|| Self(text.into()))
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    /// The value as text.
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 

@@ -81,10 +81,12 @@ impl PartialEq for ApiKey {
 pub struct ApiKeys(Vec<ApiKey>);
 
 impl ApiKeys {
+    /// Keys of which `signing` signs.
     pub fn new(signing: ApiKey, others: impl IntoIterator<Item = ApiKey>) -> Self {
         Self([signing].into_iter().chain(others).collect())
     }
 
+    /// The signing key.
     pub fn signing(&self) -> &ApiKey {
         &self.0[0]
     }
@@ -100,6 +102,7 @@ impl ApiKeys {
 pub struct SharedApiKeys(Arc<Swappable<ApiKeys>>);
 
 impl SharedApiKeys {
+    /// Shares `keys` among all clones of the result.
     pub fn new(keys: ApiKeys) -> Self {
         Self(Arc::new(Swappable::new(keys)))
     }

@@ -183,8 +183,8 @@ fn put_varint(message: &mut Vec<u8>, mut value: u64) {
 
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    use super::ParticipantInfo;
-    use crate::livekit::id::{ParticipantSid, RoomName};
+    use crate::livekit::id::{ParticipantIdentity, ParticipantSid, RoomName};
+    use crate::livekit::sealed_attribute::SealedAttribute;
 
     /// The sid of an encoded `ParticipantInfo`.
     pub fn participant_sid(message: &[u8]) -> Option<ParticipantSid> {
@@ -197,8 +197,15 @@ pub(super) mod fuzzing {
     }
 
     /// The participants of an encoded `ListParticipantsResponse`.
-    pub fn participants(message: &[u8]) -> Option<Vec<ParticipantInfo>> {
-        super::decode_participants(message)
+    pub fn participants(
+        message: &[u8],
+    ) -> Option<Vec<(ParticipantIdentity, Option<SealedAttribute>)>> {
+        let participants = super::decode_participants(message)?.into_iter();
+        Some(
+            participants
+                .map(|info| (info.identity, info.sealed_attribute))
+                .collect(),
+        )
     }
 }
 

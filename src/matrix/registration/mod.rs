@@ -61,7 +61,7 @@ impl AppServiceSecret {
     }
 
     /// Length of the token in characters.
-    pub fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.token().len()
     }
 

@@ -1,4 +1,4 @@
-//! No bytes are a token of ours unless we have signed them.
+//! Access tokens: no bytes are valid but those that were signed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,15 +14,15 @@ fuzz_target!(|bytes: &[u8]| {
     );
     let keys = [key];
     let token = Claims::create_room().sign(&keys[0], NOW, Duration::from_secs(60));
-    let ours = token.expose();
-    assert!(verify(ours, &keys, NOW).is_ok());
+    let valid = token.expose();
+    assert!(verify(valid, &keys, NOW).is_ok());
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
     assert!(verify(text, &keys, NOW).is_err(), "forged: {text}");
-    // one of the segments replaced by theirs
+    // one segment replaced
     for segment in 0..3 {
-        let mut parts: Vec<&str> = ours.split('.').collect();
+        let mut parts: Vec<&str> = valid.split('.').collect();
         if parts[segment] != text {
             parts[segment] = text;
             assert!(
