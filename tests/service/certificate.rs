@@ -1,4 +1,4 @@
-//! An authority that lives as long as the test process, and the certificates that it signs for the fake homeservers.
+//! The test process' own certificate authority, and the certificates that it signs for fake homeservers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,21 +6,21 @@ use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issu
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// What a fake homeserver presents.
+/// Certificate of a fake homeserver.
 #[derive(Clone, Copy)]
 pub(crate) enum Presents<'a> {
-    /// A certificate of the suite's authority for this name or address.
+    /// Signed by the authority for this name or address.
     Name(&'a str),
-    /// A certificate for this name that nobody but itself vouches for.
+    /// Self-signed for this name.
     SelfSigned(&'a str),
 }
 
-/// The authority's certificate: what `LIVEKIT_CA_FILE` is given.
+/// The authority's certificate, for `LIVEKIT_CA_FILE`.
 pub(crate) fn authority_pem() -> &'static str {
     &authority().pem
 }
 
-/// The TLS side of a server that presents `presents`.
+/// TLS configuration of a server with the certificate.
 pub(crate) fn server_config(presents: Presents<'_>) -> Arc<ServerConfig> {
     let key = KeyPair::generate().unwrap();
     let leaf = match presents {

@@ -166,7 +166,7 @@ fn the_log_says_which_share_was_used_up() {
             assert_limited(&service, &user, &reply, cause);
         }
     });
-    assert_eq!(traps[2].visits(), 0);
+    assert_eq!(traps[2].connections(), 0);
 }
 
 fn ask(connection: &mut Connection, client: &str, user: &User) -> Reply {

@@ -1,7 +1,5 @@
-//! The forward proxy between the service and the public Internet.
-//!
-//! A fake because faults are wanted on demand, and because whatever public address it is asked for has to be a fake homeserver on
-//! loopback. A real one is asked in `tests/e2e`. Its threads end with the test process.
+//! Fake forward proxy (CONNECT) with faults, which connects every public address to a fake homeserver on loopback. A real proxy is
+//! tested in `tests/e2e`. The threads end with the test process.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,41 +11,40 @@ use std::time::Duration;
 use crate::listen::listen;
 use crate::request::Request;
 
-/// What an endless answer has before it ends after all.
-const HUGE: u64 = 10 * 1024 * 1024;
+/// Bytes after which an endless response stops.
+const ENDLESS_BYTES: u64 = 10 * 1024 * 1024;
 
-/// How it treats who asks for a tunnel.
+/// Response to CONNECT.
 #[derive(Clone, Debug)]
-pub(crate) enum Treatment {
-    /// A tunnel to this port of 127.0.0.1, whatever was asked for.
-    LeadsTo(u16),
-    /// These bytes, and the connection closes.
-    Says(&'static str),
-    /// These bytes, and then this piece for 10 MB.
+pub(crate) enum ConnectResponse {
+    /// A tunnel to this port of 127.0.0.1, whatever the requested address.
+    TunnelTo(u16),
+    /// These bytes, then the connection closes.
+    Bytes(&'static str),
+    /// The first bytes, then the second ones again and again, 10 MB of them.
     Endless(&'static str, &'static str),
-    /// These bytes, one a second.
-    Drips(&'static str),
-    /// Nothing, while the connection stands.
+    /// These bytes, one per second.
+    Slow(&'static str),
+    /// Nothing, on an open connection.
     Silent,
 }
 
-/// A running proxy.
 pub(crate) struct ForwardProxy {
     address: SocketAddr,
     state: Arc<State>,
 }
 
 struct State {
-    treatment: Treatment,
-    asked: Mutex<Vec<Request>>,
+    response: ConnectResponse,
+    requests: Mutex<Vec<Request>>,
     sent: AtomicU64,
 }
 
 impl ForwardProxy {
-    pub(crate) fn start(treatment: Treatment) -> Self {
+    pub(crate) fn start(response: ConnectResponse) -> Self {
         let state = Arc::new(State {
-            treatment,
-            asked: Mutex::default(),
+            response,
+            requests: Mutex::default(),
             sent: AtomicU64::new(0),
         });
         let address = listen(&state, State::serve);
@@ -58,13 +55,13 @@ impl ForwardProxy {
         self.address.port()
     }
 
-    /// Every request so far.
-    pub(crate) fn asked(&self) -> Vec<Request> {
-        self.state.asked.lock().unwrap().clone()
+    /// All requests so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.state.requests.lock().unwrap().clone()
     }
 
-    /// Bytes of an endless answer that the service took.
-    pub(crate) fn sent(&self) -> u64 {
+    /// Bytes of an endless response that the service has read.
+    pub(crate) fn bytes_sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
     }
 }
@@ -73,38 +70,39 @@ impl State {
     fn serve(&self, stream: TcpStream) -> Option<()> {
         let mut client = BufReader::new(stream);
         let request = Request::read(&mut client)?;
-        self.asked.lock().unwrap().push(request);
+        self.requests.lock().unwrap().push(request);
         let out = client.get_mut();
-        match &self.treatment {
-            Treatment::LeadsTo(port) => {
+        match &self.response {
+            ConnectResponse::TunnelTo(port) => {
                 let server = TcpStream::connect(("127.0.0.1", *port)).ok()?;
                 out.write_all(b"HTTP/1.1 200 Connection established\r\nVia: fake\r\n\r\n")
                     .ok()?;
-                let (mut there, mut back) = (server.try_clone().ok()?, out.try_clone().ok()?);
+                let (mut to_server, mut to_client) =
+                    (server.try_clone().ok()?, out.try_clone().ok()?);
                 thread::spawn(move || {
-                    let _ = std::io::copy(&mut &server, &mut back);
-                    let _ = back.shutdown(std::net::Shutdown::Both);
+                    let _ = std::io::copy(&mut &server, &mut to_client);
+                    let _ = to_client.shutdown(std::net::Shutdown::Both);
                 });
-                let _ = std::io::copy(&mut client, &mut there);
-                let _ = there.shutdown(std::net::Shutdown::Both);
+                let _ = std::io::copy(&mut client, &mut to_server);
+                let _ = to_server.shutdown(std::net::Shutdown::Both);
             }
-            Treatment::Says(bytes) => out.write_all(bytes.as_bytes()).ok()?,
-            Treatment::Endless(begin, piece) => {
-                out.write_all(begin.as_bytes()).ok()?;
+            ConnectResponse::Bytes(bytes) => out.write_all(bytes.as_bytes()).ok()?,
+            ConnectResponse::Endless(start, piece) => {
+                out.write_all(start.as_bytes()).ok()?;
                 let piece = piece.repeat(8192 / piece.len());
-                while self.sent.load(Ordering::SeqCst) < HUGE {
+                while self.sent.load(Ordering::SeqCst) < ENDLESS_BYTES {
                     out.write_all(piece.as_bytes()).ok()?;
                     self.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
                 }
             }
-            Treatment::Drips(bytes) => {
+            ConnectResponse::Slow(bytes) => {
                 for byte in bytes.as_bytes() {
                     out.write_all(&[*byte]).ok()?;
-                    // the pace is the attack, and no test waits for its end
+                    // no test waits for the end
                     thread::sleep(Duration::from_secs(1));
                 }
             }
-            Treatment::Silent => drop(client.read_to_end(&mut Vec::new())),
+            ConnectResponse::Silent => drop(client.read_to_end(&mut Vec::new())),
         }
         Some(())
     }

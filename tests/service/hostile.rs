@@ -108,7 +108,7 @@ fn logins_at_hostile_homeservers_are_refused_in_time_while_others_are_served() {
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(growth < MAX_MEMORY_KB, "{growth} kB");
-    assert_eq!(trap.visits(), 0, "a redirect to loopback was followed");
+    assert_eq!(trap.connections(), 0, "a redirect to loopback was followed");
 }
 
 /// A full-access homeserver may be on a private address, but has the same limits of memory and time.

@@ -254,7 +254,7 @@ fn homeservers_that_answer_rubbish_keep_no_other_from_its_leaves() {
         good.wait_for(1, "send", &id);
         assert!(start.elapsed() < IN_TIME, "{round}: {:?}", start.elapsed());
     }
-    assert_eq!(trap.visits(), 0, "a redirect was followed");
+    assert_eq!(trap.connections(), 0, "a redirect was followed");
     let cost = many.service.peak_memory() - before;
     assert!(cost < MEMORY_KB, "{cost} kB for {count} kinds of rubbish");
 }
@@ -291,5 +291,5 @@ fn versions_that_are_rubbish_refuse_no_leave_and_a_clear_no_does() {
             });
         }
     });
-    assert_eq!(trap.visits(), 0, "a redirect was followed");
+    assert_eq!(trap.connections(), 0, "a redirect was followed");
 }

@@ -1,4 +1,4 @@
-//! What operators see on their own listener, and that nobody else sees it.
+//! Metrics: their values, and that only the metrics listener serves them.
 
 use crate::client;
 use crate::client::Address;
@@ -32,12 +32,12 @@ fn samples(text: &str) -> Vec<(&str, f64)> {
 
 pub(crate) fn value(text: &str, name: &str) -> f64 {
     let name = format!("livekit_token_service_{name}");
-    let found = samples(text).into_iter().find(|(found, _)| *found == name);
-    found.unwrap_or_else(|| panic!("no {name} in\n{text}")).1
+    let sample = samples(text).into_iter().find(|(other, _)| *other == name);
+    sample.unwrap_or_else(|| panic!("no {name} in\n{text}")).1
 }
 
 #[test]
-fn what_was_answered_is_counted() {
+fn requests_tokens_calls_and_look_ups_are_counted() {
     let stage = stage();
     let metrics = metrics_of(&stage.service);
     let user = stage.homeserver.user("alice");
@@ -97,7 +97,7 @@ fn each_listener_has_its_own_paths() {
         client::request(&metrics, "POST", "/metrics", b"").status,
         405
     );
-    // nor does a forged header of the connection to tiny_http
+    // the header field of the internal connection to tiny_http does not select the listener
     for (address, path) in [
         (stage.service.address(), "/metrics"),
         (&metrics, "/get_token"),
@@ -116,15 +116,15 @@ fn each_listener_has_its_own_paths() {
 }
 
 #[test]
-fn strangers_do_not_make_series() {
+fn callers_cannot_create_series() {
     let stage = stage();
     let metrics = metrics_of(&stage.service);
-    let visit = |round: usize| {
+    let send_requests = |round: usize| {
         let user = stage.homeserver.user(&format!("user{round}"));
         stage.get_token(&user);
-        let elsewhere = format!("/p{round}/q?x={round}");
+        let unknown_path = format!("/p{round}/q?x={round}");
         for (method, path) in [
-            ("GET", elsewhere.as_str()),
+            ("GET", unknown_path.as_str()),
             ("PUT", "/get_token"),
             ("POST", "/sfu/get"),
         ] {
@@ -136,8 +136,8 @@ fn strangers_do_not_make_series() {
         ));
         samples(&scrape(&metrics)).len()
     };
-    let series = visit(0);
-    let most = (1..10).map(visit).max().unwrap();
-    // the second round may know one from memory that the first had to ask for
-    assert!(most <= series + 8, "{series} series have become {most}");
+    let first = send_requests(0);
+    let max = (1..10).map(send_requests).max().unwrap();
+    // the second round may hit caches that the first one missed
+    assert!(max <= first + 8, "{first} series have become {max}");
 }

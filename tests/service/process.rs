@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::client::{self, Address, Reply};
+use crate::fields;
 use crate::settings::{NEVER_LOGGED, Settings};
 
 /// Longer than a start or a refusal to start takes on a busy machine.
@@ -181,6 +182,9 @@ impl Drop for Service {
                 panic!("a secret in the log: {line}");
             }
         }
+        // SIGKILL may truncate the last line
+        let complete = log.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        complete.lines().for_each(fields::check_line);
         assert!(
             !log.contains("thread panicked"),
             "the service panicked:\n{log}"

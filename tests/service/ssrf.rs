@@ -1,5 +1,5 @@
-//! A stranger's `matrix_server_name` opens no door inside: listeners on loopback see nobody, and the client gets the
-//! answer that every refused client gets. Well-known and redirects from port 443 are shown in `tests/e2e`.
+//! Server-side request forgery: no `matrix_server_name` of a caller makes the service connect to a local address, and the response is
+//! that of every refused request. Well-known documents and redirects on port 443 are tested in `tests/e2e`.
 
 use std::net::TcpStream;
 
@@ -10,9 +10,9 @@ use crate::sfu::Conduct;
 use crate::stage::{LOOPBACK, Stage, User};
 use crate::trap::Trap;
 
-/// Names that lead to loopback, or would if something on the way read them kindly. `PORT` is the trap's.
-pub(crate) const INWARD: [&str; 48] = [
-    // plainly
+/// Server names that resolve to loopback, or would with a lenient parser. `PORT` is that of a listener.
+pub(crate) const LOOPBACK_NAMES: [&str; 48] = [
+    // literals and names
     "127.0.0.1:PORT",
     "127.0.0.1",
     "127.1.2.3:PORT",
@@ -47,7 +47,7 @@ pub(crate) const INWARD: [&str; 48] = [
     "127.1:PORT",
     "127.0.1:PORT",
     "0:PORT",
-    // names that are none
+    // invalid server names
     "user@127.0.0.1:PORT",
     "user:password@localhost:PORT",
     "localhost:PORT@example.com",
@@ -66,8 +66,8 @@ pub(crate) const INWARD: [&str; 48] = [
     "１２７.０.０.１:PORT",
 ];
 
-/// Private and special addresses where nobody listens here: they must not even be tried.
-pub(crate) const ELSEWHERE: [&str; 14] = [
+/// Private and special addresses without a listener, to which no connection may be tried.
+pub(crate) const SPECIAL_ADDRESSES: [&str; 14] = [
     "10.0.0.1",
     "10.0.0.1:80",
     "172.16.0.1",
@@ -85,11 +85,11 @@ pub(crate) const ELSEWHERE: [&str; 14] = [
 ];
 
 #[test]
-fn no_server_name_leads_to_an_inner_address() {
+fn no_server_name_leads_to_a_local_address() {
     let traps = Trap::on_both_loopbacks();
     let service = Service::start(&Settings::complete());
     let refusal = refusal(&service);
-    let names = INWARD.iter().chain(&ELSEWHERE);
+    let names = LOOPBACK_NAMES.iter().chain(&SPECIAL_ADDRESSES);
     let mut wrong = Vec::new();
     for name in names {
         let name = name.replace("PORT", &traps[0].port().to_string());
@@ -102,32 +102,34 @@ fn no_server_name_leads_to_an_inner_address() {
             if reply.status != 401 || reply.body != refusal {
                 wrong.push(format!("{path} {name:?}: {reply:?}"));
             }
-            let visits = traps.each_ref().map(Trap::visits);
-            if visits != [0, 0] {
-                wrong.push(format!("{path} {name:?}: visits {visits:?} so far"));
+            let connections = traps.each_ref().map(Trap::connections);
+            if connections != [0, 0] {
+                wrong.push(format!(
+                    "{path} {name:?}: {connections:?} connections so far"
+                ));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Without this the test above could pass with traps that see nothing.
+/// Shows that the listeners of the test above would have counted a connection.
 #[test]
-fn the_same_names_lead_there_if_the_administrator_allows_it() {
+fn the_same_names_are_reached_if_the_settings_allow_it() {
     for name in ["127.0.0.1:PORT", "[::1]:PORT", "localhost:PORT"] {
         let traps = Trap::on_both_loopbacks();
         let service =
             Service::start(&Settings::complete().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK));
         let name = name.replace("PORT", &traps[0].port().to_string());
-        // the traps never answer
-        let asking = TcpStream::connect(tcp(&service)).unwrap();
-        send(&asking, &User::new("alice", &name));
+        // the listeners never answer
+        let client = TcpStream::connect(tcp(&service)).unwrap();
+        send(&client, &User::new("alice", &name));
         traps[usize::from(name.starts_with("[::"))].wait_for(1);
     }
 }
 
 #[test]
-fn full_access_for_everyone_exempts_nobody() {
+fn full_access_for_all_homeservers_allows_no_local_address() {
     let traps = Trap::on_both_loopbacks();
     let service = Service::start(&Settings::complete().set("LIVEKIT_FULL_ACCESS_HOMESERVERS", "*"));
     let refusal = refusal(&service);
@@ -137,30 +139,30 @@ fn full_access_for_everyone_exempts_nobody() {
         assert_eq!(reply.status, 401, "{name}");
         assert_eq!(reply.body, refusal, "{name}");
     }
-    assert_eq!(traps.each_ref().map(Trap::visits), [0, 0]);
+    assert_eq!(traps.each_ref().map(Trap::connections), [0, 0]);
 }
 
 #[test]
-fn a_listed_homeserver_exempts_only_its_own_name() {
+fn only_the_name_of_a_listed_homeserver_may_have_a_local_address() {
     let traps = Trap::on_both_loopbacks();
     let stage = Stage::full_access();
     let port = traps[0].port();
-    let home = stage.homeserver.port();
+    let homeserver_port = stage.homeserver.port();
     for name in [
         format!("localhost:{port}"),
-        format!("127.0.0.1:{home}"),
-        format!("[::1]:{home}"),
-        format!("LOCALHOST:{home}"),
+        format!("127.0.0.1:{homeserver_port}"),
+        format!("[::1]:{homeserver_port}"),
+        format!("LOCALHOST:{homeserver_port}"),
     ] {
         let reply = stage.get_token(&User::new("alice", &name));
         assert_eq!(reply.status, 401, "{name}");
     }
-    assert_eq!(traps.each_ref().map(Trap::visits), [0, 0]);
+    assert_eq!(traps.each_ref().map(Trap::connections), [0, 0]);
     assert_eq!(stage.homeserver.connections(), 0);
 }
 
 #[test]
-fn a_redirect_by_a_listed_homeserver_exempts_nobody_either() {
+fn a_redirect_by_a_listed_homeserver_is_not_followed_to_a_local_address() {
     let trap = Trap::on("127.0.0.1");
     let location = format!("Location: https://127.0.0.1:{}/\r\n", trap.port());
     let behaviour = Behaviour::FixedResponse("307 Temporary Redirect", location, String::new());
@@ -172,11 +174,11 @@ fn a_redirect_by_a_listed_homeserver_exempts_nobody_either() {
     let reply = stage.get_token(&stage.homeserver.user("alice"));
     assert_eq!(reply.status, 401);
     assert_eq!(stage.homeserver.requests().len(), 1);
-    assert_eq!(trap.visits(), 0);
+    assert_eq!(trap.connections(), 0);
 }
 
 #[test]
-fn denied_networks_are_added_to_those_denied_by_default() {
+fn denied_networks_add_to_the_built_in_ranges() {
     let traps = Trap::on_both_loopbacks();
     let service = Service::start(
         &Settings::complete().set("LIVEKIT_DENIED_NETWORKS", "8.8.0.0/16, 2a00::/12"),
@@ -188,11 +190,11 @@ fn denied_networks_are_added_to_those_denied_by_default() {
         let address = name.rsplit_once(':').unwrap().0.trim_matches(['[', ']']);
         service.wait_for_log(address);
     }
-    assert_eq!(traps.each_ref().map(Trap::visits), [0, 0]);
+    assert_eq!(traps.each_ref().map(Trap::connections), [0, 0]);
 }
 
 #[test]
-fn the_log_tells_the_administrator_what_was_refused_and_how_to_allow_it() {
+fn the_log_names_the_denied_address_and_the_setting_that_allows_it() {
     let service = Service::start(&Settings::complete());
     for (name, address) in [("localhost:4711", "127.0.0.1"), ("[::1]:4712", "::1")] {
         service.post("/get_token", &User::new("alice", name).get_token());
@@ -200,24 +202,24 @@ fn the_log_tells_the_administrator_what_was_refused_and_how_to_allow_it() {
     }
 }
 
-/// Told by the log: without a route to them, trying them would look the same from outside.
+/// Checked in the log: without a route to them, a connection would fail with the same response.
 #[test]
-fn addresses_that_are_not_routed_are_not_tried() {
+fn special_and_unallocated_addresses_are_not_tried() {
     let service = Service::start(&Settings::complete());
-    let unassigned = [
+    let unallocated = [
         "[4000::1]:1",
         "[::2]:1",
         "[::ffff:0:7f00:1]:1",
         "[fd12::1]:1",
     ];
-    for name in ELSEWHERE.iter().chain(&unassigned) {
+    for name in SPECIAL_ADDRESSES.iter().chain(&unallocated) {
         service.post("/get_token", &User::new("alice", name).get_token());
         service.wait_for_words(&["refused", &format!("{name:?}"), "may not be dialled"]);
     }
 }
 
 #[test]
-fn metadata_services_are_not_asked_even_as_a_listed_homeserver() {
+fn metadata_services_are_denied_even_as_listed_homeservers() {
     let names = [
         "169.254.169.254:80",
         "100.100.100.200:80",
@@ -235,10 +237,10 @@ fn metadata_services_are_not_asked_even_as_a_listed_homeserver() {
     }
 }
 
-/// The body of a refusal that has nothing to do with addresses.
+/// Body of a refusal that does not depend on addresses.
 fn refusal(service: &Service) -> Vec<u8> {
-    let nonsense = User::new("alice", "not a server name");
-    let reply = service.post("/get_token", &nonsense.get_token());
+    let invalid = User::new("alice", "not a server name");
+    let reply = service.post("/get_token", &invalid.get_token());
     assert_eq!(reply.verdict(), (401, "M_UNAUTHORIZED".to_owned()));
     reply.body
 }

@@ -255,7 +255,7 @@ fn keys_are_not_fetched_from_where_they_could_be_replaced() {
     );
     assert_eq!(reply.status, 503, "{reply:?}");
     service.wait_for_words(&["jwks fetch failed", "LIVEKIT_ALLOWED_NETWORKS"]);
-    assert_eq!(trap.visits(), 0);
+    assert_eq!(trap.connections(), 0);
     // a certificate for another name
     let key = SigningKey::p256("one");
     let login = FakeIssuer::with_keys(&[&key]);

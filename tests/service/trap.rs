@@ -1,6 +1,6 @@
-//! A listener that nobody should reach, or that holds whoever does: it accepts, counts, and never answers.
+//! A listener that accepts connections, counts them and never answers: one that the service must not reach, or a tarpit.
 //!
-//! A fake because no real server can say who did not come, and because a tarpit has to be slow on command.
+//! A fake, because a real server cannot report connections that were not made.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
@@ -8,8 +8,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Longer than it takes a busy service to dial.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than a connection takes on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The listener. Its threads end with the test process.
 pub(crate) struct Trap {
@@ -39,43 +39,47 @@ impl Trap {
     }
 
     /// Connections accepted so far.
-    pub(crate) fn visits(&self) -> usize {
-        self.count.state.lock().unwrap().visits
+    pub(crate) fn connections(&self) -> usize {
+        self.count.state.lock().unwrap().connections
     }
 
-    /// The most connections that stood open at one time.
+    /// Largest number of connections that were open at the same time.
     pub(crate) fn peak(&self) -> usize {
         self.count.state.lock().unwrap().peak
     }
 
-    /// Waits until `visits` connections have been accepted in all.
-    pub(crate) fn wait_for(&self, visits: usize) {
+    /// Waits until `connections` connections have been accepted in all.
+    pub(crate) fn wait_for(&self, connections: usize) {
         let state = self.count.state.lock().unwrap();
         let (state, _) = self
             .count
             .changed
-            .wait_timeout_while(state, PATIENCE, |state| state.visits < visits)
+            .wait_timeout_while(state, TIMEOUT, |state| state.connections < connections)
             .unwrap();
-        assert!(state.visits >= visits, "only {} came", state.visits);
+        assert!(
+            state.connections >= connections,
+            "only {} connections",
+            state.connections
+        );
     }
 
     fn at(ip: &str, port: u16) -> std::io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::new(ip.parse().unwrap(), port))?;
         let address = listener.local_addr()?;
         let count = Arc::new(Count::default());
-        let counting = Arc::clone(&count);
+        let counter = Arc::clone(&count);
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                counting.update(|state| {
-                    state.visits += 1;
+                counter.update(|state| {
+                    state.connections += 1;
                     state.open += 1;
                     state.peak = state.peak.max(state.open);
                 });
-                let counting = Arc::clone(&counting);
+                let counter = Arc::clone(&counter);
                 thread::spawn(move || {
                     let mut buffer = [0; 1024];
                     while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
-                    counting.update(|state| state.open -= 1);
+                    counter.update(|state| state.open -= 1);
                 });
             }
         });
@@ -91,7 +95,7 @@ struct Count {
 
 #[derive(Default)]
 struct State {
-    visits: usize,
+    connections: usize,
     open: usize,
     peak: usize,
 }
