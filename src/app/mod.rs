@@ -67,7 +67,7 @@ impl App {
             logging::set_level(config.log_level);
             let (key, named) = (config.api_keys[0].id(), config.full_access.names().count());
             Ok(format!(
-                "key={key} homeservers={named} level={}",
+                "key={key} homeservers={named} log_level={}",
                 config.log_level
             ))
         });

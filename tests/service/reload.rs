@@ -75,7 +75,7 @@ fn a_homeserver_that_is_named_anew_has_full_access_and_the_level_changes() {
     put("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name());
     put("LIVEKIT_LOG_LEVEL", "debug");
     service.hang_up();
-    service.wait_for_words(&["re-read", "homeservers=1 level=DEBUG"]);
+    service.wait_for_words(&["re-read", "homeservers=1 log_level=DEBUG"]);
     assert!(access("bob"));
     service.wait_for_words(&["level=debug"]);
     assert_eq!(sfu.calls().len(), 1);
