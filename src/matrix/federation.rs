@@ -250,7 +250,7 @@ impl FederationClient {
     ) -> Result<FetchResponse, Error> {
         let started = Instant::now();
         let resolved = self.discover(server, trust, deadline)?;
-        let first = self.try_routes(&resolved.routes, target, limits, deadline);
+        let first = self.try_resolved(server, &resolved, target, limits, deadline);
         if !matches!(first, Err(Error::Unreachable(_))) {
             return first;
         }
@@ -260,7 +260,7 @@ impl FederationClient {
         if again.routes == resolved.routes {
             return first;
         }
-        self.try_routes(&again.routes, target, limits, deadline)
+        self.try_resolved(server, &again, target, limits, deadline)
     }
 
     fn discover(
@@ -273,12 +273,23 @@ impl FederationClient {
             .discovery
             .resolve(server, trust, deadline)
             .map_err(|limit| Error::Busy(limit, BUSY_RETRY))?;
-        debug!(server:% = server, step = resolved.step, routes:% = resolved; "server name resolved");
         if resolved.routes.is_empty() {
             Err(Error::NoSuchServer)
         } else {
             Ok(resolved)
         }
+    }
+
+    fn try_resolved(
+        &self,
+        server: &ServerName,
+        resolved: &ResolvedServer,
+        target: &str,
+        limits: FetchLimits,
+        deadline: Instant,
+    ) -> Result<FetchResponse, Error> {
+        debug!(server:% = server, step = resolved.step, routes:% = resolved; "server name resolved");
+        self.try_routes(&resolved.routes, target, limits, deadline)
     }
 
     fn try_routes(

@@ -30,11 +30,11 @@ use crate::util::json;
 /// The errcode of an error response's body, if the body has one.
 fn parse_errcode(body: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
-    struct MatrixErrorBody<'a> {
+    struct ErrcodeBody<'a> {
         #[serde(borrow)]
         errcode: Cow<'a, str>,
     }
-    json::parse_object::<MatrixErrorBody<'_>>(body).map(|error| error.errcode)
+    json::parse_object::<ErrcodeBody<'_>>(body).map(|error| error.errcode)
 }
 
 /// A route by TLS with a certificate for `host`.
