@@ -73,12 +73,18 @@ pub struct HttpRequest<'a, C> {
 }
 
 impl<'a, C> HttpRequest<'a, C> {
-    /// Values of a header field, in the order of the request.
-    pub fn header_values(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a, C> {
+    /// Names and values of all header fields, in the order of the request.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a, C> {
         self.headers
             .iter()
-            .filter(move |header| header.field.equiv(name))
-            .map(|header| header.value.as_str())
+            .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
+    }
+
+    /// Values of a header field, in the order of the request.
+    pub fn header_values(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a, C> {
+        self.headers()
+            .filter(move |(header, _)| header.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 
     /// The first value of a header field.

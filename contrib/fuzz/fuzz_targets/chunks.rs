@@ -1,5 +1,4 @@
-//! However a chunked body is cut, it is decoded the same; what is decoded, another decoder decodes to the same; what is
-//! refused stays refused whatever follows; the room is never exceeded.
+//! A chunked body in pieces of any size is decoded alike, and as another decoder decodes it; the room is never exceeded.
 #![no_main]
 
 use chunked_transfer::Decoder;
@@ -9,13 +8,13 @@ use std::io::Read;
 
 const ROOM: usize = 100;
 
-/// The body and how many bytes it was; `None` if it has not ended, an error if it was refused.
+/// The body and the number of bytes consumed; `None` if it has not ended, the status if it was refused.
 fn decode(bytes: &[u8], piece: usize) -> Result<Option<(Vec<u8>, usize)>, u16> {
-    let (mut chunks, mut body, mut at) = (ChunkDecoder::default(), Vec::new(), 0);
+    let (mut decoder, mut body, mut at) = (ChunkDecoder::default(), Vec::new(), 0);
     for part in bytes.chunks(piece) {
         let room = ROOM - body.len();
-        let (used, complete) = chunks
-            .feed(part, &mut body, room)
+        let (used, complete) = decoder
+            .decode(part, &mut body, room)
             .map_err(|refusal| refusal.status())?;
         assert!(body.len() <= ROOM);
         at += used;
@@ -30,7 +29,7 @@ fn decode(bytes: &[u8], piece: usize) -> Result<Option<(Vec<u8>, usize)>, u16> {
 fuzz_target!(|bytes: &[u8]| {
     let whole = decode(bytes, bytes.len().max(1));
     for piece in [1, 3] {
-        assert_eq!(whole, decode(bytes, piece), "cut into {piece}");
+        assert_eq!(whole, decode(bytes, piece), "in pieces of {piece}");
     }
     let Ok(Some((body, used))) = whole else {
         return;

@@ -1,7 +1,7 @@
-//! What is refused.
+//! Malformed requests.
 
-/// Request and status; `^` stands for CR LF and each request but those without `HTTP/` ends with an empty line.
-pub(super) const TABLE: &[(&str, u16)] = &[
+/// Requests, with the status of the refusal; `^` is CR LF, and a character above 7 bits is one byte.
+const TABLE: &[(&str, u16)] = &[
     // framing
     (
         "POST /echo HTTP/1.1^Host: a^Content-Length: 3^Transfer-Encoding: chunked^^0^^",
@@ -209,3 +209,22 @@ pub(super) const TABLE: &[(&str, u16)] = &[
         417,
     ),
 ];
+
+pub(crate) struct MalformedRequest {
+    /// The row of the table.
+    pub(crate) row: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) status: u16,
+}
+
+pub(crate) fn all() -> impl Iterator<Item = MalformedRequest> {
+    TABLE.iter().map(|&(row, status)| MalformedRequest {
+        row,
+        bytes: bytes(row),
+        status,
+    })
+}
+
+pub(crate) fn bytes(row: &str) -> Vec<u8> {
+    row.replace('^', "\r\n").chars().map(|c| c as u8).collect()
+}

@@ -1,4 +1,4 @@
--- Arguments: healthz or sign; kept or new (connections).
+-- Arguments: healthz or sign; reused or new (connections).
 dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../measure.lua")
 
 function init(arguments)
@@ -8,7 +8,7 @@ function init(arguments)
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/json"
     wrk.body = [[{"room_name":"3xJ0gHxqkNbT5hV0cZc1mGm2u0kq8f1oYw0mJt0b5iA","participant_identity":"Q9yKx1oYw0mJt0b5iA3xJ0gHxqkNbT5hV0cZc1mGm2u",]]
-      .. [["participant_name":"somebody","participant_metadata":"{\"device\":\"ABCDEFGHIJ\",\"user\":\"@somebody:example.org\",\"app\":\"bench\"}","can_publish":true}]]
+      .. [["participant_name":"a user","participant_metadata":"{\"device\":\"ABCDEFGHIJ\",\"user\":\"@user:example.org\",\"app\":\"bench\"}","can_publish":true}]]
   end
   if mode == "new" then wrk.headers["Connection"] = "close" end
   repeat_this(mode)

@@ -9,7 +9,7 @@ use ::axum::extract::State;
 use ::axum::http::{StatusCode, header};
 use ::axum::response::IntoResponse;
 use ::axum::routing::{get, post};
-use door::Work;
+use bench_server::Handlers;
 use tokio::net::TcpListener;
 
 fn main() -> io::Result<()> {
@@ -17,25 +17,25 @@ fn main() -> io::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let listener = door::listen()?;
+        let listener = bench_server::listen()?;
         listener.set_nonblocking(true)?;
         let routes = Router::new()
             .route("/healthz", get(healthz))
             .route("/sign", post(sign))
-            .with_state(Arc::new(Work::default()));
+            .with_state(Arc::new(Handlers::default()));
         ::axum::serve(TcpListener::from_std(listener)?, routes).await
     })
 }
 
-async fn healthz(State(work): State<Arc<Work>>) -> impl IntoResponse {
-    reply(work.answer("GET", "/healthz", &[]))
+async fn healthz(State(handlers): State<Arc<Handlers>>) -> impl IntoResponse {
+    response(handlers.respond("GET", "/healthz", &[]))
 }
 
-async fn sign(State(work): State<Arc<Work>>, body: Bytes) -> impl IntoResponse {
-    reply(work.answer("POST", "/sign", &body))
+async fn sign(State(handlers): State<Arc<Handlers>>, body: Bytes) -> impl IntoResponse {
+    response(handlers.respond("POST", "/sign", &body))
 }
 
-fn reply((status, body): (u16, Vec<u8>)) -> impl IntoResponse {
+fn response((status, body): (u16, Vec<u8>)) -> impl IntoResponse {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, [(header::CONTENT_TYPE, "application/json")], body)
 }
