@@ -1,4 +1,4 @@
-//! The reply and the token: for whom, for which room, how long.
+//! Responses of the Matrix endpoints and the claims of their access tokens: identity, room, lifetime.
 
 use serde_json::json;
 
@@ -8,11 +8,11 @@ use crate::settings::{KEY, SECRET};
 use crate::sfu::Conduct;
 use crate::stage::{Stage, User};
 
-/// Seconds by which a token may start before now or be cut while the test runs.
+/// Tolerance for `nbf` and `exp` in seconds, because the test takes time.
 const SLACK: i64 = 10;
 
 #[test]
-fn the_reply_is_the_url_unchanged_and_the_token() {
+fn the_response_is_the_unchanged_url_and_the_access_token() {
     for url in [
         "wss://sfu.example.com",
         "wss://sfu.example.com/",
@@ -55,7 +55,7 @@ fn the_claims_are_those_of_the_specification() {
             (now + 3600 - SLACK..=now + 3600 + SLACK).contains(&exp),
             "{claims}"
         );
-        // the Python SDK refuses `aud`; `jti` would be the identity's fallback
+        // the Python SDK rejects `aud`; `jti` would be a fallback for the identity
         for absent in ["aud", "jti", "crit"] {
             assert_eq!(claims.get(absent), None, "{claims}");
         }
@@ -82,12 +82,12 @@ fn the_claims_are_those_of_the_specification() {
     }
 }
 
-/// The first two vectors of the specification, through the service; the third belongs to the application-service mode.
+/// The first two vectors of MSC4195, through the service; the third is for application-service mode.
 #[test]
-fn room_and_identity_are_the_vectors_of_the_specification() {
+fn room_and_identity_match_the_vectors_of_the_specification() {
     const ROOM: &str = "O8437W3+jmzMVjoIP3tNwbm+XxHQk2iKpOA7aqw3qSc";
     const IDENTITY: &str = "J+T45tGruxc+HrUOqJJlyQSV33m728Cme4+vt8/SWrU";
-    let stage = overridden_to_example_com();
+    let stage = stage_with_override_for_example_com();
     let user = stage.homeserver.user("alice");
 
     let claims = jwt::claims(&stage.get_token(&user).jwt(), SECRET);
@@ -97,7 +97,7 @@ fn room_and_identity_are_the_vectors_of_the_specification() {
     let claims = jwt::claims(&stage.sfu_get(&user).jwt(), SECRET);
     assert_eq!(claims["sub"], "@alice:example.com:DEVICE123");
 
-    // the suite's own hash, against all three
+    // the hash function of this suite, against all three vectors
     assert_eq!(jwt::hash(&["!roomid:example.com", "slot1234"]), ROOM);
     assert_eq!(
         jwt::hash(&["@alice:example.com", "DEVICE123", "memberABC"]),
@@ -110,7 +110,7 @@ fn room_and_identity_are_the_vectors_of_the_specification() {
 }
 
 #[test]
-fn hashed_names_escape_what_canonical_json_escapes_and_nothing_else() {
+fn hashed_names_escape_exactly_what_canonical_json_escapes() {
     let stage = Stage::restricted();
     for odd in [
         "<&>",
@@ -132,7 +132,7 @@ fn hashed_names_escape_what_canonical_json_escapes_and_nothing_else() {
 }
 
 #[test]
-fn the_user_is_whom_the_homeserver_names() {
+fn the_user_is_the_one_that_the_homeserver_names() {
     let stage = Stage::restricted();
     let user = stage.homeserver.user("bob");
     let claims = jwt::claims(&stage.sfu_get(&user).jwt(), SECRET);
@@ -140,10 +140,10 @@ fn the_user_is_whom_the_homeserver_names() {
     assert_eq!(claims["sub"], format!("@bob:{name}:DEVICE123"));
 }
 
-/// Server names are compared byte for byte.
+/// Server names are compared byte by byte.
 #[test]
-fn a_homeserver_cannot_vouch_for_a_stranger() {
-    let stage = overridden_to_example_com();
+fn a_homeserver_cannot_name_a_user_of_another_server() {
+    let stage = stage_with_override_for_example_com();
     for subject in [
         "@alice:EXAMPLE.com",
         "@alice:example.com:8448",
@@ -166,7 +166,7 @@ fn a_homeserver_cannot_vouch_for_a_stranger() {
     assert_eq!(stage.sfu_get(&alice).status, 200);
 }
 
-fn overridden_to_example_com() -> Stage {
+fn stage_with_override_for_example_com() -> Stage {
     let homeserver = Homeserver::honest().with_name("example.com");
     let over = format!("example.com=https://localhost:{}", homeserver.port());
     Stage::with(homeserver, Conduct::Serves, |settings| {

@@ -1,4 +1,4 @@
-//! Every way to hand the service its key and secret ends in a token that they signed.
+//! Every way to configure the SFU's API key and secret.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::stage::LOOPBACK;
 const OTHER_SECRET: &str = "never-logged-another-secret-of-the-black-box-suite";
 
 #[test]
-fn every_way_to_name_the_credentials_works() {
+fn every_way_to_configure_key_and_secret_works() {
     let homeserver = Homeserver::honest();
     let base = || {
         Settings::listening()
@@ -23,7 +23,7 @@ fn every_way_to_name_the_credentials_works() {
     let key = || base().set("LIVEKIT_KEY", KEY);
     for settings in [
         key().set("LIVEKIT_SECRET", SECRET),
-        // these alone would open the door of the general endpoint only
+        // these alone would open the general endpoint only
         base()
             .set("LIVEKIT_API_KEY", KEY)
             .set("LIVEKIT_API_SECRET", SECRET)
@@ -44,7 +44,7 @@ fn every_way_to_name_the_credentials_works() {
             "LIVEKIT_KEY_FILE",
             &format!("\n{}\n", pairs.replace('\n', "\r\n")),
         ),
-        // the first version's: the bare key
+        // the key alone, as in lk-jwt-service
         base()
             .set_file("LIVEKIT_KEY_FILE", &format!("{KEY}\n"))
             .set("LIVEKIT_SECRET", SECRET),
@@ -54,26 +54,26 @@ fn every_way_to_name_the_credentials_works() {
         base().set("LIVEKIT_KEYS", pair.as_str()),
         base().set("LIVEKIT_KEYS", pairs.as_str()),
         base().set("LIVEKIT_KEYS", pairs.trim().replace('\n', ", ")),
-        // what systemd's LoadCredential= leaves
+        // systemd's LoadCredential=
         in_credentials_directory(key(), "LIVEKIT_SECRET", SECRET),
-        // an empty value is an unset one
+        // an empty value counts as unset
         key()
             .set("LIVEKIT_SECRET", SECRET)
             .set("LIVEKIT_KEY_FILE", "")
             .set("LIVEKIT_KEYS", "")
             .set("LIVEKIT_JWT_PORT", ""),
     ] {
-        let given: Vec<&String> = settings.variables().map(|(name, _)| name).collect();
+        let variables: Vec<&String> = settings.variables().map(|(name, _)| name).collect();
         let service = Service::start(&settings);
         let reply = service.post("/sfu/get", &homeserver.user("alice").sfu_get());
-        assert_eq!(reply.status, 200, "{given:?} {reply:?}");
+        assert_eq!(reply.status, 200, "{variables:?} {reply:?}");
         let claims = jwt::claims(&reply.jwt(), SECRET);
-        assert_eq!(claims["iss"], KEY, "{given:?}");
+        assert_eq!(claims["iss"], KEY, "{variables:?}");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_read_or_says_nothing_is_named() {
+fn an_unreadable_or_empty_file_is_named() {
     for name in [
         "LIVEKIT_KEY_FROM_FILE",
         "LIVEKIT_SECRET_FROM_FILE",
@@ -96,7 +96,7 @@ fn a_file_that_cannot_be_read_or_says_nothing_is_named() {
 }
 
 #[test]
-fn a_short_secret_is_warned_about_and_works() {
+fn a_short_secret_works_with_a_warning() {
     let settings = Settings::complete().set("LIVEKIT_SECRET", "never-logged-short");
     let service = Service::start(&settings);
     let warning = service.wait_for_log("32");
@@ -105,7 +105,7 @@ fn a_short_secret_is_warned_about_and_works() {
 }
 
 #[test]
-fn two_ways_that_disagree_are_an_error_that_names_both() {
+fn two_different_secrets_are_an_error_that_names_both_settings() {
     let exit = run_to_exit(
         &[],
         &Settings::complete().set_file("LIVEKIT_SECRET_FILE", OTHER_SECRET),

@@ -1,7 +1,7 @@
-//! The login of an application: its keys, the JWTs that it signs, and the server on which it publishes its JWKS.
+//! A fake JWT issuer: its keys, the JWTs that it signs, and the server that publishes its JWKS.
 //!
-//! A fake because faults are wanted on demand: a real one cannot be made to hang, to send 10 MB, to sign with a key that it never
-//! published, or to say how often it was asked. It signs with code of its own. Its threads end with the test process.
+//! It can fail on demand, which a real one cannot: hang, send 10 MB, sign with an unpublished key; and it counts requests. It shares
+//! no code with the service. Its threads end with the test process.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -25,27 +25,27 @@ use crate::certificate::{Presents, server_config};
 use crate::jwt;
 use crate::request::Request;
 
-/// The audience that the service is told is its own.
+/// The audience of JWTs for the service.
 pub(crate) const AUDIENCE: &str = "livekit-tokens";
-/// The issuer of all its JWTs.
+/// The `iss` of all JWTs.
 pub(crate) const ISSUER: &str = "https://login.example.com";
-/// What an unreasonable answer holds.
+/// Bytes of an oversized response.
 pub(crate) const OVERSIZED_BYTES: u64 = 10 * 1024 * 1024;
 
-/// How the server treats a request.
+/// How the server responds to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum IssuerBehaviour {
-    /// As a login server does.
+    /// With its JWKS.
     Normal,
-    /// A JWKS that goes on for 10 MB, whose length it announces or not.
-    Oversized { announced: bool },
-    /// Nothing, while the connection stands.
+    /// With its JWKS and [`OVERSIZED_BYTES`] of spaces, with or without a Content-Length.
+    Oversized { content_length: bool },
+    /// Not at all, but the connection stays open.
     Hangs,
-    /// Always this status with these header lines and this body.
+    /// With this status, these header lines and this body.
     Responds(&'static str, String, String),
 }
 
-/// A running server with its keys.
+/// A running issuer.
 pub(crate) struct FakeIssuer {
     address: SocketAddr,
     state: Arc<IssuerState>,
@@ -59,16 +59,16 @@ struct IssuerState {
 }
 
 impl FakeIssuer {
-    /// One that publishes these keys.
+    /// Starts an issuer that publishes these keys.
     pub(crate) fn with_keys(keys: &[&SigningKey]) -> Self {
         Self::start(keys, IssuerBehaviour::Normal)
     }
 
-    pub(crate) fn start(keys: &[&SigningKey], conduct: IssuerBehaviour) -> Self {
+    pub(crate) fn start(keys: &[&SigningKey], behaviour: IssuerBehaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(IssuerState {
-            behaviour: Mutex::new(conduct),
+            behaviour: Mutex::new(behaviour),
             keys: Mutex::new(keys.iter().map(|key| key.jwk()).collect()),
             fetch_count: AtomicUsize::new(0),
             oversized_bytes_sent: AtomicU64::new(0),
@@ -86,14 +86,14 @@ impl FakeIssuer {
         Self { address, state }
     }
 
-    /// Where its keys are.
+    /// The URL of the JWKS.
     pub(crate) fn url(&self) -> String {
         format!("https://localhost:{}/keys?use=sig", self.address.port())
     }
 
-    /// Treats requests in this way from now on.
-    pub(crate) fn set_behaviour(&self, conduct: IssuerBehaviour) {
-        *self.state.behaviour.lock().unwrap() = conduct;
+    /// Changes the response to later requests.
+    pub(crate) fn set_behaviour(&self, behaviour: IssuerBehaviour) {
+        *self.state.behaviour.lock().unwrap() = behaviour;
     }
 
     /// Publishes one more key.
@@ -101,12 +101,12 @@ impl FakeIssuer {
         self.state.keys.lock().unwrap().push(key.jwk());
     }
 
-    /// Requests for its keys so far.
+    /// The number of requests for the JWKS so far.
     pub(crate) fn fetch_count(&self) -> usize {
         self.state.fetch_count.load(Ordering::SeqCst)
     }
 
-    /// Bytes of a huge answer that the service took.
+    /// Bytes of oversized responses that the service received.
     pub(crate) fn oversized_bytes_sent(&self) -> u64 {
         self.state.oversized_bytes_sent.load(Ordering::SeqCst)
     }
@@ -122,55 +122,62 @@ impl IssuerState {
                 ("GET", "/keys?use=sig")
             );
             self.fetch_count.fetch_add(1, Ordering::SeqCst);
-            let conduct = self.behaviour.lock().unwrap().clone();
+            let behaviour = self.behaviour.lock().unwrap().clone();
             let out = stream.get_mut();
-            let answered = match conduct {
+            let written = match behaviour {
                 IssuerBehaviour::Normal => {
                     let keys = json!({"keys": *self.keys.lock().unwrap()});
                     respond(out, "200 OK", "", &keys.to_string())
                 }
-                IssuerBehaviour::Oversized { announced } => self.respond_oversized(out, announced),
-                IssuerBehaviour::Responds(status, fields, body) => {
-                    respond(out, status, &fields, &body)
+                IssuerBehaviour::Oversized { content_length } => {
+                    self.respond_oversized(out, content_length)
+                }
+                IssuerBehaviour::Responds(status, headers, body) => {
+                    respond(out, status, &headers, &body)
                 }
                 IssuerBehaviour::Hangs => {
                     let _ = stream.read_to_end(&mut Vec::new());
                     break;
                 }
             };
-            if answered.is_err() {
+            if written.is_err() {
                 break;
             }
         }
     }
 
-    /// The right keys, and then spaces, which a JSON document may end with.
-    fn respond_oversized(&self, out: &mut impl Write, announced: bool) -> std::io::Result<()> {
+    /// The valid JWKS, and then spaces, which are allowed at the end of a JSON document.
+    fn respond_oversized(&self, out: &mut impl Write, content_length: bool) -> std::io::Result<()> {
         let keys = json!({"keys": *self.keys.lock().unwrap()}).to_string();
-        let framing = match announced {
+        let framing = match content_length {
             true => format!("Content-Length: {OVERSIZED_BYTES}"),
             false => "Connection: close".to_owned(),
         };
         out.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{keys}").as_bytes())?;
         let mut sent = keys.len() as u64;
         while sent < OVERSIZED_BYTES {
-            let piece = vec![b' '; 16 * 1024.min(usize::try_from(OVERSIZED_BYTES - sent).unwrap())];
-            out.write_all(&piece)?;
-            sent += piece.len() as u64;
+            let chunk = vec![b' '; 16 * 1024.min(usize::try_from(OVERSIZED_BYTES - sent).unwrap())];
+            out.write_all(&chunk)?;
+            sent += chunk.len() as u64;
             self.oversized_bytes_sent
-                .fetch_add(piece.len() as u64, Ordering::SeqCst);
+                .fetch_add(chunk.len() as u64, Ordering::SeqCst);
         }
         Ok(())
     }
 }
 
-fn respond(out: &mut impl Write, status: &str, fields: &str, body: &str) -> std::io::Result<()> {
+fn respond(
+    out: &mut impl Write,
+    status: &str,
+    header_lines: &str,
+    body: &str,
+) -> std::io::Result<()> {
     let length = body.len();
-    let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n");
+    let head = format!("HTTP/1.1 {status}\r\n{header_lines}Content-Length: {length}\r\n\r\n");
     out.write_all((head + body).as_bytes())
 }
 
-/// A key that signs JWTs, and its name.
+/// A key that signs JWTs, and its id.
 pub(crate) struct SigningKey {
     pub(crate) id: String,
     pair: Pair,
@@ -183,7 +190,7 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// RSA of 2048 bits: always the one of `tests/vectors/jwt_issuer.json`, as making one takes long.
+    /// The RSA key of 2048 bits in `tests/vectors/jwt_issuer.json`, because generating one takes long.
     pub(crate) fn rsa(id: &str) -> Self {
         let pkcs8 = rsa_vector("pkcs8");
         let der = STANDARD.decode(pkcs8.as_str().unwrap()).unwrap();
@@ -193,7 +200,7 @@ impl SigningKey {
         )
     }
 
-    /// A new one on P-256.
+    /// A new P-256 key.
     pub(crate) fn p256(id: &str) -> Self {
         let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
         let der = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -223,25 +230,25 @@ impl SigningKey {
         }
     }
 
-    /// The public half, as a JWKS has it.
+    /// The public key as a JWK.
     pub(crate) fn jwk(&self) -> Value {
-        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match &self.pair {
             Pair::Rsa(_) => rsa_vector("jwk"),
             Pair::P256(pair) => {
                 let point = pair.public_key().as_ref();
-                let (x, y) = (text(&point[1..33]), text(&point[33..]));
+                let (x, y) = (encode(&point[1..33]), encode(&point[33..]));
                 json!({"kty": "EC", "crv": "P-256", "x": x, "y": y})
             }
             Pair::Ed25519(pair) => {
-                json!({"kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref())})
+                json!({"kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key().as_ref())})
             }
         };
         jwk["kid"] = self.id.as_str().into();
         jwk
     }
 
-    /// A JWT of this user, as the login writes it.
+    /// A valid JWT of this user.
     pub(crate) fn token_for(&self, user: &str) -> String {
         self.sign(&user_claims(user))
     }
@@ -252,7 +259,7 @@ impl SigningKey {
         self.sign_with_header(&header, claims)
     }
 
-    /// A JWT with this header, whatever it says.
+    /// A JWT with this header, right or wrong.
     pub(crate) fn sign_with_header(&self, header: &Value, claims: &Value) -> String {
         let message = signing_input(header, claims);
         let random = SystemRandom::new();
@@ -278,13 +285,13 @@ impl SigningKey {
     }
 }
 
-/// What the login says of a user whom it lets in for the next ten minutes.
+/// Claims of a user, valid for ten minutes.
 pub(crate) fn user_claims(user: &str) -> Value {
     let now = jwt::now();
     json!({"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": now, "nbf": now, "exp": now + 600})
 }
 
-/// A JWT that is signed with HS256.
+/// A JWT signed with HS256.
 pub(crate) fn sign_hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
     let message = signing_input(header, claims);
     let mac = Hmac::<Sha256>::new_from_slice(secret)
@@ -296,7 +303,7 @@ pub(crate) fn sign_hs256(secret: &[u8], header: &Value, claims: &Value) -> Strin
     )
 }
 
-/// The RSA key of the vectors, in one of its forms.
+/// The RSA key of the vectors in one of its forms: `jwk`, `pem` or `pkcs8`.
 pub(crate) fn rsa_vector(form: &str) -> Value {
     let all: Value = serde_json::from_str(include_str!("../vectors/jwt_issuer.json")).unwrap();
     all["keys"]["rsa"][form].clone()

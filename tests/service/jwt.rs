@@ -1,4 +1,4 @@
-//! Verifies what the service signed and hashed, with no code of the service.
+//! JWTs and hashed names, verified without code of the service.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The claims of a token that `secret` signed with HS256. Panics with what is wrong with any other.
+/// The claims of a token that `secret` signed with HS256. Panics if the token is invalid.
 pub(crate) fn claims(jwt: &str, secret: &str) -> Value {
     let segments: Vec<&str> = jwt.split('.').collect();
     let [header, claims, signature] = segments[..] else {
@@ -17,7 +17,7 @@ pub(crate) fn claims(jwt: &str, secret: &str) -> Value {
     assert_eq!(
         decoded(header),
         serde_json::json!({"alg": "HS256", "typ": "JWT"}),
-        "the header, and nothing else in it"
+        "the header has these parameters only"
     );
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{header}.{claims}").as_bytes());
@@ -27,7 +27,7 @@ pub(crate) fn claims(jwt: &str, secret: &str) -> Value {
     decoded(claims)
 }
 
-/// A token that `secret` signs with HS256.
+/// Signs a token with HS256.
 pub(crate) fn signed(claims: &Value, secret: &str) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
     let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
@@ -37,7 +37,7 @@ pub(crate) fn signed(claims: &Value, secret: &str) -> String {
     format!("{message}.{signature}")
 }
 
-/// Room name or identity: unpadded standard base64 of SHA-256 over the canonical JSON array of `parts`.
+/// A room name or identity (MSC4195): unpadded base64 of the SHA-256 of the canonical JSON array of `parts`.
 pub(crate) fn hash(parts: &[&str]) -> String {
     let canonical = serde_json::to_string(parts).unwrap();
     STANDARD_NO_PAD.encode(Sha256::digest(canonical.as_bytes()))

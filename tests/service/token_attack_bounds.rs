@@ -1,4 +1,4 @@
-//! Attacks by those who may ask, for more than a room: what it is configured with, how long a token lives, and all that it carries.
+//! Requests of an authenticated caller beyond the bounds of room configuration, lifetime, metadata and attributes.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::token_attack_policy::{
 use crate::token_client::{APP_KEY, bearer_header, raw_token_request, request_token};
 
 #[test]
-fn a_room_is_not_configured_beyond_its_agents() {
+fn a_room_configuration_has_allowed_agents_only() {
     let service = start_with_restricted_caller();
     let config = |config: Value| {
         request_token(
@@ -18,13 +18,13 @@ fn a_room_is_not_configured_beyond_its_agents() {
             &allowed_request_with("room_config", config),
         )
     };
-    for none in [
+    for empty in [
         json!({}),
         Value::Null,
         json!({"agents": []}),
         json!({"agents": null, "egress": {}}),
     ] {
-        let claims = issued_claims(&config(none));
+        let claims = issued_claims(&config(empty));
         let config = claims["roomConfig"].as_object();
         assert!(config.is_none_or(serde_json::Map::is_empty), "{claims}");
     }
@@ -33,7 +33,7 @@ fn a_room_is_not_configured_beyond_its_agents() {
         claims["roomConfig"]["agents"][0]["agentName"], "scribe",
         "{claims}"
     );
-    for beyond in [
+    for refused in [
         json!({"egress": {"room": {"room_name": "appointment-7"}}}),
         json!({"egress": null, "empty_timeout": 1}),
         json!({"agents": [], "egress": {"tracks": {"filepath": "/x"}}}),
@@ -51,12 +51,12 @@ fn a_room_is_not_configured_beyond_its_agents() {
         json!("agents"),
         json!(1),
     ] {
-        assert_refused(&config(beyond), "room_config");
+        assert_refused(&config(refused), "room_config");
     }
 }
 
 #[test]
-fn a_token_lives_no_longer_than_the_policy_says() {
+fn a_lifetime_beyond_the_policy_is_refused() {
     let service = start_with_restricted_caller();
     let lifetime = |seconds: Value| {
         request_token(
@@ -65,13 +65,13 @@ fn a_token_lives_no_longer_than_the_policy_says() {
             &allowed_request_with("ttl_seconds", seconds),
         )
     };
-    for (asked, given) in [(json!(3600), 3600), (json!(60), 60), (Value::Null, 600)] {
-        let reply = lifetime(asked);
+    for (requested, expected) in [(json!(3600), 3600), (json!(60), 60), (Value::Null, 600)] {
+        let reply = lifetime(requested);
         let claims = issued_claims(&reply);
         let left = claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap();
-        assert!((given..=given + 5).contains(&left), "{claims}");
+        assert!((expected..=expected + 5).contains(&left), "{claims}");
     }
-    for beyond in [
+    for refused in [
         json!(3601),
         json!(10 * 365 * 86_400),
         json!(u64::MAX),
@@ -83,7 +83,7 @@ fn a_token_lives_no_longer_than_the_policy_says() {
         json!("60"),
         json!([60]),
     ] {
-        assert_refused(&lifetime(beyond), "ttl_seconds");
+        assert_refused(&lifetime(refused), "ttl_seconds");
     }
     let number = br#"{"room_name":"appointment-7","participant_identity":"patient-1","ttl_seconds":99999999999999999999999}"#;
     assert_refused(
@@ -96,9 +96,9 @@ fn a_token_lives_no_longer_than_the_policy_says() {
 }
 
 #[test]
-fn metadata_and_attributes_stay_small_and_are_text() {
+fn metadata_and_attributes_are_bounded_and_must_be_text() {
     let service = start_with_restricted_caller();
-    let ask = |name: &str, value: Value| {
+    let send = |name: &str, value: Value| {
         request_token(
             service.address(),
             APP_KEY,
@@ -107,22 +107,22 @@ fn metadata_and_attributes_stay_small_and_are_text() {
     };
     for name in ["participant_metadata", "metadata"] {
         assert_eq!(
-            issued_claims(&ask(name, "m".repeat(64).into()))["metadata"],
+            issued_claims(&send(name, "m".repeat(64).into()))["metadata"],
             "m".repeat(64)
         );
-        assert_refused(&ask(name, "m".repeat(65).into()), "metadata");
-        assert_refused(&ask(name, "é".repeat(33).into()), "metadata");
-        assert_refused(&ask(name, "m".repeat(60_000).into()), "metadata");
+        assert_refused(&send(name, "m".repeat(65).into()), "metadata");
+        assert_refused(&send(name, "é".repeat(33).into()), "metadata");
+        assert_refused(&send(name, "m".repeat(60_000).into()), "metadata");
         for wrong in [json!({"a": 1}), json!(7), json!(["a"]), json!(true)] {
-            assert_refused(&ask(name, wrong), name);
+            assert_refused(&send(name, wrong), name);
         }
-        // the door takes no such body from anybody
-        let reply = ask(name, "m".repeat(1024 * 1024).into());
+        // beyond the largest body
+        let reply = send(name, "m".repeat(1024 * 1024).into());
         assert_eq!(reply.status, 413, "{reply:?}");
     }
-    let attributes = |value: Value| ask("participant_attributes", value);
-    let claims = issued_claims(&attributes(json!({"role": "guest"})));
-    assert_eq!(claims["attributes"], json!({"role": "guest"}));
+    let attributes = |value: Value| send("participant_attributes", value);
+    let claims = issued_claims(&attributes(json!({"role": "visitor"})));
+    assert_eq!(claims["attributes"], json!({"role": "visitor"}));
     let many: serde_json::Map<String, Value> =
         (0..5000).map(|n| (n.to_string(), "".into())).collect();
     for wrong in [
@@ -135,8 +135,8 @@ fn metadata_and_attributes_stay_small_and_are_text() {
         json!({"a": "x".repeat(64)}),
         json!({"x".repeat(65): ""}),
         json!(many),
-        json!([["role", "guest"]]),
-        json!("role=guest"),
+        json!([["role", "visitor"]]),
+        json!("role=visitor"),
         json!(7),
     ] {
         assert_refused(&attributes(wrong), "participant_attributes");

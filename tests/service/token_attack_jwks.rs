@@ -1,4 +1,4 @@
-//! Attacks by way of the keys that a login publishes: floods that make us ask, and servers that answer as no server should.
+//! Attacks with a JWT issuer's key set: floods that trigger fetches, and servers that respond wrongly.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,46 +14,44 @@ use crate::token_client::{
 };
 use crate::trap::Trap;
 
-/// JWTs that name keys which nobody has.
+/// JWTs with unknown keys.
 const FLOOD: usize = 300;
-/// At once.
-const LANES: usize = 30;
-/// One when the service starts, and one because of the first unknown key: the next may come after a minute.
+/// Concurrent clients.
+const CLIENTS: usize = 30;
+/// One fetch at the start, and one because of the first unknown key; the next is allowed after a minute.
 const FETCHES: usize = 2;
-/// What a set of keys may have, in bytes, and what buffers on the way may have taken beyond it.
-const DOCUMENT: u64 = 256 * 1024;
-const BUFFERS: u64 = 6 * 1024 * 1024;
-/// What "in time" means on a busy machine: a hanging server is given up after 5 s.
-const IN_TIME: Duration = Duration::from_secs(30);
-/// Longer than it takes a busy service to ask for a key.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Largest key set in bytes, and the bytes that socket buffers can take in addition.
+const MAX_JWKS_BYTES: u64 = 256 * 1024;
+const SOCKET_BUFFERS: u64 = 6 * 1024 * 1024;
+/// Deadline that only a hang would miss.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Both an application with an API key and users with a login.
-fn both(keys: &str) -> Settings {
+/// A caller with an API key, and a JWT issuer.
+fn settings_with_both_callers(keys: &str) -> Settings {
     policy_settings(
         &(app_entry("requests_per_minute = 0") + &users_entry(keys, "requests_per_minute = 0")),
     )
 }
 
 #[test]
-fn a_flood_of_unknown_keys_makes_us_ask_once() {
+fn a_flood_of_unknown_keys_triggers_one_fetch() {
     let known = SigningKey::p256("known");
-    let login = FakeIssuer::with_keys(&[&known]);
-    let service = Service::start(&both(&login.url()));
+    let issuer = FakeIssuer::with_keys(&[&known]);
+    let service = Service::start(&settings_with_both_callers(&issuer.url()));
     assert_eq!(
         request_token(service.address(), &known.token_for("alice"), &any_request()).status,
         201
     );
     let start = Instant::now();
-    let stranger = SigningKey::ed25519("stranger");
+    let unpublished = SigningKey::ed25519("unpublished");
     thread::scope(|scope| {
-        for lane in 0..LANES {
-            let (service, stranger, known) = (&service, &stranger, &known);
+        for client in 0..CLIENTS {
+            let (service, unpublished, known) = (&service, &unpublished, &known);
             scope.spawn(move || {
                 let mut connection = Connection::open(service.address()).unwrap();
-                for number in 0..FLOOD / LANES {
-                    let header = json!({"alg": "EdDSA", "kid": format!("{lane}-{number}")});
-                    let token = stranger
+                for number in 0..FLOOD / CLIENTS {
+                    let header = json!({"alg": "EdDSA", "kid": format!("{client}-{number}")});
+                    let token = unpublished
                         .sign_with_header(&header, &crate::fake_issuer::user_claims("mallory"));
                     let reply = request_token_on(&mut connection, &token, &any_request());
                     assert!(matches!(reply.status, 401 | 503), "{reply:?}");
@@ -68,7 +66,7 @@ fn a_flood_of_unknown_keys_makes_us_ask_once() {
         }
     });
     let minutes = usize::try_from(start.elapsed().as_secs() / 60).unwrap();
-    let fetches = login.fetch_count();
+    let fetches = issuer.fetch_count();
     assert!(
         (FETCHES..=FETCHES + minutes).contains(&fetches),
         "{fetches} fetches"
@@ -76,61 +74,61 @@ fn a_flood_of_unknown_keys_makes_us_ask_once() {
 }
 
 #[test]
-fn a_new_key_is_found_by_the_first_token_that_names_it() {
+fn a_new_key_is_fetched_for_the_first_jwt_that_names_it() {
     let (old, new) = (SigningKey::rsa("old"), SigningKey::p256("new"));
-    let login = FakeIssuer::with_keys(&[&old]);
-    let service = Service::start(&both(&login.url()));
+    let issuer = FakeIssuer::with_keys(&[&old]);
+    let service = Service::start(&settings_with_both_callers(&issuer.url()));
     assert_eq!(
         request_token(service.address(), &old.token_for("alice"), &any_request()).status,
         201
     );
-    login.publish(&new);
+    issuer.publish(&new);
     for key in [&new, &old] {
         let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
         assert_eq!(reply.status, 201, "{} {reply:?}", key.id);
     }
-    assert_eq!(login.fetch_count(), FETCHES);
+    assert_eq!(issuer.fetch_count(), FETCHES);
 }
 
 #[test]
-fn ten_megabytes_of_keys_are_no_keys() {
-    for announced in [true, false] {
+fn an_oversized_key_set_is_rejected() {
+    for content_length in [true, false] {
         let key = SigningKey::p256("one");
-        let login = FakeIssuer::start(&[&key], IssuerBehaviour::Oversized { announced });
-        let service = Service::start(&both(&login.url()));
+        let issuer = FakeIssuer::start(&[&key], IssuerBehaviour::Oversized { content_length });
+        let service = Service::start(&settings_with_both_callers(&issuer.url()));
         let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
         assert_eq!(reply.status, 503, "{reply:?}");
-        let pause = reply.header("retry-after").map(str::parse::<u64>);
-        assert!(matches!(pause, Some(Ok(1..=60))), "{reply:?}");
+        let retry_after = reply.header("retry-after").map(str::parse::<u64>);
+        assert!(matches!(retry_after, Some(Ok(1..=60))), "{reply:?}");
         assert_eq!(
             request_token(service.address(), APP_KEY, &any_request()).status,
             201
         );
         service.wait_for_words(&["jwks fetch failed", "262144 bytes"]);
-        let fetches = u64::try_from(login.fetch_count()).unwrap();
-        let most = fetches * (DOCUMENT + BUFFERS);
+        let fetches = u64::try_from(issuer.fetch_count()).unwrap();
+        let max = fetches * (MAX_JWKS_BYTES + SOCKET_BUFFERS);
         assert!(
-            login.oversized_bytes_sent() < most.min(fetches * OVERSIZED_BYTES),
+            issuer.oversized_bytes_sent() < max.min(fetches * OVERSIZED_BYTES),
             "{} bytes",
-            login.oversized_bytes_sent()
+            issuer.oversized_bytes_sent()
         );
     }
 }
 
 #[test]
-fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
+fn a_hanging_server_does_not_delay_jwts_with_known_keys() {
     let (known, new) = (SigningKey::rsa("known"), SigningKey::p256("new"));
-    let login = FakeIssuer::with_keys(&[&known]);
-    let service = Service::start(&both(&login.url()));
+    let issuer = FakeIssuer::with_keys(&[&known]);
+    let service = Service::start(&settings_with_both_callers(&issuer.url()));
     assert_eq!(
         request_token(service.address(), &known.token_for("alice"), &any_request()).status,
         201
     );
-    login.set_behaviour(IssuerBehaviour::Hangs);
+    issuer.set_behaviour(IssuerBehaviour::Hangs);
     let start = Instant::now();
     thread::scope(|scope| {
         let service = &service;
-        let waiting: Vec<_> = (0..LANES)
+        let waiting: Vec<_> = (0..CLIENTS)
             .map(|_| {
                 scope.spawn(|| {
                     let start = Instant::now();
@@ -140,23 +138,23 @@ fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
                 })
             })
             .collect();
-        // all of them are served before the last of those that wait is
+        // these are served while others wait for the new key
         let mut served = 0;
-        while served < 50 || login.fetch_count() < FETCHES {
+        while served < 50 || issuer.fetch_count() < FETCHES {
             for bearer in [APP_KEY, &known.token_for("alice")] {
                 let reply = request_token(service.address(), bearer, &any_request());
                 assert_eq!(reply.status, 201, "{reply:?}");
             }
             assert_eq!(service.request("GET", "/healthz").status, 200);
             served += 1;
-            assert!(start.elapsed() < PATIENCE, "nobody asked for the new key");
+            assert!(start.elapsed() < TIMEOUT, "no request for the new key");
         }
         for one in waiting {
             let (reply, took) = one.join().unwrap();
             assert_eq!(reply.status, 503, "{reply:?}");
-            let pause = reply.header("retry-after").map(str::parse::<u64>);
-            assert!(matches!(pause, Some(Ok(1..=60))), "{reply:?}");
-            assert!(took < IN_TIME, "{took:?}");
+            let retry_after = reply.header("retry-after").map(str::parse::<u64>);
+            assert!(matches!(retry_after, Some(Ok(1..=60))), "{reply:?}");
+            assert!(took < TIMEOUT, "{took:?}");
         }
     });
     assert_eq!(
@@ -166,10 +164,10 @@ fn a_server_that_hangs_holds_up_nobody_whose_key_is_known() {
 }
 
 #[test]
-fn a_server_that_never_answered_leaves_the_others_alone() {
+fn a_server_that_never_responded_does_not_affect_other_callers() {
     let key = SigningKey::p256("one");
-    let login = FakeIssuer::start(&[&key], IssuerBehaviour::Hangs);
-    let service = Service::start(&both(&login.url()));
+    let issuer = FakeIssuer::start(&[&key], IssuerBehaviour::Hangs);
+    let service = Service::start(&settings_with_both_callers(&issuer.url()));
     let start = Instant::now();
     assert_eq!(
         request_token(service.address(), APP_KEY, &any_request()).status,
@@ -177,9 +175,9 @@ fn a_server_that_never_answered_leaves_the_others_alone() {
     );
     let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
     assert_eq!(reply.status, 503, "{reply:?}");
-    assert!(start.elapsed() < IN_TIME, "{:?}", start.elapsed());
+    assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
     service.wait_for_words(&["jwks fetch failed", "took too long"]);
-    // what is wrong with a token is told without its keys
+    // an expired JWT is rejected without keys
     let mut old = crate::fake_issuer::user_claims("alice");
     old["exp"] = json!(1);
     assert_eq!(
@@ -189,21 +187,21 @@ fn a_server_that_never_answered_leaves_the_others_alone() {
 }
 
 #[test]
-fn answers_that_are_no_key_set_let_nobody_in() {
+fn a_response_without_a_key_set_authenticates_no_jwt() {
     let key = SigningKey::ed25519("one");
-    let right = json!({"keys": [key.jwk()]});
+    let valid = json!({"keys": [key.jwk()]});
     let mut private = key.jwk();
     private["d"] = "AAAA".into();
     let body = |value: serde_json::Value| value.to_string();
     let html = "Content-Type: text/html\r\n".to_owned();
-    let elsewhere = "Location: https://evil.example.com/keys\r\n".to_owned();
-    for (status, fields, body) in [
-        ("302 Found", elsewhere, body(right.clone())),
-        ("404 Not Found", String::new(), body(right.clone())),
-        ("500 Oops", String::new(), body(right.clone())),
+    let redirect = "Location: https://evil.example.com/keys\r\n".to_owned();
+    for (status, headers, body) in [
+        ("302 Found", redirect, body(valid.clone())),
+        ("404 Not Found", String::new(), body(valid.clone())),
+        ("500 Oops", String::new(), body(valid.clone())),
         ("200 OK", html, "<html>".to_owned()),
         ("200 OK", String::new(), String::new()),
-        ("200 OK", String::new(), body(right["keys"].clone())),
+        ("200 OK", String::new(), body(valid["keys"].clone())),
         (
             "200 OK",
             String::new(),
@@ -215,9 +213,9 @@ fn answers_that_are_no_key_set_let_nobody_in() {
             body(json!({"keys": vec![key.jwk(); 65]})),
         ),
     ] {
-        let conduct = IssuerBehaviour::Responds(status, fields, body.clone());
-        let login = FakeIssuer::start(&[&key], conduct);
-        let service = Service::start(&both(&login.url()));
+        let behaviour = IssuerBehaviour::Responds(status, headers, body.clone());
+        let issuer = FakeIssuer::start(&[&key], behaviour);
+        let service = Service::start(&settings_with_both_callers(&issuer.url()));
         let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
         assert_eq!(reply.status, 503, "{status} {body} {reply:?}");
         service.wait_for_log("jwks fetch failed");
@@ -229,25 +227,26 @@ fn answers_that_are_no_key_set_let_nobody_in() {
 }
 
 #[test]
-fn keys_are_not_fetched_from_where_they_could_be_replaced() {
-    // whoever is on the way could answer
+fn keys_are_not_fetched_over_insecure_connections() {
+    // without TLS, the keys could be replaced on the network path
     for url in [
-        "http://login.example.com/keys",
+        "http://issuer.example.com/keys",
         "http://10.0.0.1/keys",
-        "ftp://login.example.com/keys",
+        "ftp://issuer.example.com/keys",
     ] {
         let settings = Settings::complete()
-            .set("TOKEN_SERVER_JWT_ISSUER", "https://login.example.com")
+            .set("TOKEN_SERVER_JWT_ISSUER", "https://issuer.example.com")
             .set("TOKEN_SERVER_JWT_AUDIENCE", "livekit")
             .set("TOKEN_SERVER_JWT_KEYS", url);
         let exit = run_to_exit(&[], &settings);
         assert_eq!(exit.code, Some(78), "{url} {exit:?}");
         assert!(exit.stderr.contains("TOKEN_SERVER_JWT_KEYS"), "{exit:?}");
     }
-    // a name that leads into our own network
+    // a name that resolves to a forbidden address
     let trap = Trap::on("127.0.0.1");
     let url = format!("https://localhost:{}/keys", trap.port());
-    let service = Service::start(&both(&url).unset("LIVEKIT_ALLOWED_NETWORKS"));
+    let service =
+        Service::start(&settings_with_both_callers(&url).unset("LIVEKIT_ALLOWED_NETWORKS"));
     let reply = request_token(
         service.address(),
         &SigningKey::p256("one").token_for("alice"),
@@ -258,12 +257,14 @@ fn keys_are_not_fetched_from_where_they_could_be_replaced() {
     assert_eq!(trap.connections(), 0);
     // a certificate for another name
     let key = SigningKey::p256("one");
-    let login = FakeIssuer::with_keys(&[&key]);
-    let service = Service::start(&both(&login.url().replace("localhost", "127.0.0.1")));
+    let issuer = FakeIssuer::with_keys(&[&key]);
+    let service = Service::start(&settings_with_both_callers(
+        &issuer.url().replace("localhost", "127.0.0.1"),
+    ));
     assert_eq!(
         request_token(service.address(), &key.token_for("alice"), &any_request()).status,
         503
     );
     service.wait_for_words(&["jwks fetch failed", "TLS"]);
-    assert_eq!(login.fetch_count(), 0);
+    assert_eq!(issuer.fetch_count(), 0);
 }

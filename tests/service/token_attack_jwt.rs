@@ -1,4 +1,4 @@
-//! Attacks with JWTs: forged, borrowed, outdated or meant for others.
+//! Attacks with JWTs: forged, replayed for another user, expired, or for another audience.
 
 use serde_json::{Value, json};
 
@@ -11,28 +11,29 @@ use crate::process::{Service, run_to_exit};
 use crate::settings::{SECRET, Settings};
 use crate::token_client::{any_request, policy_settings, request_token, users_entry};
 
-/// Secret of the application's login, where it signs with HS256.
-const LOGIN_SECRET: &str = "never-logged-secret-of-the-login-of-the-application";
+/// The HS256 secret of a JWT issuer.
+const ISSUER_SECRET: &str = "never-logged-secret-of-the-issuer-of-the-application";
 
-struct Stage {
+/// A service with a JWT issuer that has three keys.
+struct JwtStage {
     rsa: SigningKey,
     p256: SigningKey,
     ed25519: SigningKey,
-    login: FakeIssuer,
+    issuer: FakeIssuer,
     service: Service,
 }
 
-impl Stage {
+impl JwtStage {
     fn new(lines: &str) -> Self {
         let (rsa, p256) = (SigningKey::rsa("one"), SigningKey::p256("two"));
         let ed25519 = SigningKey::ed25519("three");
-        let login = FakeIssuer::with_keys(&[&rsa, &p256, &ed25519]);
-        let service = Service::start(&policy_settings(&users_entry(&login.url(), lines)));
+        let issuer = FakeIssuer::with_keys(&[&rsa, &p256, &ed25519]);
+        let service = Service::start(&policy_settings(&users_entry(&issuer.url(), lines)));
         Self {
             rsa,
             p256,
             ed25519,
-            login,
+            issuer,
             service,
         }
     }
@@ -43,8 +44,8 @@ impl Stage {
 }
 
 #[test]
-fn users_of_the_login_are_let_in_by_each_of_its_keys() {
-    let stage = Stage::new("");
+fn a_jwt_signed_by_any_key_of_the_issuer_is_accepted() {
+    let stage = JwtStage::new("");
     for key in [&stage.rsa, &stage.p256, &stage.ed25519] {
         let reply = stage.ask(&key.token_for("alice"));
         assert_eq!(reply.status, 201, "{} {reply:?}", key.id);
@@ -54,20 +55,20 @@ fn users_of_the_login_are_let_in_by_each_of_its_keys() {
             .to_owned();
         assert_eq!(jwt::claims(&token, SECRET)["sub"], "alice");
     }
-    assert_eq!(stage.login.fetch_count(), 1);
+    assert_eq!(stage.issuer.fetch_count(), 1);
 }
 
 #[test]
-fn a_forged_token_lets_nobody_in() {
-    let stage = Stage::new("");
-    let (right, now) = (user_claims("alice"), jwt::now());
-    let stranger = SigningKey::ed25519("three");
+fn forged_jwts_are_rejected_with_the_same_response() {
+    let stage = JwtStage::new("");
+    let (valid, now) = (user_claims("alice"), jwt::now());
+    let unpublished = SigningKey::ed25519("three");
     let header = |alg: &str, kid: &str| json!({"alg": alg, "kid": kid, "typ": "JWT"});
     let message = |token: &str| token.rsplit_once('.').unwrap().0.to_owned();
-    let unsigned = message(&stage.rsa.sign_with_header(&header("none", "one"), &right));
+    let unsigned = message(&stage.rsa.sign_with_header(&header("none", "one"), &valid));
     let good = stage.p256.token_for("alice");
     let mut with_own_key = header("EdDSA", "three");
-    with_own_key["jwk"] = stranger.jwk();
+    with_own_key["jwk"] = unpublished.jwk();
     with_own_key["jku"] = "https://evil.example.com/keys".into();
     let mut critical = header("ES256", "two");
     critical["crit"] = json!(["exp"]);
@@ -76,60 +77,60 @@ fn a_forged_token_lets_nobody_in() {
         ("alg none", format!("{unsigned}.")),
         (
             "alg none with a signature",
-            stage.rsa.sign_with_header(&header("none", "one"), &right),
+            stage.rsa.sign_with_header(&header("none", "one"), &valid),
         ),
         (
             "alg NONE",
-            stage.rsa.sign_with_header(&header("NONE", "one"), &right),
+            stage.rsa.sign_with_header(&header("NONE", "one"), &valid),
         ),
         ("no signature", message(&good) + "."),
         ("two segments", message(&good)),
         (
             "no alg",
-            stage.p256.sign_with_header(&json!({"kid": "two"}), &right),
+            stage.p256.sign_with_header(&json!({"kid": "two"}), &valid),
         ),
         (
-            "another's signature",
+            "the signature of another JWT",
             message(&good) + "." + stage.p256.token_for("bob").rsplit('.').next().unwrap(),
         ),
         (
-            "a stranger's key under a known name",
-            stranger.token_for("alice"),
+            "an unpublished key with a published id",
+            unpublished.token_for("alice"),
         ),
         (
-            "a key in its header",
-            stranger.sign_with_header(&with_own_key, &right),
+            "a key in the header",
+            unpublished.sign_with_header(&with_own_key, &valid),
         ),
         (
-            "another key's name",
+            "the id of another key",
             stage
                 .p256
-                .sign_with_header(&header("ES256", "three"), &right),
+                .sign_with_header(&header("ES256", "three"), &valid),
         ),
         (
-            "another key's algorithm",
-            stage.p256.sign_with_header(&header("EdDSA", "two"), &right),
+            "the algorithm of another key",
+            stage.p256.sign_with_header(&header("EdDSA", "two"), &valid),
         ),
         (
-            "a path as its key's name",
+            "a path as the key id",
             stage
                 .p256
-                .sign_with_header(&header("ES256", "../../../dev/null"), &right),
+                .sign_with_header(&header("ES256", "../../../dev/null"), &valid),
         ),
         (
-            "an empty name of its key",
-            stage.p256.sign_with_header(&header("ES256", ""), &right),
+            "an empty key id",
+            stage.p256.sign_with_header(&header("ES256", ""), &valid),
         ),
         (
             "a critical extension",
-            stage.p256.sign_with_header(&critical, &right),
+            stage.p256.sign_with_header(&critical, &valid),
         ),
         (
-            "a token to log out",
-            stage.p256.sign_with_header(&logout, &right),
+            "a logout token",
+            stage.p256.sign_with_header(&logout, &valid),
         ),
         (
-            "14 KB of nothing",
+            "14 KB without JSON",
             "a".repeat(7000) + "." + &"b".repeat(7000) + ".c",
         ),
     ];
@@ -145,18 +146,18 @@ fn a_forged_token_lets_nobody_in() {
         for alg in ["HS256", "RS256"] {
             attacks.push((
                 form,
-                sign_hs256(key.as_bytes(), &header(alg, "one"), &right),
+                sign_hs256(key.as_bytes(), &header(alg, "one"), &valid),
             ));
         }
         attacks.push((
             form,
-            sign_hs256(key.as_bytes(), &json!({"alg": "HS256"}), &right),
+            sign_hs256(key.as_bytes(), &json!({"alg": "HS256"}), &valid),
         ));
     }
     for empty in ["", " ", "null"] {
         attacks.push((
             "an empty secret",
-            sign_hs256(empty.as_bytes(), &header("HS256", "one"), &right),
+            sign_hs256(empty.as_bytes(), &header("HS256", "one"), &valid),
         ));
     }
     for (name, value) in [
@@ -181,10 +182,10 @@ fn a_forged_token_lets_nobody_in() {
     for (what, token) in &attacks {
         let reply = stage.ask(token);
         assert_eq!(reply.status, 401, "{what}: {reply:?}");
-        assert_eq!(reply.body, first.body, "{what} was told more than others");
+        assert_eq!(reply.body, first.body, "{what}: another response");
     }
     assert_eq!(stage.ask(&good).status, 201);
-    // the administrator is told more
+    // the log has the causes
     for cause in [
         "expired",
         "not valid yet",
@@ -202,14 +203,14 @@ fn a_forged_token_lets_nobody_in() {
 }
 
 #[test]
-fn a_user_cannot_come_as_another() {
-    let stage = Stage::new("");
+fn a_user_cannot_use_the_identity_of_another() {
+    let stage = JwtStage::new("");
     let alice = stage.rsa.token_for("alice");
-    let come_as = |identity: &str| {
+    let request_as = |identity: &str| {
         let body = json!({"room_name": "room", "participant_identity": identity});
         request_token(stage.service.address(), &alice, &body)
     };
-    assert_eq!(come_as("alice").status, 201);
+    assert_eq!(request_as("alice").status, 201);
     for other in [
         "bob",
         "alice2",
@@ -221,7 +222,7 @@ fn a_user_cannot_come_as_another() {
         "*",
         "",
     ] {
-        let reply = come_as(other);
+        let reply = request_as(other);
         assert!((400..500).contains(&reply.status), "{other:?} {reply:?}");
         assert!(
             reply.json()["detail"]
@@ -230,7 +231,7 @@ fn a_user_cannot_come_as_another() {
             "{reply:?}"
         );
     }
-    // a user whom the login gives no name, or one that is none
+    // no `sub`, or one that is not an identity
     for subject in [
         Value::Null,
         json!(""),
@@ -251,15 +252,15 @@ fn a_user_cannot_come_as_another() {
 }
 
 #[test]
-fn a_claim_opens_the_rooms_of_its_own_tenant_only() {
-    let stage = Stage::new("rooms = [\"{claim:tenant}/*\"]");
-    let enter = |tenant: Value, room: &str| {
+fn a_claim_allows_only_the_rooms_of_its_own_tenant() {
+    let stage = JwtStage::new("rooms = [\"{claim:tenant}/*\"]");
+    let status_for = |tenant: Value, room: &str| {
         let mut claims = user_claims("alice");
         claims["tenant"] = tenant;
         let body = json!({"room_name": room, "participant_identity": "alice"});
         request_token(stage.service.address(), &stage.p256.sign(&claims), &body).status
     };
-    assert_eq!(enter(json!("acme"), "acme/1"), 201);
+    assert_eq!(status_for(json!("acme"), "acme/1"), 201);
     for (tenant, room) in [
         (json!("acme"), "other/1"),
         (json!("*"), "other/1"),
@@ -271,18 +272,18 @@ fn a_claim_opens_the_rooms_of_its_own_tenant_only() {
         (json!({"a": 1}), "acme/1"),
         (json!(true), "true/1"),
     ] {
-        assert_eq!(enter(tenant.clone(), room), 403, "{tenant} {room}");
+        assert_eq!(status_for(tenant.clone(), room), 403, "{tenant} {room}");
     }
 }
 
 #[test]
-fn a_secret_is_the_only_way_to_hs256() {
+fn hs256_requires_a_configured_secret() {
     let base = || {
         Settings::complete()
             .set("TOKEN_SERVER_JWT_ISSUER", ISSUER)
             .set("TOKEN_SERVER_JWT_AUDIENCE", AUDIENCE)
     };
-    let service = Service::start(&base().set("TOKEN_SERVER_JWT_SECRET", LOGIN_SECRET));
+    let service = Service::start(&base().set("TOKEN_SERVER_JWT_SECRET", ISSUER_SECRET));
     let token = |secret: &str, alg: &str| {
         sign_hs256(
             secret.as_bytes(),
@@ -291,23 +292,23 @@ fn a_secret_is_the_only_way_to_hs256() {
         )
     };
     let status = |token: &str| request_token(service.address(), token, &any_request()).status;
-    assert_eq!(status(&token(LOGIN_SECRET, "HS256")), 201);
-    assert_eq!(status(&token(LOGIN_SECRET, "HS512")), 401);
-    assert_eq!(status(&token(LOGIN_SECRET, "none")), 401);
+    assert_eq!(status(&token(ISSUER_SECRET, "HS256")), 201);
+    assert_eq!(status(&token(ISSUER_SECRET, "HS512")), 401);
+    assert_eq!(status(&token(ISSUER_SECRET, "none")), 401);
     assert_eq!(status(&token("", "HS256")), 401);
-    assert_eq!(status(&token(&LOGIN_SECRET[1..], "HS256")), 401);
+    assert_eq!(status(&token(&ISSUER_SECRET[1..], "HS256")), 401);
     assert_eq!(status(&SigningKey::rsa("one").token_for("alice")), 401);
-    // what we sign ourselves is no login, even if the secret is one and the same
+    // an access token that the service signed is not a JWT of the issuer
     let reply = request_token(
         service.address(),
-        &token(LOGIN_SECRET, "HS256"),
+        &token(ISSUER_SECRET, "HS256"),
         &any_request(),
     );
-    let ours = reply.json()["participant_token"]
+    let access_token = reply.json()["participant_token"]
         .as_str()
         .unwrap()
         .to_owned();
-    assert_eq!(status(&ours), 401);
+    assert_eq!(status(&access_token), 401);
 
     let exit = run_to_exit(
         &[],
@@ -318,15 +319,15 @@ fn a_secret_is_the_only_way_to_hs256() {
 }
 
 #[test]
-fn keys_may_be_a_file() {
+fn keys_can_be_in_a_file() {
     let rsa = SigningKey::rsa("one");
     let base = || {
         Settings::complete()
             .set("TOKEN_SERVER_JWT_ISSUER", ISSUER)
             .set("TOKEN_SERVER_JWT_AUDIENCE", AUDIENCE)
     };
-    let set = json!({"keys": [rsa.jwk()]}).to_string();
-    for file in [rsa_vector("pem").as_str().unwrap(), &set] {
+    let jwks = json!({"keys": [rsa.jwk()]}).to_string();
+    for file in [rsa_vector("pem").as_str().unwrap(), &jwks] {
         let service = Service::start(&base().set_file("TOKEN_SERVER_JWT_KEYS", file));
         assert_eq!(
             request_token(service.address(), &rsa.token_for("alice"), &any_request()).status,
@@ -341,9 +342,9 @@ fn keys_may_be_a_file() {
             request_token(service.address(), &forged, &any_request()).status,
             401
         );
-        let stranger = SigningKey::p256("one").token_for("alice");
+        let unpublished = SigningKey::p256("one").token_for("alice");
         assert_eq!(
-            request_token(service.address(), &stranger, &any_request()).status,
+            request_token(service.address(), &unpublished, &any_request()).status,
             401
         );
     }

@@ -1,4 +1,4 @@
-//! Attacks by those who may ask, for more than they may have: refused as a whole, with the field that went too far.
+//! Requests of an authenticated caller beyond its policy: refused as a whole, with the name of the field.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::token_client::{
     APP_KEY, app_entry, bearer_header, policy_settings, raw_token_request, request_token,
 };
 
-/// What a narrow caller may do.
+/// The policy of the caller in these tests.
 const RESTRICTED_POLICY: &str = r#"
 rooms = ["appointment-*", "{identity}-own"]
 identities = ["patient-*"]
@@ -26,7 +26,7 @@ max_lifetime_seconds = 3600
 requests_per_minute = 0
 "#;
 
-/// What the narrow caller may ask for, with this put in as well.
+/// A request that the policy allows, with one field changed.
 pub(crate) fn allowed_request_with(name: &str, value: Value) -> Value {
     let mut body = json!({"room_name": "appointment-7", "participant_identity": "patient-1"});
     body[name] = value;
@@ -38,7 +38,7 @@ pub(crate) fn start_with_restricted_caller() -> Service {
 }
 
 #[test]
-fn a_room_outside_the_pattern_stays_closed() {
+fn a_room_that_matches_no_pattern_is_refused() {
     let service = start_with_restricted_caller();
     for room in ["appointment-7", "appointment-é", "patient-1-own"] {
         let claims = issued_claims(&request_token(
@@ -63,7 +63,7 @@ fn a_room_outside_the_pattern_stays_closed() {
         "appointment-7\r\nX: y",
         "appointment-\u{85}",
         "\u{feff}appointment-7",
-        // look-alikes: Cyrillic, full width, a hyphen and a minus of their own, a ligature, and a letter in two parts
+        // look-alikes: Cyrillic, full width, Unicode hyphen and minus, dotless i, and invisible characters
         "\u{430}ppointment-7",
         "\u{ff41}ppointment-7",
         "appointment\u{2010}7",
@@ -102,10 +102,10 @@ fn a_room_outside_the_pattern_stays_closed() {
 }
 
 #[test]
-fn what_looks_like_two_rooms_is_none() {
+fn an_ambiguous_or_invalid_body_is_refused() {
     let service = start_with_restricted_caller();
     let head = bearer_header(APP_KEY);
-    let sent = |body: &[u8]| raw(service.address(), &raw_token_request(&head, body));
+    let send = |body: &[u8]| raw(service.address(), &raw_token_request(&head, body));
     for body in [
         br#"{"room_name":"appointment-7","room_name":"secret","participant_identity":"patient-1"}"#
             .as_slice(),
@@ -117,11 +117,11 @@ fn what_looks_like_two_rooms_is_none() {
         br#"["appointment-7","patient-1"]"#,
         br#"{"room_name":"appointment-7","participant_identity":"patient-1"}{"room_name":"secret"}"#,
     ] {
-        let reply = sent(body);
-        let shown = String::from_utf8_lossy(body);
-        assert!((400..500).contains(&reply.status), "{shown} {reply:?}");
+        let reply = send(body);
+        let text = String::from_utf8_lossy(body);
+        assert!((400..500).contains(&reply.status), "{text} {reply:?}");
     }
-    // whichever name a field has, what is not its name opens nothing
+    // other spellings of a field name are ignored
     let body = json!({"room_name": "appointment-7", "roomName": "secret", "room": "secret", "Room_Name": "secret",
         "participant_identity": "patient-1", "identity": "doctor"});
     let claims = issued_claims(&request_token(service.address(), APP_KEY, &body));
@@ -130,7 +130,7 @@ fn what_looks_like_two_rooms_is_none() {
 }
 
 #[test]
-fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
+fn grants_beyond_the_policy_are_refused_and_not_silently_dropped() {
     let service = start_with_restricted_caller();
     let grants = |grants: Value| {
         request_token(
@@ -172,7 +172,7 @@ fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
     ] {
         assert_refused(&grants(json!({ name: value.clone() })), name);
     }
-    // LiveKit's own shape of grants, beside ours
+    // grants in LiveKit's own format
     for name in ["video", "grants", "video_grant"] {
         let reply = request_token(
             service.address(),
@@ -189,7 +189,7 @@ fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
             assert_refused(&reply, name);
         }
     }
-    // no source at all must not become every source, which is what LiveKit takes an empty list for
+    // LiveKit takes an empty list for all sources
     let reply = grants(json!({"canPublishSources": []}));
     if reply.status < 300 {
         let video = &issued_claims(&reply)["video"];
@@ -201,7 +201,7 @@ fn grants_beyond_the_policy_are_refused_and_never_dropped_in_silence() {
 }
 
 #[test]
-fn nobody_is_sent_into_a_room_who_may_not_be() {
+fn an_identity_beyond_the_policy_is_refused() {
     let service = start_with_restricted_caller();
     let identity = |name: Value| {
         request_token(
@@ -245,7 +245,7 @@ fn nobody_is_sent_into_a_room_who_may_not_be() {
     ] {
         assert_refused(&name(wrong), "participant_name");
     }
-    // in the example's form the name says who somebody is
+    // in the form of the example server the name is the identity
     let body = json!({"room_name": "appointment-7", "participant_name": "doctor"});
     assert_refused(
         &request_token(service.address(), APP_KEY, &body),
@@ -254,7 +254,7 @@ fn nobody_is_sent_into_a_room_who_may_not_be() {
 }
 
 #[test]
-fn a_refusal_is_one_line_for_the_administrator_that_nobody_can_break() {
+fn a_refusal_is_one_log_line_whatever_the_request_contains() {
     let service = start_with_restricted_caller();
     let room = "x\" status=200 granted=\"\n2026 INFO granted caller=admin\u{1b}[2K\u{202e}";
     let body = allowed_request_with("room_name", room.into());
@@ -279,14 +279,14 @@ fn a_refusal_is_one_line_for_the_administrator_that_nobody_can_break() {
     );
 }
 
-/// The claims of the token.
+/// The claims of the issued access token.
 pub(crate) fn issued_claims(reply: &Reply) -> Value {
     assert!(matches!(reply.status, 200 | 201), "{reply:?}");
     let body = reply.json();
     jwt::claims(body["participant_token"].as_str().unwrap(), SECRET)
 }
 
-/// A 4xx whose detail names the field, and nothing that a client could take for a grant.
+/// Asserts a 4xx response whose detail names the field, without any field of a token response.
 pub(crate) fn assert_refused(reply: &Reply, field: &str) {
     assert!(
         matches!(reply.status, 400 | 403 | 422),

@@ -1,4 +1,4 @@
-//! Callers and addresses that ask too often: counted, told when to come again, and nobody else's trouble.
+//! Rate limits of callers, JWT users and addresses: each has its own, and 429 has a Retry-After.
 
 use std::time::Instant;
 
@@ -13,26 +13,26 @@ use crate::token_client::{
     request_token, request_token_on, users_entry,
 };
 
-/// Requests of an attack: far more than any share.
+/// Requests of an attack, far above every limit.
 const FLOOD: usize = 100;
-/// What a caller of these tests may ask for in a minute, and so at once.
-const A_MINUTE: usize = 5;
+/// Requests of one caller in a minute, and at once.
+const PER_MINUTE: usize = 5;
 
 #[test]
-fn a_caller_gets_their_share_and_no_other_caller_pays_for_it() {
+fn each_caller_has_its_own_rate_limit() {
     let other = format!("lts_ffffffff_{}", "5".repeat(64));
-    let policy = app_entry(&format!("requests_per_minute = {A_MINUTE}"))
+    let policy = app_entry(&format!("requests_per_minute = {PER_MINUTE}"))
         + &format!("[callers.other]\nkeys = [\"{}\"]\n", key_hash(&other));
     let service = Service::start(&policy_settings(&policy));
     let mut connection = Connection::open(service.address()).unwrap();
     let start = Instant::now();
-    let mut passed = 0;
+    let mut accepted = 0;
     for number in 0..FLOOD {
         let reply = request_token_on(&mut connection, APP_KEY, &any_request());
         if reply.status == 201 {
-            passed += 1;
+            accepted += 1;
         } else {
-            assert_told_when(&reply);
+            assert_rate_limited(&reply);
         }
         if number % 10 == 0 {
             assert_eq!(
@@ -41,47 +41,47 @@ fn a_caller_gets_their_share_and_no_other_caller_pays_for_it() {
             );
         }
     }
-    assert_share(passed, start);
+    assert_within_limit(accepted, start);
     let line = service.wait_for_words(&["refused", "endpoint=token", "status=429"]);
     assert!(line.contains("app"), "{line}");
 }
 
 #[test]
-fn a_user_of_a_login_gets_their_share_and_no_other_user_pays_for_it() {
+fn each_jwt_user_has_their_own_rate_limit() {
     let key = SigningKey::p256("one");
-    let login = FakeIssuer::with_keys(&[&key]);
-    let lines = format!("requests_per_minute = {A_MINUTE}");
-    let service = Service::start(&policy_settings(&users_entry(&login.url(), &lines)));
+    let issuer = FakeIssuer::with_keys(&[&key]);
+    let lines = format!("requests_per_minute = {PER_MINUTE}");
+    let service = Service::start(&policy_settings(&users_entry(&issuer.url(), &lines)));
     let room = json!({"room_name": "room"});
     let start = Instant::now();
-    let mut passed = 0;
+    let mut accepted = 0;
     for number in 0..FLOOD {
-        // a token of its own each time is no way round it
+        // a new JWT for each request does not help
         let mut claims = crate::fake_issuer::user_claims("mallory");
         claims["jti"] = number.into();
         let reply = request_token(service.address(), &key.sign(&claims), &room);
         match reply.status {
-            201 => passed += 1,
-            _ => assert_told_when(&reply),
+            201 => accepted += 1,
+            _ => assert_rate_limited(&reply),
         }
         if number % 10 == 0 {
             let honest = key.token_for(&format!("alice{number}"));
             assert_eq!(request_token(service.address(), &honest, &room).status, 201);
         }
     }
-    assert_share(passed, start);
-    // without a name, a user has no share of their own, but is not without limit either
-    let mut nameless = crate::fake_issuer::user_claims("");
-    nameless.as_object_mut().unwrap().remove("sub");
+    assert_within_limit(accepted, start);
+    // users without an id share one limit
+    let mut without_sub = crate::fake_issuer::user_claims("");
+    without_sub.as_object_mut().unwrap().remove("sub");
     let refused = (0..FLOOD)
-        .filter(|_| request_token(service.address(), &key.sign(&nameless), &room).status == 429)
+        .filter(|_| request_token(service.address(), &key.sign(&without_sub), &room).status == 429)
         .count();
-    assert!(refused > 0, "a token without sub is never too often");
+    assert!(refused > 0, "a JWT without sub has no limit");
 }
 
 #[test]
-fn an_address_that_guesses_keys_is_stopped_and_no_other_address_is() {
-    let service = Service::start(&few_from_an_address());
+fn an_address_that_guesses_keys_is_rate_limited_and_no_other_is() {
+    let service = Service::start(&settings_with_address_limit());
     for attackers in [
         ["8.8.8.8", "8.8.8.8"],
         ["2001:4860:1:2::1", "2001:4860:1:2:3:4:5:6"],
@@ -90,17 +90,17 @@ fn an_address_that_guesses_keys_is_stopped_and_no_other_address_is() {
         let mut refused = 0;
         for number in 0..FLOOD * 10 {
             let guess = format!("lts_a0b1c2d3_{number:064x}");
-            let reply = from(&mut connection, attackers[number % 2], &guess);
+            let reply = request_token_from(&mut connection, attackers[number % 2], &guess);
             match reply.status {
                 401 => {}
                 _ => {
-                    assert_told_when(&reply);
+                    assert_rate_limited(&reply);
                     refused += 1;
                 }
             }
             if number % 100 == 99 {
                 let honest = format!("9.9.{}.{}", number / 100, attackers[0].len());
-                let reply = from(&mut connection, &honest, APP_KEY);
+                let reply = request_token_from(&mut connection, &honest, APP_KEY);
                 assert_eq!(reply.status, 201, "{reply:?}");
             }
         }
@@ -110,7 +110,7 @@ fn an_address_that_guesses_keys_is_stopped_and_no_other_address_is() {
             FLOOD * 10
         );
     }
-    // behind a proxy that names nobody, everybody has one address: that is no reason to shut them all out
+    // behind a proxy that adds no X-Forwarded-For, all clients have one address: no limit by address
     let mut connection = Connection::open(service.address()).unwrap();
     for number in 0..FLOOD * 10 {
         let guess = format!("lts_a0b1c2d3_{number:064x}");
@@ -126,17 +126,17 @@ fn an_address_that_guesses_keys_is_stopped_and_no_other_address_is() {
 }
 
 #[test]
-fn an_address_cannot_be_made_up_by_whoever_is_no_proxy() {
-    let service = Service::start(&few_from_an_address());
-    // the last address is the one that our own proxy saw; what stands before it anybody could write
+fn a_client_cannot_forge_its_address() {
+    let service = Service::start(&settings_with_address_limit());
+    // only the last address is the proxy's; the client can write the others
     let mut refused = 0;
     for number in 0..FLOOD * 10 {
-        let fields = format!(
+        let header_lines = format!(
             "X-Forwarded-For: 203.0.113.{}, 8.8.4.4\r\n{}",
             number % 250,
             bearer_header("lts_a0b1c2d3_0")
         );
-        let reply = raw(service.address(), &raw_token_request(&fields, b"{}"));
+        let reply = raw(service.address(), &raw_token_request(&header_lines, b"{}"));
         assert!(matches!(reply.status, 401 | 429), "{reply:?}");
         refused += usize::from(reply.status == 429);
     }
@@ -147,30 +147,30 @@ fn an_address_cannot_be_made_up_by_whoever_is_no_proxy() {
     );
 }
 
-/// So few that even a slow machine sends more.
-fn few_from_an_address() -> Settings {
+/// A limit by address that even a slow machine exceeds.
+fn settings_with_address_limit() -> Settings {
     policy_settings(&app_entry("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "60")
 }
 
-fn from(connection: &mut Connection, client: &str, bearer: &str) -> Reply {
-    let fields = format!("X-Forwarded-For: {client}\r\n{}", bearer_header(bearer));
+fn request_token_from(connection: &mut Connection, client: &str, bearer: &str) -> Reply {
+    let header_lines = format!("X-Forwarded-For: {client}\r\n{}", bearer_header(bearer));
     connection.send(&raw_token_request(
-        &fields,
+        &header_lines,
         any_request().to_string().as_bytes(),
     ));
     connection.receive(false).unwrap()
 }
 
-/// The share of a minute, and what has come back since; a slow machine takes more than a moment for the flood.
-fn assert_share(passed: usize, start: Instant) {
-    let since = usize::try_from(start.elapsed().as_secs()).unwrap() * A_MINUTE / 60;
+/// Asserts the limit of a minute, plus what the time since `start` allows.
+fn assert_within_limit(accepted: usize, start: Instant) {
+    let since = usize::try_from(start.elapsed().as_secs()).unwrap() * PER_MINUTE / 60;
     assert!(
-        (A_MINUTE..=A_MINUTE + since + 1).contains(&passed),
-        "{passed} passed"
+        (PER_MINUTE..=PER_MINUTE + since + 1).contains(&accepted),
+        "{accepted} accepted"
     );
 }
 
-fn assert_told_when(reply: &Reply) {
+fn assert_rate_limited(reply: &Reply) {
     assert_eq!(reply.status, 429, "{reply:?}");
     let seconds = reply.header("retry-after").map(str::parse::<u64>);
     assert!(matches!(seconds, Some(Ok(1..=60))), "{reply:?}");

@@ -1,4 +1,4 @@
-//! A policy file that changes under a running service: a right one takes effect, a wrong one leaves everything as it was.
+//! Reloads of the policy file: a valid file takes effect, an invalid one leaves the previous policy in force.
 
 use std::fs;
 
@@ -13,19 +13,19 @@ use crate::token_client::{
 
 const FILE: &str = "TOKEN_SERVER_POLICY_FILE";
 
-struct Running {
+struct ReloadStage {
     settings: Settings,
     service: Service,
 }
 
-impl Running {
-    fn with(policy: &str) -> Self {
+impl ReloadStage {
+    fn start(policy: &str) -> Self {
         let settings = policy_settings(policy);
         let service = Service::start(&settings);
         Self { settings, service }
     }
 
-    /// Puts another file there, and waits until the service has said these words about it.
+    /// Replaces the file, reloads, and waits for a log line with these words.
     fn change(&self, policy: &[u8], words: &[&str]) {
         fs::write(self.settings.path(FILE), policy).unwrap();
         self.service.hang_up();
@@ -39,11 +39,11 @@ impl Running {
 }
 
 #[test]
-fn a_wrong_new_policy_keeps_the_old_one() {
-    let running = Running::with(&app_entry("rooms = [\"old-*\"]"));
-    let still = |what: &str| {
-        assert_eq!(running.status(APP_KEY, "old-1"), 201, "after {what}");
-        assert_eq!(running.status(APP_KEY, "new-1"), 403, "after {what}");
+fn an_invalid_policy_leaves_the_previous_one_in_force() {
+    let stage = ReloadStage::start(&app_entry("rooms = [\"old-*\"]"));
+    let assert_unchanged = |what: &str| {
+        assert_eq!(stage.status(APP_KEY, "old-1"), 201, "after {what}");
+        assert_eq!(stage.status(APP_KEY, "new-1"), 403, "after {what}");
     };
     let open = "rooms = [\"*\"]\n";
     for (number, wrong) in [
@@ -60,49 +60,49 @@ fn a_wrong_new_policy_keeps_the_old_one() {
     .iter()
     .enumerate()
     {
-        // each stands on a line of its own, so that it is known which one the service speaks of
+        // each error is on another line, by which its log line is found
         let above = "#\n".repeat(100 * (number + 1));
         let text = format!("{above}[callers.new]\n{wrong}[callers.app]\n{open}");
         let line = format!("line {}", 100 * (number + 1) + 2);
-        running.change(text.as_bytes(), &[FILE, &line]);
-        still(wrong);
+        stage.change(text.as_bytes(), &[FILE, &line]);
+        assert_unchanged(wrong);
     }
-    running.change(b"\xff\xfe", &[FILE, "UTF-8"]);
-    still("bytes that are no text");
-    running.change(&vec![b'#'; 4 * 1024 * 1024], &[FILE, "larger"]);
-    still("4 MB");
-    fs::remove_file(running.settings.path(FILE)).unwrap();
-    running.service.hang_up();
-    running.service.wait_for_words(&[FILE, "No such file"]);
-    still("its removal");
+    stage.change(b"\xff\xfe", &[FILE, "UTF-8"]);
+    assert_unchanged("bytes that are not UTF-8");
+    stage.change(&vec![b'#'; 4 * 1024 * 1024], &[FILE, "larger"]);
+    assert_unchanged("4 MB");
+    fs::remove_file(stage.settings.path(FILE)).unwrap();
+    stage.service.hang_up();
+    stage.service.wait_for_words(&[FILE, "No such file"]);
+    assert_unchanged("its removal");
 }
 
 #[test]
-fn a_key_that_was_taken_away_opens_nothing_any_more() {
+fn a_removed_key_is_no_longer_accepted() {
     let leaked = format!("lts_ffffffff_{}", "5".repeat(64));
     let with_leaked =
         app_entry("") + &format!("[callers.leaked]\nkeys = [\"{}\"]\n", key_hash(&leaked));
-    let running = Running::with(&with_leaked);
-    assert_eq!(running.status(&leaked, "room"), 201);
-    running.change(
+    let stage = ReloadStage::start(&with_leaked);
+    assert_eq!(stage.status(&leaked, "room"), 201);
+    stage.change(
         app_entry("rooms = [\"new-*\"]").as_bytes(),
         &[FILE, "re-read"],
     );
-    assert_eq!(running.status(&leaked, "room"), 401);
-    assert_eq!(running.status(APP_KEY, "new-1"), 201);
-    assert_eq!(running.status(APP_KEY, "old-1"), 403);
+    assert_eq!(stage.status(&leaked, "room"), 401);
+    assert_eq!(stage.status(APP_KEY, "new-1"), 201);
+    assert_eq!(stage.status(APP_KEY, "old-1"), 403);
 }
 
 #[test]
-fn a_new_policy_does_not_forget_the_keys_of_a_login_that_is_down() {
+fn a_reload_keeps_the_cached_keys_of_an_issuer_that_is_down() {
     let key = SigningKey::rsa("one");
-    let login = FakeIssuer::with_keys(&[&key]);
-    let running = Running::with(&users_entry(&login.url(), "rooms = [\"old-*\"]"));
-    assert_eq!(running.status(&key.token_for("alice"), "old-1"), 201);
-    login.set_behaviour(IssuerBehaviour::Hangs);
-    let changed = users_entry(&login.url(), "rooms = [\"new-*\"]");
-    running.change(changed.as_bytes(), &[FILE, "re-read"]);
-    assert_eq!(running.status(&key.token_for("alice"), "new-1"), 201);
-    assert_eq!(running.status(&key.token_for("alice"), "old-1"), 403);
-    assert_eq!(login.fetch_count(), 1);
+    let issuer = FakeIssuer::with_keys(&[&key]);
+    let stage = ReloadStage::start(&users_entry(&issuer.url(), "rooms = [\"old-*\"]"));
+    assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 201);
+    issuer.set_behaviour(IssuerBehaviour::Hangs);
+    let changed = users_entry(&issuer.url(), "rooms = [\"new-*\"]");
+    stage.change(changed.as_bytes(), &[FILE, "re-read"]);
+    assert_eq!(stage.status(&key.token_for("alice"), "new-1"), 201);
+    assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 403);
+    assert_eq!(issuer.fetch_count(), 1);
 }

@@ -1,4 +1,4 @@
-//! Applications that ask at the general token endpoint: their keys, their policies, and their requests.
+//! A client of the general token endpoint: API key, policy file entries and requests.
 
 use std::fmt::Write;
 
@@ -10,18 +10,18 @@ use crate::fake_issuer::{AUDIENCE, ISSUER};
 use crate::settings::Settings;
 use crate::stage::LOOPBACK;
 
-/// The API key of `app` in [`policy`].
+/// The API key of the caller `app`; see [`app_entry`].
 pub(crate) const APP_KEY: &str =
     "lts_a0b1c2d3_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-/// Settings for a service whose callers are in this policy file.
+/// Settings with this policy file.
 pub(crate) fn policy_settings(policy: &str) -> Settings {
     Settings::complete()
         .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
         .set_file("TOKEN_SERVER_POLICY_FILE", policy)
 }
 
-/// A policy file's entry of `app`, with [`APP_KEY`] and these further lines.
+/// The entry of `app` in a policy file, with [`APP_KEY`] and these further lines.
 pub(crate) fn app_entry(lines: &str) -> String {
     format!(
         "[callers.app]\nkeys = [\"{}\"]\n{lines}\n",
@@ -29,13 +29,13 @@ pub(crate) fn app_entry(lines: &str) -> String {
     )
 }
 
-/// A policy file's entry of `users`, whose login has its keys at `keys`, and these further lines.
+/// The entry of `users` in a policy file, whose JWT issuer has its keys at `keys`, with these further lines.
 pub(crate) fn users_entry(keys: &str, lines: &str) -> String {
     let jwt = format!("issuer = \"{ISSUER}\", audience = \"{AUDIENCE}\", keys = \"{keys}\"");
     format!("[callers.users]\njwt = {{ {jwt} }}\n{lines}\n")
 }
 
-/// What is stored of an API key.
+/// The hash of an API key as a policy file has it.
 pub(crate) fn key_hash(key: &str) -> String {
     let mut text = "sha256:".to_owned();
     for byte in Sha256::digest(key.as_bytes()) {
@@ -44,12 +44,12 @@ pub(crate) fn key_hash(key: &str) -> String {
     text
 }
 
-/// What is asked for where that does not matter.
+/// A valid request body, where the details do not matter.
 pub(crate) fn any_request() -> Value {
     json!({"room_name": "room", "participant_identity": "alice"})
 }
 
-/// Asks for a token with this bearer.
+/// Requests a token with this bearer token.
 pub(crate) fn request_token(address: &Address, bearer: &str, body: &Value) -> Reply {
     raw(
         address,
@@ -57,7 +57,7 @@ pub(crate) fn request_token(address: &Address, bearer: &str, body: &Value) -> Re
     )
 }
 
-/// As [`ask`], on a connection that stands.
+/// As [`request_token`], on an open connection.
 pub(crate) fn request_token_on(connection: &mut Connection, bearer: &str, body: &Value) -> Reply {
     connection.send(&raw_token_request(
         &bearer_header(bearer),
@@ -66,16 +66,17 @@ pub(crate) fn request_token_on(connection: &mut Connection, bearer: &str, body: 
     connection.receive(false).unwrap()
 }
 
-/// The bytes of a request with these header lines.
-pub(crate) fn raw_token_request(fields: &str, body: &[u8]) -> Vec<u8> {
+/// The bytes of a request with these additional header lines.
+pub(crate) fn raw_token_request(header_lines: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "POST /token HTTP/1.1\r\nHost: tokens.example.com\r\n{fields}Content-Type: application/json\r\n\
+        "POST /token HTTP/1.1\r\nHost: tokens.example.com\r\n{header_lines}Content-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
 }
 
+/// The header line with a bearer token.
 pub(crate) fn bearer_header(bearer: &str) -> String {
     format!("Authorization: Bearer {bearer}\r\n")
 }

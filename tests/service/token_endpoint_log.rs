@@ -1,4 +1,4 @@
-//! One line for each decision, and the pace that Matrix and all others share.
+//! One log line for each decision, and the rate limit by address that all endpoints share.
 
 use serde_json::json;
 
@@ -7,11 +7,11 @@ use crate::homeserver::Homeserver;
 use crate::process::Service;
 use crate::token_client::{APP_KEY, any_request, app_entry, policy_settings, request_token};
 
-/// Requests of one address in a minute, and so at once.
-const A_MINUTE: usize = 6;
+/// Requests of one address in a minute, and at once.
+const PER_MINUTE: usize = 6;
 
 #[test]
-fn a_decision_is_one_line_with_who_what_and_why() {
+fn a_decision_is_one_log_line_with_caller_request_and_cause() {
     let service = Service::start(&policy_settings(&app_entry(
         "rooms = ['room']\nagents = ['helper']",
     )));
@@ -76,10 +76,10 @@ fn a_decision_is_one_line_with_who_what_and_why() {
 }
 
 #[test]
-fn matrix_and_all_others_share_the_pace_of_an_address() {
+fn all_endpoints_share_the_rate_limit_of_an_address() {
     let homeserver = Homeserver::honest();
     let settings =
-        policy_settings(&app_entry("")).set("LIVEKIT_RATE_PER_ADDRESS", A_MINUTE.to_string());
+        policy_settings(&app_entry("")).set("LIVEKIT_RATE_PER_ADDRESS", PER_MINUTE.to_string());
     let service = Service::start(&settings);
     let ask = |client: &str, path: &str| {
         let user = homeserver.user("alice");
@@ -92,12 +92,9 @@ fn matrix_and_all_others_share_the_pace_of_an_address() {
     };
     let mut paths = ["/get_token", "/sfu/get", "/token"].into_iter().cycle();
     let mut replies = Vec::new();
-    // the share itself, what comes back meanwhile on a slow machine, and one of each path that is too much
+    // until each of the three paths has been refused, however slow the machine is
     while replies.iter().filter(|(_, status)| *status == 429).count() < 3 {
-        assert!(
-            replies.len() < 1000,
-            "nothing is ever too much: {replies:?}"
-        );
+        assert!(replies.len() < 1000, "no request is refused: {replies:?}");
         let path = paths.next().unwrap();
         let reply = ask("8.8.8.8", path);
         if reply.status == 429 {
@@ -110,10 +107,10 @@ fn matrix_and_all_others_share_the_pace_of_an_address() {
         }
         replies.push((path, reply.status));
     }
-    let passed = replies.iter().filter(|(_, status)| *status != 429).count();
-    assert!(passed >= A_MINUTE, "{replies:?}");
+    let accepted = replies.iter().filter(|(_, status)| *status != 429).count();
+    assert!(accepted >= PER_MINUTE, "{replies:?}");
     service.wait_for_words(&["level=warn", "requests refused", "of this address"]);
-    // another address, a preflight and the health have nothing to do with it
+    // other addresses, preflights and health checks are not limited
     assert_ne!(ask("8.8.4.4", "/get_token").status, 429);
     let preflight = "OPTIONS /get_token HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n";
     assert_eq!(service.raw(preflight.as_bytes()).status, 200);
@@ -122,7 +119,7 @@ fn matrix_and_all_others_share_the_pace_of_an_address() {
 }
 
 #[test]
-fn a_limit_of_zero_is_none() {
+fn a_limit_of_zero_means_no_limit() {
     let settings =
         policy_settings(&app_entry("requests_per_minute = 0")).set("LIVEKIT_RATE_PER_ADDRESS", "0");
     let service = Service::start(&settings);

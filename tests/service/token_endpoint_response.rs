@@ -1,4 +1,4 @@
-//! What `/token` answers to those who may ask, and what its tokens say.
+//! Responses of `POST /token`, and the claims of its access tokens.
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,8 @@ use crate::token_client::{
     APP_KEY, app_entry, bearer_header, policy_settings, raw_token_request, request_token,
 };
 
-/// Longer than a request takes on a slow machine, in seconds.
-const MOMENT: i64 = 60;
+/// Tolerance for a slow machine, in seconds.
+const SLACK: i64 = 60;
 
 fn claims(reply: &Reply) -> Value {
     assert!(matches!(reply.status, 200 | 201), "{reply:?}");
@@ -21,7 +21,7 @@ fn claims(reply: &Reply) -> Value {
     jwt::claims(body["token"].as_str().unwrap(), SECRET)
 }
 
-/// Seconds since 1970 of `2026-11-22T00:09:03Z`, by the date of the system.
+/// Seconds since 1970 of a timestamp such as `2026-11-22T00:09:03Z`, by date(1).
 fn seconds_of(timestamp: &str) -> i64 {
     let output = std::process::Command::new("date")
         .args(["-u", "+%s", "-d", timestamp])
@@ -34,7 +34,7 @@ fn seconds_of(timestamp: &str) -> i64 {
 }
 
 #[test]
-fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
+fn both_request_forms_get_the_same_fields_and_differ_by_status() {
     let service = Service::start(&policy_settings(&app_entry("")));
     let example = json!({"room_name": "room", "participant_name": "me"});
     for (body, status) in [
@@ -65,11 +65,11 @@ fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
         assert_eq!(reply.header("content-type"), Some("application/json"));
         assert_eq!(reply.header("cache-control"), Some("no-store"));
         assert!(reply.header("content-length").is_some());
-        let answer = reply.json();
-        assert_eq!(answer["room_name"], "room");
-        assert_eq!(answer["participant_identity"], "me");
-        assert_eq!(answer["server_url"], "wss://sfu.example.com");
-        assert_eq!(answer.as_object().unwrap().len(), 8, "{answer}");
+        let body = reply.json();
+        assert_eq!(body["room_name"], "room");
+        assert_eq!(body["participant_identity"], "me");
+        assert_eq!(body["server_url"], "wss://sfu.example.com");
+        assert_eq!(body.as_object().unwrap().len(), 8, "{body}");
         assert_eq!(claims(&reply)["sub"], "me");
     }
     let forwarded = format!("{}X-Forwarded-Proto: https\r\n", bearer_header(APP_KEY));
@@ -89,7 +89,7 @@ fn both_forms_get_one_superset_and_tell_their_form_by_the_status() {
 }
 
 #[test]
-fn by_default_a_token_is_for_one_room_to_talk_and_listen_and_never_to_rule() {
+fn the_default_access_token_is_for_one_room_without_admin_grants() {
     let service = Service::start(&policy_settings(&app_entry("")));
     let body =
         json!({"room_name": "room", "participant_identity": "me", "participant_name": "My Name"});
@@ -109,15 +109,18 @@ fn by_default_a_token_is_for_one_room_to_talk_and_listen_and_never_to_rule() {
         claims["nbf"].as_i64().unwrap(),
         claims["exp"].as_i64().unwrap(),
     );
-    assert!((jwt::now() - nbf).abs() < MOMENT, "{claims}");
+    assert!((jwt::now() - nbf).abs() < SLACK, "{claims}");
     assert_eq!(exp - nbf, 86_400);
-    let told = reply.json()["expires_at"].as_str().unwrap().to_owned();
-    assert!(told.ends_with('Z') && told.len() == 20, "{told}");
-    assert_eq!(seconds_of(&told), exp);
+    let expires_at = reply.json()["expires_at"].as_str().unwrap().to_owned();
+    assert!(
+        expires_at.ends_with('Z') && expires_at.len() == 20,
+        "{expires_at}"
+    );
+    assert_eq!(seconds_of(&expires_at), exp);
 }
 
 #[test]
-fn everything_that_the_policy_allows_reaches_the_token() {
+fn all_allowed_fields_are_in_the_access_token() {
     let policy = app_entry(
         "
         grants = ['canPublish', 'canSubscribe']
@@ -152,9 +155,9 @@ fn everything_that_the_policy_allows_reaches_the_token() {
 }
 
 #[test]
-fn who_names_nothing_gets_what_the_policy_makes_up() {
+fn an_empty_request_gets_a_random_room_and_identity_if_the_policy_allows() {
     let policy = app_entry(
-        "rooms = ['meeting-*']\nidentities = ['guest-*']\nrandom_room = true\nrandom_identity = true",
+        "rooms = ['meeting-*']\nidentities = ['visitor-*']\nrandom_room = true\nrandom_identity = true",
     );
     let service = Service::start(&policy_settings(&policy));
     let replies = [(), ()].map(|()| request_token(service.address(), APP_KEY, &json!({})));
@@ -170,7 +173,7 @@ fn who_names_nothing_gets_what_the_policy_makes_up() {
     });
     for (room, identity) in &names {
         assert!(
-            room.starts_with("meeting-") && identity.starts_with("guest-"),
+            room.starts_with("meeting-") && identity.starts_with("visitor-"),
             "{names:?}"
         );
     }
@@ -186,14 +189,14 @@ fn who_names_nothing_gets_what_the_policy_makes_up() {
         &json!({"participant_attributes": {}}),
     );
     assert_eq!(reply.status, 422);
-    let places: Vec<Value> = reply.json()["detail"]
+    let locations: Vec<Value> = reply.json()["detail"]
         .as_array()
         .unwrap()
         .iter()
         .map(|p| p["loc"].clone())
         .collect();
     assert_eq!(
-        places,
+        locations,
         [
             json!(["body", "room_name"]),
             json!(["body", "participant_name"])
@@ -202,7 +205,7 @@ fn who_names_nothing_gets_what_the_policy_makes_up() {
 }
 
 #[test]
-fn a_refusal_names_its_field_and_gives_nothing_away() {
+fn a_refusal_names_the_field_and_nothing_else() {
     let service = Service::start(&policy_settings(&app_entry(
         "rooms = ['a-*']\nmax_metadata_bytes = 0",
     )));
@@ -240,11 +243,11 @@ fn a_refusal_names_its_field_and_gives_nothing_away() {
     ] {
         let reply = request_token(service.address(), APP_KEY, &body);
         assert_eq!(reply.status, status, "{body} {reply:?}");
-        let answer = reply.json();
+        let body = reply.json();
         assert_eq!(
-            answer.as_object().unwrap().keys().collect::<Vec<_>>(),
+            body.as_object().unwrap().keys().collect::<Vec<_>>(),
             ["detail"]
         );
-        assert!(answer["detail"].to_string().contains(field), "{answer}");
+        assert!(body["detail"].to_string().contains(field), "{body}");
     }
 }

@@ -1,4 +1,4 @@
-//! Which doors are open, to whom, and what is said of it.
+//! Settings that open the Matrix endpoints and the general token endpoint, and what the log says about them.
 
 use serde_json::json;
 
@@ -11,8 +11,8 @@ use crate::token_client::{
     APP_KEY, any_request, app_entry, key_hash, policy_settings, request_token,
 };
 
-/// The example's variables, and no more than a port of our own.
-fn example() -> Settings {
+/// The variables of the example server, and a port.
+fn example_settings() -> Settings {
     Settings::listening()
         .set("LIVEKIT_URL", "wss://sfu.example.com")
         .set("LIVEKIT_API_KEY", KEY)
@@ -35,17 +35,17 @@ fn statuses(service: &Service) -> [u16; 6] {
 }
 
 #[test]
-fn settings_open_doors_and_what_is_behind_a_closed_one_is_not_found() {
+fn settings_open_endpoints_and_a_closed_endpoint_is_not_found() {
     let matrix = Service::start(&Settings::complete());
     assert_eq!(statuses(&matrix), [404, 404, 404, 400, 400, 404]);
     matrix.wait_for_words(&["listening on", "matrix=open", "full_access=nobody"]);
     assert!(!matrix.log().contains("token=open"));
 
-    let general = Service::start(&example());
+    let general = Service::start(&example_settings());
     assert_eq!(statuses(&general), [401, 200, 200, 404, 404, 404]);
     general.wait_for_words(&["listening on", "token=open", "callers=none"]);
     assert!(!general.log().contains("matrix=open"));
-    // nobody is asked to name homeservers
+    // no warning about settings of Matrix
     assert!(!general.log().contains("HOMESERVERS"), "{}", general.log());
 
     let both = Service::start(&policy_settings(&app_entry("")));
@@ -58,7 +58,7 @@ fn settings_open_doors_and_what_is_behind_a_closed_one_is_not_found() {
 }
 
 #[test]
-fn both_doors_lead_to_their_own_rooms() {
+fn matrix_and_the_general_endpoint_use_different_room_names() {
     let homeserver = Homeserver::honest();
     let service = Service::start(&policy_settings(&app_entry("")));
     let matrix = service.post("/get_token", &homeserver.user("alice").get_token());
@@ -70,8 +70,8 @@ fn both_doors_lead_to_their_own_rooms() {
 }
 
 #[test]
-fn a_forgotten_setting_is_no_open_door() {
-    let service = Service::start(&example());
+fn without_callers_the_endpoint_names_the_settings_to_add() {
+    let service = Service::start(&example_settings());
     for bearer in ["", "x", APP_KEY, "a.b.c"] {
         let reply = request_token(service.address(), bearer, &any_request());
         assert_eq!(reply.status, 401, "{reply:?}");
@@ -89,8 +89,8 @@ fn a_forgotten_setting_is_no_open_door() {
 }
 
 #[test]
-fn the_example_s_variables_work_as_they_are() {
-    let settings = example()
+fn the_variables_of_the_example_server_work_unchanged() {
+    let settings = example_settings()
         .set("LIVEKIT_JWT_BIND", "")
         .set("TOKEN_SERVER_PORT", "0")
         .set("CORS_ORIGINS", "https://app.example.com")
@@ -135,8 +135,8 @@ fn dev_opens_the_endpoint_on_loopback_only() {
     let Address::Tcp(address) = service.address() else {
         panic!("{:?}", service.address());
     };
-    let here = Address::Tcp(([127, 0, 0, 1], address.port()).into());
-    assert_eq!(client::post(&here, "/token", &json!({})).status, 401);
+    let loopback = Address::Tcp(([127, 0, 0, 1], address.port()).into());
+    assert_eq!(client::post(&loopback, "/token", &json!({})).status, 401);
 }
 
 #[test]
@@ -164,23 +164,23 @@ fn the_first_of_several_keys_signs() {
 }
 
 #[test]
-fn keygen_makes_a_key_that_works_and_stores_nothing_of_it() {
-    let made = run_to_exit(&["keygen", "booking"], &Settings::none());
-    assert_eq!(made.code, Some(0), "{made:?}");
-    let lines: Vec<&str> = made.stdout.lines().collect();
+fn keygen_prints_a_key_and_its_hash() {
+    let generated = run_to_exit(&["keygen", "booking"], &Settings::none());
+    assert_eq!(generated.code, Some(0), "{generated:?}");
+    let lines: Vec<&str> = generated.stdout.lines().collect();
     let [key, line] = lines[..] else {
-        panic!("{made:?}");
+        panic!("{generated:?}");
     };
     assert_eq!(
         line,
         format!("booking:{}", key_hash(key).trim_start_matches("sha256:"))
     );
-    assert!(!made.stderr.contains(key) && made.stderr.contains("TOKEN_SERVER_API_KEYS"));
+    assert!(!generated.stderr.contains(key) && generated.stderr.contains("TOKEN_SERVER_API_KEYS"));
     let again = run_to_exit(&["keygen", "booking"], &Settings::none());
-    assert_ne!(again.stdout, made.stdout);
-    // two of one caller, while one is replaced by the other
+    assert_ne!(again.stdout, generated.stdout);
+    // two keys of one caller
     let both = format!("{line}\n{}", again.stdout.lines().nth(1).unwrap());
-    let service = Service::start(&example().set_file("TOKEN_SERVER_API_KEYS_FILE", &both));
+    let service = Service::start(&example_settings().set_file("TOKEN_SERVER_API_KEYS_FILE", &both));
     service.wait_for_words(&["token=open", "callers=booking"]);
     for key in [key, again.stdout.lines().next().unwrap()] {
         assert_eq!(
@@ -197,7 +197,7 @@ fn keygen_makes_a_key_that_works_and_stores_nothing_of_it() {
 }
 
 #[test]
-fn a_wrong_policy_file_stops_the_start_with_its_line() {
+fn an_invalid_policy_file_stops_the_start_with_its_line() {
     for (policy, reason) in [
         ("[default]\nroom = ['a']\n", "line 2: unknown field `room`"),
         (
@@ -219,7 +219,7 @@ fn a_wrong_policy_file_stops_the_start_with_its_line() {
             "{check:?}"
         );
     }
-    let missing = example().set("TOKEN_SERVER_POLICY_FILE", "/nowhere/policy.toml");
+    let missing = example_settings().set("TOKEN_SERVER_POLICY_FILE", "/nowhere/policy.toml");
     let exit = run_to_exit(&[], &missing);
     assert!(
         exit.code == Some(78) && exit.stderr.contains("/nowhere/policy.toml"),

@@ -1,6 +1,6 @@
-//! What the older example server was sent, and what it answered: `tests/vectors/example_token_server.json`.
+//! Requests to an example token server, with its responses: `tests/vectors/example_token_server.json`.
 //!
-//! Our statuses are those that it had, but for its own mistakes, which stand in [`INTENDED`] with what was meant.
+//! The service responds with the same statuses, except for the faults of the example in [`CORRECTED`].
 
 use serde_json::Value;
 
@@ -9,14 +9,14 @@ use crate::jwt;
 use crate::process::Service;
 use crate::settings::{SECRET, Settings};
 
-/// Cases that we answer otherwise than the example did.
-const INTENDED: [(&str, u16); 4] = [
-    // 500, with "400: …" in its text
+/// Cases with another status than the example's.
+const CORRECTED: [(&str, u16); 4] = [
+    // the example responds 500, with "400: …" in the body
     ("room_short", 400),
     ("part_short", 400),
-    // a NUL in the name of a room: the SFU would take it, logs and people would not
+    // a NUL in a room name, which the SFU accepts
     ("room_slash_unicode", 400),
-    // HEAD is refused by accident
+    // the example refuses HEAD by accident
     ("head_health", 200),
 ];
 
@@ -32,13 +32,14 @@ fn service() -> Service {
 }
 
 fn send(service: &Service, request: &Value) -> Reply {
-    let (body, implied) = match (&request["json"], &request["content"]) {
+    let (body, content_type) = match (&request["json"], &request["content"]) {
         (Value::Null, Value::String(content)) => (content.clone(), ""),
         (Value::Null, _) => (String::new(), ""),
         (json, _) => (json.to_string(), "Content-Type: application/json\r\n"),
     };
     let [method, path] = ["method", "path"].map(|part| request[part].as_str().unwrap());
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: tokens.example.com\r\n{implied}");
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: tokens.example.com\r\n{content_type}");
     for (name, value) in request["headers"].as_object().into_iter().flatten() {
         head += &format!("{name}: {}\r\n", value.as_str().unwrap());
     }
@@ -49,7 +50,7 @@ fn send(service: &Service, request: &Value) -> Reply {
 }
 
 #[test]
-fn every_case_of_the_example_is_answered_as_it_was_meant() {
+fn every_case_of_the_example_gets_the_expected_response() {
     let all: Value =
         serde_json::from_str(include_str!("../vectors/example_token_server.json")).unwrap();
     let cases = all["cases"].as_array().unwrap();
@@ -58,44 +59,44 @@ fn every_case_of_the_example_is_answered_as_it_was_meant() {
     for case in cases {
         let name = case["case"].as_str().unwrap();
         let reply = send(&service, &case["request"]);
-        let intended = INTENDED.iter().find(|(of, _)| *of == name);
-        let status = intended.map_or(case["status"].as_u64().unwrap(), |(_, status)| {
+        let corrected = CORRECTED.iter().find(|(case, _)| *case == name);
+        let status = corrected.map_or(case["status"].as_u64().unwrap(), |(_, status)| {
             (*status).into()
         });
         assert_eq!(u64::from(reply.status), status, "{name}: {reply:?}");
-        assert_same_shape(name, case, &reply, intended.is_some());
+        assert_same_shape(name, case, &reply, corrected.is_some());
         assert_cors(name, case, &reply);
     }
 }
 
-/// The names of all fields that the example has, of the same types.
-fn assert_same_shape(name: &str, case: &Value, reply: &Reply, mended: bool) {
-    let theirs = &case["body"];
-    if !theirs.is_object() || mended && name == "room_slash_unicode" {
+/// Asserts that the response has all fields of the example's, with the same types.
+fn assert_same_shape(name: &str, case: &Value, reply: &Reply, is_corrected: bool) {
+    let expected = &case["body"];
+    if !expected.is_object() || is_corrected && name == "room_slash_unicode" {
         return;
     }
-    let ours = reply.json();
-    for (field, value) in theirs.as_object().unwrap() {
-        let found = &ours[field];
-        assert_eq!(kind(found), kind(value), "{name}: {field} in {ours}");
+    let body = reply.json();
+    for (field, value) in expected.as_object().unwrap() {
+        let found = &body[field];
+        assert_eq!(kind(found), kind(value), "{name}: {field} in {body}");
     }
     let problems = |body: &Value| -> Vec<(Value, Value)> {
         let list = body["detail"].as_array().into_iter().flatten();
         list.map(|problem| (problem["type"].clone(), problem["loc"].clone()))
             .collect()
     };
-    // where the text goes wrong, only the example tells
+    // the example also has the position of a syntax error
     if name != "not_json" {
-        assert_eq!(problems(&ours), problems(theirs), "{name}");
+        assert_eq!(problems(&body), problems(expected), "{name}");
     }
-    if let Some(token) = ours["token"].as_str() {
-        let asked = &case["request"]["json"];
+    if let Some(token) = body["token"].as_str() {
+        let request = &case["request"]["json"];
         let claims = jwt::claims(token, SECRET);
-        assert_eq!(claims["sub"], asked["participant_name"], "{name}");
-        assert_eq!(claims["name"], asked["participant_name"], "{name}");
-        assert_eq!(claims["metadata"], asked["metadata"], "{name}");
-        assert_eq!(claims["video"]["room"], asked["room_name"], "{name}");
-        assert_eq!(ours["url"], theirs["url"], "{name}");
+        assert_eq!(claims["sub"], request["participant_name"], "{name}");
+        assert_eq!(claims["name"], request["participant_name"], "{name}");
+        assert_eq!(claims["metadata"], request["metadata"], "{name}");
+        assert_eq!(claims["video"]["room"], request["room_name"], "{name}");
+        assert_eq!(body["url"], expected["url"], "{name}");
     } else {
         assert!(
             !reply.body.windows(6).any(|part| part == b"eyJhbG"),
@@ -105,7 +106,7 @@ fn assert_same_shape(name: &str, case: &Value, reply: &Reply, mended: bool) {
 }
 
 fn assert_cors(name: &str, case: &Value, reply: &Reply) {
-    let theirs = case["headers"].as_object().unwrap();
+    let expected = case["headers"].as_object().unwrap();
     for field in [
         "access-control-allow-origin",
         "access-control-allow-methods",
@@ -113,18 +114,18 @@ fn assert_cors(name: &str, case: &Value, reply: &Reply) {
         "allow",
     ] {
         let expected = match (name, field) {
-            // its 405 is our 200
+            // 200 instead of 405
             ("head_health", "allow") => None,
-            _ => theirs.get(field).and_then(Value::as_str),
+            _ => expected.get(field).and_then(Value::as_str),
         };
         let found = reply.header(field);
-        // /health answers HEAD too
+        // /health accepts HEAD too
         assert!(
             found == expected || name == "health",
             "{name}: {field}: {reply:?}"
         );
     }
-    if theirs.contains_key("access-control-allow-origin") {
+    if expected.contains_key("access-control-allow-origin") {
         assert_eq!(
             reply.header("access-control-allow-credentials"),
             Some("true"),
@@ -134,14 +135,14 @@ fn assert_cors(name: &str, case: &Value, reply: &Reply) {
     let vary = reply.header("vary").unwrap_or_default();
     assert!(vary.starts_with("Origin"), "{name}: {reply:?}");
     assert_eq!(reply.header("cache-control"), Some("no-store"), "{name}");
-    if let Some(headers) = theirs
+    if let Some(headers) = expected
         .get("access-control-allow-headers")
         .and_then(Value::as_str)
     {
-        let ours = reply
+        let body = reply
             .header("access-control-allow-headers")
             .unwrap_or_default();
-        assert_eq!(ours.replace(' ', ""), headers, "{name}");
+        assert_eq!(body.replace(' ', ""), headers, "{name}");
     }
 }
 
