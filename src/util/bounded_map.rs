@@ -33,6 +33,7 @@ impl<K: Hash + Eq + Clone, V, R: Ord + Copy> BoundedMap<K, V, R> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -92,12 +93,6 @@ impl<K: Hash + Eq + Clone, V, R: Ord + Copy> BoundedMap<K, V, R> {
         Some((key, entry.value))
     }
 
-    /// Entries from the highest rank to the lowest.
-    pub(crate) fn iter_from_highest(&self) -> impl Iterator<Item = (&K, &V)> {
-        let keys = self.order.values().rev();
-        keys.filter_map(|key| Some((key, self.get(key)?)))
-    }
-
     fn next_position(&mut self, rank: R) -> (R, u64) {
         self.next_sequence += 1;
         (rank, self.next_sequence)
@@ -122,8 +117,6 @@ mod tests {
         map.set_rank(&"missing", 9);
         assert_eq!(map.insert("e", "e", 6), Some(("c", "c")));
         assert_eq!((map.get(&"d"), map.rank(&"a")), (Some(&"D"), Some(4)));
-        let keys: Vec<_> = map.iter_from_highest().map(|(key, _)| *key).collect();
-        assert_eq!(keys, ["e", "d", "a"]);
         assert_eq!(map.remove(&"d"), Some("D"));
         assert_eq!((map.len(), map.get(&"d")), (2, None));
         *map.get_mut(&"a").unwrap() = "A";

@@ -1,4 +1,4 @@
-//! Whatever a proxy answers to CONNECT, a tunnel begins with nothing, behind a head of bounded length.
+//! A valid response to CONNECT has a bounded head, and a success has nothing after it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What is believed of a DNS message answers our question, and another parser finds the same records in it.
+//! An accepted DNS message answers the query, and another parser finds the same records in it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
             .windows(11)
             .any(|w| w.eq_ignore_ascii_case(b"_matrix-fed"))
     );
-    let packet = Packet::parse(bytes).expect("it was read before");
+    let packet = Packet::parse(bytes).expect("parsed before");
     assert!(answer.targets.len() <= packet.answers.len().min(64));
     assert!(
         answer
@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
             .iter()
             .all(|target| target.host.len() <= 1024)
     );
-    // another name or id was not answered
+    // the message answers no other name or id
     assert!(srv_answer(bytes, 8, NAME).is_none());
     assert!(srv_answer(bytes, 7, "_matrix._tcp.example.org").is_none());
 });
