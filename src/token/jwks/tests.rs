@@ -206,8 +206,8 @@ fn only_a_valid_jwt_with_an_unknown_key_needs_a_fetch() {
         let found = tokens.iter().find(|token| token["id"] == id).unwrap();
         found["token"].as_str().unwrap().to_owned()
     };
-    let unknown = token("ed25519, unknown name");
-    let known = token("ed25519, named");
+    let unknown = token("ed25519, with an unknown key id");
+    let known = token("ed25519, with its key id");
     assert!(needs_key_fetch(&unknown, &configured, now));
     assert!(!needs_key_fetch(&known, &configured, now));
     assert!(verify_jwt(&known, &configured, now).is_ok());

@@ -1,6 +1,6 @@
-"""The stack to compare with: a token endpoint as such examples have it, on FastAPI, uvicorn and LiveKit's Python SDK.
+"""The server to compare with: a token endpoint on FastAPI, uvicorn and LiveKit's Python SDK, as in published examples.
 
-The same fields, checks, reply and line in the log as POST /token of the service in the example's form; nobody is authenticated."""
+Fields, checks, response and log line are those of POST /token in the form of the example; clients are not authenticated."""
 
 import datetime
 import logging
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 LIFETIME = datetime.timedelta(hours=24)
 
-# the line for each token is the only one: uvicorn's own would be a second
+# one log line for each token, without uvicorn's access log
 logging.basicConfig(level=logging.INFO)
 log = logging.getLogger("example")
 app = FastAPI()
@@ -27,32 +27,32 @@ app.add_middleware(
 )
 
 
-class Ask(BaseModel):
+class TokenRequest(BaseModel):
     room_name: str
     participant_name: str
     metadata: str | None = None
 
 
-class Answer(BaseModel):
+class TokenResponse(BaseModel):
     token: str
     url: str
     expires_at: str
 
 
 @app.post("/token")
-async def token(ask: Ask) -> Answer:
+async def token(request: TokenRequest) -> TokenResponse:
     for field in "room_name", "participant_name":
-        if len(getattr(ask, field)) < 3:
+        if len(getattr(request, field)) < 3:
             raise HTTPException(400, f"{field}: at least 3 characters")
     grants = api.VideoGrants(
-        room_join=True, room=ask.room_name, can_publish=True, can_subscribe=True, can_publish_data=True
+        room_join=True, room=request.room_name, can_publish=True, can_subscribe=True, can_publish_data=True
     )
     signed = api.AccessToken(os.environ["LIVEKIT_API_KEY"], os.environ["LIVEKIT_API_SECRET"])
-    signed = signed.with_identity(ask.participant_name).with_name(ask.participant_name).with_grants(grants)
-    signed = signed.with_ttl(LIFETIME).with_metadata(ask.metadata or "")
+    signed = signed.with_identity(request.participant_name).with_name(request.participant_name).with_grants(grants)
+    signed = signed.with_ttl(LIFETIME).with_metadata(request.metadata or "")
     expires_at = datetime.datetime.now(datetime.timezone.utc) + LIFETIME
-    log.info("Token generated for user %s in room %s", ask.participant_name, ask.room_name)
-    return Answer(token=signed.to_jwt(), url=os.environ["LIVEKIT_URL"], expires_at=expires_at.isoformat())
+    log.info("Token generated for user %s in room %s", request.participant_name, request.room_name)
+    return TokenResponse(token=signed.to_jwt(), url=os.environ["LIVEKIT_URL"], expires_at=expires_at.isoformat())
 
 
 @app.get("/health")

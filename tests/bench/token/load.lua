@@ -1,4 +1,4 @@
--- Arguments: kept or new (connections); the Authorization field, or nothing.
+-- Arguments: "kept" or "new" connections; the value of Authorization, if any.
 dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../measure.lua")
 
 function init(arguments)
