@@ -114,16 +114,20 @@ impl Service for ApiService {
     }
 
     fn refuse(&self, refusal: RequestRefusal) -> HttpResponse {
-        let response = match refusal {
-            RequestRefusal::TooManyRequests => HttpResponse::matrix_rate_limited(RETRY_AFTER),
-            RequestRefusal::Busy => HttpResponse::matrix_busy(RETRY_AFTER),
-            RequestRefusal::BodyTooLarge => {
-                HttpResponse::matrix_error(refusal.status(), "M_TOO_LARGE", refusal.message())
-            }
-            _ => HttpResponse::matrix_error(refusal.status(), "M_UNKNOWN", refusal.message()),
-        };
-        response.with_matrix_cors()
+        refusal_response(refusal)
     }
+}
+
+fn refusal_response(refusal: RequestRefusal) -> HttpResponse {
+    let response = match refusal {
+        RequestRefusal::TooManyRequests => HttpResponse::matrix_rate_limited(RETRY_AFTER),
+        RequestRefusal::Busy => HttpResponse::matrix_busy(RETRY_AFTER),
+        RequestRefusal::BodyTooLarge => {
+            HttpResponse::matrix_error(refusal.status(), "M_TOO_LARGE", refusal.message())
+        }
+        _ => HttpResponse::matrix_error(refusal.status(), "M_UNKNOWN", refusal.message()),
+    };
+    response.with_matrix_cors()
 }
 
 /// The only value of a header field; an empty text, which proves nothing, if there are several.
@@ -132,5 +136,44 @@ fn single<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     match values.next() {
         None => first,
         Some(_) => Some(""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn refusals_of_the_server_have_an_errcode_and_cors_headers() {
+        for (refusal, status, errcode, retry_after) in [
+            (RequestRefusal::Malformed, 400, "M_UNKNOWN", None),
+            (RequestRefusal::BodyTooLarge, 413, "M_TOO_LARGE", None),
+            (
+                RequestRefusal::TooManyRequests,
+                429,
+                "M_LIMIT_EXCEEDED",
+                Some("1"),
+            ),
+            (RequestRefusal::InternalError, 500, "M_UNKNOWN", None),
+            (RequestRefusal::Busy, 503, "M_UNKNOWN", Some("1")),
+        ] {
+            let response = refusal_response(refusal);
+            let body: Value = serde_json::from_slice(&response.body).unwrap();
+            let header = |name| {
+                let mut headers = response.headers.iter();
+                headers.find(|h| h.0 == name).map(|h| &*h.1)
+            };
+            assert_eq!(response.status, status);
+            assert_eq!(body["errcode"], errcode);
+            assert!(body["error"].is_string());
+            assert_eq!(header("Retry-After"), retry_after);
+            assert_eq!(header("Access-Control-Allow-Origin"), Some("*"));
+            assert_eq!(header("Content-Type"), Some("application/json"));
+            if refusal == RequestRefusal::TooManyRequests {
+                assert_eq!(body["retry_after_ms"], 1000);
+            }
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client: raw bytes in; status, header fields and body out. Its own, so that a test can send what no
-//! well-behaved library would, and sees exactly what is answered.
+//! A small HTTP/1.1 client: raw bytes in; status, header fields and body out. A test can send what no library would, and sees
+//! exactly what is answered.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Longer than any answer may take: the service itself gives up on others after 25 s.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Only a hang takes longer: the service waits for other servers for 25 s at most.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a service listens.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-/// One answer.
+/// A response.
 #[derive(Clone)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -29,7 +29,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The value of the field `name`, whatever its case; panics if it stands there twice.
+    /// The value of the header field `name`; panics if there are two.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self
             .headers
@@ -45,7 +45,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
-    /// Status and errcode, which is what the status table speaks of.
+    /// Status and errcode.
     pub(crate) fn verdict(&self) -> (u16, String) {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let errcode = body["errcode"].as_str().unwrap_or_default();
@@ -69,7 +69,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// One connection, which can be asked again as long as both sides keep it.
+/// A connection, for one request after the other.
 pub(crate) struct Connection {
     stream: BufReader<Box<dyn Stream>>,
 }
@@ -78,16 +78,16 @@ impl Connection {
     pub(crate) fn open(address: &Address) -> io::Result<Self> {
         let stream: Box<dyn Stream> = match address {
             Address::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
                 Box::new(stream)
             }
         };
@@ -96,12 +96,12 @@ impl Connection {
         })
     }
 
-    /// Sends raw bytes. A peer that has already answered and closed is no error here: its answer is still to be read.
+    /// Sends raw bytes. Ignores an error: the peer may have closed the connection after its response, which can still be read.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.get_mut().write_all(bytes);
     }
 
-    /// Reads one answer. `bodiless` says that it answers a HEAD, and so has no body whatever its length field says.
+    /// Reads a response. `bodiless`: to HEAD, so that it has no body whatever its Content-Length is.
     pub(crate) fn receive(&mut self, bodiless: bool) -> io::Result<Reply> {
         let status_line = self.line()?;
         let status = status_line
@@ -148,19 +148,19 @@ impl Connection {
     }
 }
 
-/// Sends these very bytes on a connection of their own and reads one answer.
+/// Sends exactly these bytes on a new connection and reads the response.
 pub(crate) fn raw(address: &Address, bytes: &[u8]) -> Reply {
-    try_raw(address, bytes).unwrap_or_else(|error| panic!("no answer from {address:?}: {error}"))
+    try_raw(address, bytes).unwrap_or_else(|error| panic!("no response from {address:?}: {error}"))
 }
 
-/// As [`raw`], for requests that may be answered by closing the connection.
+/// As [`raw`], for requests to which the service may close the connection without a response.
 pub(crate) fn try_raw(address: &Address, bytes: &[u8]) -> io::Result<Reply> {
     let mut connection = Connection::open(address)?;
     connection.send(bytes);
     connection.receive(bytes.starts_with(b"HEAD "))
 }
 
-/// One request, written as a browser writes it.
+/// Sends a request as a browser writes it.
 pub(crate) fn request(address: &Address, method: &str, path: &str, body: &[u8]) -> Reply {
     raw(address, &written(method, path, body))
 }
@@ -172,19 +172,19 @@ pub(crate) fn post(address: &Address, path: &str, body: &Value) -> Reply {
 
 /// The bytes of a request with a body.
 pub(crate) fn written(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-    with_fields(method, path, "", body)
+    with_headers(method, path, "", body)
 }
 
-/// As [`written`], passed on by a proxy on this host for a client elsewhere.
+/// As [`written`], as a proxy on this host sends it for `client`.
 pub(crate) fn forwarded(client: &str, path: &str, body: &Value) -> Vec<u8> {
-    let fields = format!("X-Forwarded-For: {client}\r\n");
-    with_fields("POST", path, &fields, body.to_string().as_bytes())
+    let headers = format!("X-Forwarded-For: {client}\r\n");
+    with_headers("POST", path, &headers, body.to_string().as_bytes())
 }
 
-fn with_fields(method: &str, path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+fn with_headers(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!(
         "{method} {path} HTTP/1.1\r\nHost: calls.example.com\r\nOrigin: https://app.example.com\r\n\
-         {fields}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+         {headers}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

@@ -1,5 +1,5 @@
-//! Someone asks for a stranger's homeserver without pause and with made-up tokens: they use up their own share, not that of
-//! others, and the log says what ran out, in few words.
+//! Floods of requests with invalid tokens for an unlisted homeserver: each client and each server name has its own limits, and
+//! the log says which limit was reached, in few lines.
 
 use std::thread;
 use std::time::Instant;
@@ -12,24 +12,24 @@ use crate::settings::Settings;
 use crate::stage::{LOOPBACK, Stage, User};
 use crate::trap::Trap;
 
-/// Requests of one client for one stranger's server in a burst, and in each second after it.
+/// Requests of one client for one unlisted server: the burst, and the rate after it.
 const BURST: usize = 20;
 const PER_SECOND: usize = 2;
-/// Requests for one stranger's server of all clients in a burst, and in each second after it.
+/// Requests of all clients for one unlisted server: the burst, and the rate after it.
 const NAME_BURST: usize = 200;
 const NAME_PER_SECOND: usize = 50;
-/// Calls at a time to one stranger's server that never answered, and to one network of them.
-const PLACES_PER_NAME: usize = 4;
-const PLACES_PER_NETWORK: usize = 8;
-/// Far more than any share.
+/// Concurrent calls to one server that has never answered, and to one subnet of such servers.
+const CALLS_PER_NAME: usize = 4;
+const CALLS_PER_SUBNET: usize = 8;
+/// Far more than any limit.
 const FLOOD: usize = 400;
 
 #[test]
-fn a_flood_by_one_client_shuts_out_no_other() {
+fn a_flood_by_one_client_leaves_the_limits_of_others() {
     let stage = Stage::restricted();
     for attackers in [
         ["8.8.8.8", "8.8.8.8"],
-        // one subscriber's network
+        // one /64
         ["2001:4860:1:2::1", "2001:4860:1:2:3:4:5:6"],
     ] {
         let mut connection = Connection::open(stage.service.address()).unwrap();
@@ -37,66 +37,69 @@ fn a_flood_by_one_client_shuts_out_no_other() {
         let mut refused = 0;
         for number in 0..FLOOD / 4 {
             let user = stage.homeserver.user_with_unknown_token("mallory");
-            let reply = ask(&mut connection, attackers[number % 2], &user);
+            let reply = send(&mut connection, attackers[number % 2], &user);
             match reply.status {
                 401 => {}
                 429 => refused += 1,
                 _ => panic!("{reply:?}"),
             }
             if number % 10 == 9 {
-                let honest = format!("9.9.9.{number}");
+                let other_client = format!("9.9.9.{number}");
                 let alice = stage.homeserver.user("alice");
-                let reply = ask(&mut connection, &honest, &alice);
+                let reply = send(&mut connection, &other_client, &alice);
                 assert_eq!(reply.status, 200, "after {number}: {reply:?}");
             }
         }
-        let share = BURST + (start.elapsed().as_secs() as usize + 1) * PER_SECOND;
-        assert!(refused >= FLOOD / 4 - share, "only {refused} refused");
+        let allowed = BURST + (start.elapsed().as_secs() as usize + 1) * PER_SECOND;
+        assert!(refused >= FLOOD / 4 - allowed, "only {refused} refused");
     }
 }
 
 #[test]
-fn a_flood_for_one_homeserver_leaves_others_to_the_client() {
+fn a_flood_for_one_homeserver_leaves_the_client_s_limit_for_others() {
     let stage = Stage::restricted();
     let other = Homeserver::start("127.0.0.1", crate::homeserver::Behaviour::Honest);
     let mut connection = Connection::open(stage.service.address()).unwrap();
-    let last = (0..2 * BURST).map(|_| {
+    let limited = (0..FLOOD).any(|_| {
         let user = stage.homeserver.user_with_unknown_token("mallory");
-        ask(&mut connection, "8.8.8.8", &user).status
+        send(&mut connection, "8.8.8.8", &user).status == 429
     });
-    assert_eq!(last.last(), Some(429));
-    let reply = ask(&mut connection, "8.8.8.8", &other.user("alice"));
+    assert!(limited);
+    let reply = send(&mut connection, "8.8.8.8", &other.user("alice"));
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-/// They are proxies that nobody named, or routers.
+/// They are proxies missing in the settings, or routers.
 #[test]
-fn private_addresses_share_no_rate() {
+fn private_addresses_have_no_rate_limit() {
     let stage = Stage::restricted();
     let mut connection = Connection::open(stage.service.address()).unwrap();
     for client in ["10.0.0.1", "192.168.1.1", "fd00::1"] {
         for number in 0..2 * BURST {
             let user = stage.homeserver.user_with_unknown_token("bob");
-            let reply = ask(&mut connection, client, &user);
+            let reply = send(&mut connection, client, &user);
             assert_eq!(reply.status, 401, "{client} {number}: {reply:?}");
         }
     }
 }
 
 #[test]
-fn a_crowd_of_clients_cannot_make_one_server_answer_without_end() {
+fn requests_of_many_clients_for_one_server_are_limited() {
     let stage = Stage::restricted();
     let mut connection = Connection::open(stage.service.address()).unwrap();
     let start = Instant::now();
     for number in 0..2 * FLOOD {
         let client = format!("8.{}.{}.8", 8 + number / 250, number % 250);
         let user = stage.homeserver.user_with_unknown_token("mallory");
-        let reply = ask(&mut connection, &client, &user);
+        let reply = send(&mut connection, &client, &user);
         assert!(matches!(reply.status, 401 | 429), "{reply:?}");
     }
-    let share = NAME_BURST + (start.elapsed().as_secs() as usize + 1) * NAME_PER_SECOND;
-    let asked = stage.homeserver.requests().len();
-    assert!((NAME_BURST..=share).contains(&asked), "asked {asked} times");
+    let limit = NAME_BURST + (start.elapsed().as_secs() as usize + 1) * NAME_PER_SECOND;
+    let requests = stage.homeserver.requests().len();
+    assert!(
+        (NAME_BURST..=limit).contains(&requests),
+        "{requests} requests"
+    );
 }
 
 #[test]
@@ -107,7 +110,7 @@ fn a_flood_of_refusals_writes_few_lines() {
     let mut allowed = 0;
     for _ in 0..FLOOD {
         let user = stage.homeserver.user_with_unknown_token("mallory");
-        let reply = ask(&mut connection, "8.8.8.8", &user);
+        let reply = send(&mut connection, "8.8.8.8", &user);
         allowed += usize::from(reply.status == 401);
     }
     let seconds = start.elapsed().as_secs() as usize;
@@ -125,20 +128,20 @@ fn a_flood_of_refusals_writes_few_lines() {
         .filter(|line| line.contains("level=warn"))
         .collect();
     assert!(warnings.len() <= seconds + 2, "{warnings:#?}");
-    // a line for each that was asked about
+    // a line for each request that reached the homeserver
     assert!(lines.len() <= allowed + warnings.len(), "{lines:#?}");
 }
 
 #[test]
-fn the_log_says_which_share_was_used_up() {
+fn the_log_says_which_limit_was_reached() {
     let stage = Stage::restricted();
     let mut connection = Connection::open(stage.service.address()).unwrap();
-    let too_often = (0..FLOOD).find_map(|_| {
+    let limited = (0..FLOOD).find_map(|_| {
         let user = stage.homeserver.user_with_unknown_token("mallory");
-        let reply = ask(&mut connection, "8.8.8.8", &user);
+        let reply = send(&mut connection, "8.8.8.8", &user);
         (reply.status == 429).then_some((user, reply))
     });
-    let (user, reply) = too_often.unwrap();
+    let (user, reply) = limited.unwrap();
     assert_limited(
         &stage.service,
         &user,
@@ -148,20 +151,20 @@ fn the_log_says_which_share_was_used_up() {
 
     let service = Service::start(&Settings::complete().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK));
     let traps: Vec<Trap> = (0..3).map(|_| Trap::on("127.0.33.1")).collect();
-    let caught = |trap: &Trap| User::new("alice", &format!("127.0.33.1:{}", trap.port()));
+    let user_of = |trap: &Trap| User::new("alice", &format!("127.0.33.1:{}", trap.port()));
     thread::scope(|scope| {
-        for trap in &traps[..PLACES_PER_NETWORK / PLACES_PER_NAME] {
-            for _ in 0..PLACES_PER_NAME {
-                let (service, user) = (&service, caught(trap));
+        for trap in &traps[..CALLS_PER_SUBNET / CALLS_PER_NAME] {
+            for _ in 0..CALLS_PER_NAME {
+                let (service, user) = (&service, user_of(trap));
                 scope.spawn(move || service.post("/get_token", &user.get_token()));
             }
-            trap.wait_for(PLACES_PER_NAME);
+            trap.wait_for(CALLS_PER_NAME);
         }
         for (trap, cause) in [
             (&traps[0], "too many calls to this server in progress"),
             (&traps[2], "subnet of this server in progress"),
         ] {
-            let user = caught(trap);
+            let user = user_of(trap);
             let reply = service.post("/get_token", &user.get_token());
             assert_limited(&service, &user, &reply, cause);
         }
@@ -169,7 +172,7 @@ fn the_log_says_which_share_was_used_up() {
     assert_eq!(traps[2].connections(), 0);
 }
 
-fn ask(connection: &mut Connection, client: &str, user: &User) -> Reply {
+fn send(connection: &mut Connection, client: &str, user: &User) -> Reply {
     connection.send(&forwarded(client, "/get_token", &user.get_token()));
     connection.receive(false).unwrap()
 }

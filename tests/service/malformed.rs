@@ -1,11 +1,11 @@
-//! Bodies that are no request, on both endpoints: 400, before anybody else is asked. And bodies that are unusual but right.
+//! Invalid bodies at both endpoints: 400 before any other server is called. And unusual bodies that are valid.
 
 use serde_json::{Value, json};
 
 use crate::client;
 use crate::stage::{Stage, User};
 
-/// An endpoint with the pointers (RFC 6901) of its required fields, objects first.
+/// An endpoint, a valid body for it, and the pointers (RFC 6901) of its required fields, objects first.
 type Endpoint = (&'static str, fn(&User) -> Value, &'static [&'static str]);
 
 const ENDPOINTS: [Endpoint; 2] = [
@@ -38,7 +38,7 @@ const ENDPOINTS: [Endpoint; 2] = [
 ];
 
 #[test]
-fn a_body_that_is_not_json_is_not_json() {
+fn bodies_that_are_not_json_are_m_not_json() {
     let stage = Stage::full_access();
     let bodies: [&[u8]; 8] = [
         b"",
@@ -65,7 +65,7 @@ fn a_body_that_is_not_json_is_not_json() {
 }
 
 #[test]
-fn json_that_is_no_request_is_bad_json() {
+fn json_without_the_fields_of_a_request_is_m_bad_json() {
     let stage = Stage::full_access();
     for (path, _, _) in ENDPOINTS {
         for body in [json!(null), json!(7), json!("room"), json!([]), json!({})] {
@@ -80,7 +80,7 @@ fn json_that_is_no_request_is_bad_json() {
 }
 
 #[test]
-fn every_required_field_is_required_and_a_string_with_something_in_it() {
+fn required_fields_must_be_non_empty_strings_or_objects() {
     let stage = Stage::full_access();
     let mut wrong = Vec::new();
     for (path, body, required) in ENDPOINTS {
@@ -95,7 +95,7 @@ fn every_required_field_is_required_and_a_string_with_something_in_it() {
                 Some(json!(["x"])),
                 Some(json!({"x": "y"})),
             ] {
-                let body = changed(body(&user), pointer, value.clone());
+                let body = with_member(body(&user), pointer, value.clone());
                 let reply = stage.service.post(path, &body);
                 if reply.verdict() != (400, "M_BAD_JSON".to_owned()) {
                     wrong.push(format!("{path} {pointer} = {value:?}: {reply:?}"));
@@ -104,12 +104,12 @@ fn every_required_field_is_required_and_a_string_with_something_in_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(stage.homeserver.connections(), 0, "refused without asking");
+    assert_eq!(stage.homeserver.connections(), 0, "calls to the homeserver");
 }
 
-/// Clients take this answer as a wish to be asked again without it.
+/// Clients then repeat the request without the delay.
 #[test]
-fn a_delay_that_is_none_is_bad_json_and_leaves_no_room_behind() {
+fn invalid_delays_are_m_bad_json_and_create_no_room() {
     let stage = Stage::full_access();
     let mut wrong = Vec::new();
     for (path, body, _) in ENDPOINTS {
@@ -131,8 +131,8 @@ fn a_delay_that_is_none_is_bad_json_and_leaves_no_room_behind() {
         ] {
             let user = stage.homeserver.user("alice");
             let mut body = body(&user);
-            let fields = delay.as_object().unwrap().clone();
-            body.as_object_mut().unwrap().extend(fields);
+            let delay_fields = delay.as_object().unwrap().clone();
+            body.as_object_mut().unwrap().extend(delay_fields);
             let reply = stage.service.post(path, &body);
             if reply.verdict() != (400, "M_BAD_JSON".to_owned()) {
                 wrong.push(format!("{path} {delay}: {reply:?}"));
@@ -144,7 +144,7 @@ fn a_delay_that_is_none_is_bad_json_and_leaves_no_room_behind() {
 }
 
 #[test]
-fn what_the_service_does_not_need_may_be_missing_unknown_or_odd() {
+fn fields_that_the_service_does_not_use_may_be_missing_unknown_or_of_any_type() {
     let stage = Stage::full_access();
     let mut wrong = Vec::new();
     for (path, body, _) in ENDPOINTS {
@@ -160,7 +160,7 @@ fn what_the_service_does_not_need_may_be_missing_unknown_or_odd() {
             ("/member_id", Some(json!(7))),
         ] {
             let user = stage.homeserver.user("alice");
-            let body = changed(body(&user), pointer, value.clone());
+            let body = with_member(body(&user), pointer, value.clone());
             let reply = stage.service.post(path, &body);
             if reply.status != 200 {
                 wrong.push(format!("{path} {pointer} = {value:?}: {reply:?}"));
@@ -185,7 +185,7 @@ fn the_content_type_does_not_matter() {
 }
 
 /// `body` with the member at `pointer` replaced, or removed.
-fn changed(mut body: Value, pointer: &str, value: Option<Value>) -> Value {
+fn with_member(mut body: Value, pointer: &str, value: Option<Value>) -> Value {
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     let parent = body.pointer_mut(parent).unwrap().as_object_mut().unwrap();
     match value {

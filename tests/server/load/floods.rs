@@ -129,7 +129,7 @@ fn clients_that_never_read_cost_bounded_memory() {
     let server = EchoServer::with_workers(2);
     let regular = RegularClient::start(server.address(), Retry::Never);
     let before = reset_peak_memory();
-    // whole responses, which nobody reads
+    // whole responses that are never read
     let request = format!("GET /big/{RESPONSE_BYTES} HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut unread = Vec::new();
     for _ in 0..RESPONSES {
@@ -140,7 +140,7 @@ fn clients_that_never_read_cost_bounded_memory() {
         assert!(arrived(&streams[0]), "after {evicted} evictions");
         unread.append(&mut streams);
     }
-    // and pipelines of requests whose responses nobody reads
+    // and pipelines of requests whose responses are never read
     let mut pipelines = open_many(server.address(), 50, b"");
     let requests = HEALTH.repeat(100);
     for stream in &pipelines {
