@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::client::Reply;
-use crate::delayed::Delayed;
+use crate::fake_delayed_events::FakeDelayedEvents;
 use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::Service;
@@ -19,15 +19,18 @@ use crate::stage::{Stage, User};
 /// A [`Stage`] whose homeserver also has a client-server API with delayed events.
 pub(crate) struct CallStage {
     pub(crate) stage: Stage,
-    pub(crate) delayed: Delayed,
+    pub(crate) delayed: FakeDelayedEvents,
 }
 
 impl CallStage {
     pub(crate) fn start() -> Self {
-        Self::start_with(Delayed::start(), |settings| settings)
+        Self::start_with(FakeDelayedEvents::start(), |settings| settings)
     }
 
-    pub(crate) fn start_with(delayed: Delayed, change: impl FnOnce(Settings) -> Settings) -> Self {
+    pub(crate) fn start_with(
+        delayed: FakeDelayedEvents,
+        change: impl FnOnce(Settings) -> Settings,
+    ) -> Self {
         let homeserver = Homeserver::honest();
         let name = homeserver.name().to_owned();
         let overrides = format!("{name}={}", delayed.url());

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
 use crate::client::{Reply, raw};
-use crate::delayed::Delayed;
+use crate::fake_delayed_events::FakeDelayedEvents;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::{KEY, NEVER_LOGGED, SECRET, Settings};
@@ -146,7 +146,7 @@ fn nobody_but_the_sfu_can_end_a_call() {
 fn every_key_that_we_know_signs_webhooks() {
     let second = format!("{NEVER_LOGGED}-second-secret-of-enough-length");
     let keys = format!("{KEY}: {SECRET}, APIsecond: {second}");
-    let calls = CallStage::start_with(Delayed::start(), |settings: Settings| {
+    let calls = CallStage::start_with(FakeDelayedEvents::start(), |settings: Settings| {
         settings
             .unset("LIVEKIT_KEY")
             .unset("LIVEKIT_SECRET")

@@ -1,23 +1,24 @@
-//! Who may hand us a leave, and what the others are told.
+//! Requests to delegate a leave, and why they are refused.
 
 use serde_json::{Value, json};
 
 use crate::call::{CallStage, post_webhook};
-use crate::delayed::{Answer, Delayed};
+use crate::fake_delayed_events::{DelayedReply, FakeDelayedEvents};
 use crate::sfu::Conduct;
 use crate::stage::{LOOPBACK, Stage, User};
 
+/// A delay in milliseconds that does not end during a test.
 const LONG: u64 = 3_600_000;
 
-fn delayed(mut body: Value) -> Value {
+fn with_delay(mut body: Value) -> Value {
     body["delay_id"] = json!("syd_1");
     body["delay_timeout"] = json!(LONG);
     body
 }
 
-/// What each endpoint says to a user who hands over their leave.
+/// The verdicts of the three endpoints on a user's delegation.
 fn verdicts(stage: &Stage, user: impl Fn() -> User) -> [(u16, String); 3] {
-    let post = |path, body| stage.service.post(path, &delayed(body)).verdict();
+    let post = |path, body| stage.service.post(path, &with_delay(body)).verdict();
     [
         post("/get_token", user().get_token()),
         post("/sfu/get", user().sfu_get()),
@@ -30,7 +31,7 @@ fn all(status: u16, errcode: &str) -> [(u16, String); 3] {
 }
 
 #[test]
-fn a_probe_without_a_body_finds_that_leaves_can_be_delegated() {
+fn a_request_without_a_delay_is_refused() {
     let stage = Stage::full_access();
     let reply = stage.service.request("POST", "/delegate_delayed_leave");
     assert_eq!(reply.verdict(), (400, "M_NOT_JSON".to_owned()));
@@ -44,7 +45,7 @@ fn a_probe_without_a_body_finds_that_leaves_can_be_delegated() {
 }
 
 #[test]
-fn a_stranger_keeps_their_own_leave() {
+fn users_with_restricted_access_cannot_delegate() {
     let stage = Stage::restricted();
     let [get_token, sfu_get, delegate] = verdicts(&stage, || stage.homeserver.user("alice"));
     assert_eq!(get_token, (400, "M_BAD_JSON".to_owned()));
@@ -53,53 +54,55 @@ fn a_stranger_keeps_their_own_leave() {
 }
 
 #[test]
-fn nobody_delegates_for_another() {
-    let calls = CallStage::start();
-    let stage = &calls.stage;
+fn a_user_cannot_delegate_for_another() {
+    let stage = CallStage::start();
+    let stage = &stage.stage;
     let got = verdicts(stage, || {
         stage.homeserver.user_with_unknown_token("mallory")
     });
     assert_eq!(got, all(401, "M_UNAUTHORIZED"));
-    let mut body = delayed(stage.homeserver.user("mallory").get_token());
+    let mut body = with_delay(stage.homeserver.user("mallory").get_token());
     body["member"]["claimed_user_id"] = json!(stage.homeserver.user("alice").id);
     let reply = stage.service.post("/delegate_delayed_leave", &body);
     assert_eq!(reply.verdict(), (401, "M_UNAUTHORIZED".to_owned()));
 }
 
 #[test]
-fn a_homeserver_that_has_no_delayed_events_is_believed_and_no_room_is_created() {
+fn a_homeserver_without_delayed_events_is_refused_before_a_room_is_created() {
     let features = json!({"org.matrix.msc4140": false});
     let versions = json!({"versions": ["v1.11"], "unstable_features": features});
-    let no = Answer::Says("200 OK", "", versions);
-    let calls = CallStage::start_with(Delayed::saying(no), |settings| settings);
+    let no = DelayedReply::Send("200 OK", "", versions);
+    let calls = CallStage::start_with(FakeDelayedEvents::with_versions(no), |settings| settings);
     let stage = &calls.stage;
     let got = verdicts(stage, || stage.homeserver.user("alice"));
     assert_eq!(got, all(400, "M_BAD_JSON"));
-    assert!(calls.sfu().calls().is_empty());
+    assert!(stage.sfu.calls().is_empty());
     stage.service.wait_for_words(&["refused", "MSC4140"]);
-    // and without their leave they get in
+    // without a leave there is a token
     assert_eq!(stage.get_token(&stage.homeserver.user("alice")).status, 200);
 }
 
 #[test]
-fn a_homeserver_that_does_not_say_what_it_has_is_given_the_benefit_of_the_doubt() {
+fn a_homeserver_without_a_valid_versions_response_is_accepted() {
     for versions in [
-        Answer::Says("404 Not Found", "", json!({})),
-        Answer::Says("200 OK", "", json!({"versions": ["v1.11"]})),
-        Answer::Says("200 OK", "", json!("odd")),
-        Answer::Says("500 Internal Server Error", "", json!({})),
+        DelayedReply::Send("404 Not Found", "", json!({})),
+        DelayedReply::Send("200 OK", "", json!({"versions": ["v1.11"]})),
+        DelayedReply::Send("200 OK", "", json!("text")),
+        DelayedReply::Send("500 Internal Server Error", "", json!({})),
     ] {
-        let calls = CallStage::start_with(Delayed::saying(versions), |settings| settings);
-        let alice = calls.new_member();
-        calls.join(&alice, "syd_1", LONG);
-        calls.send_webhook("participant_joined", &alice, "PA_1");
-        calls.delayed.wait_for(1, "restart", "syd_1");
+        let stage = CallStage::start_with(FakeDelayedEvents::with_versions(versions), |settings| {
+            settings
+        });
+        let alice = stage.new_member();
+        stage.join(&alice, "syd_1", LONG);
+        stage.send_webhook("participant_joined", &alice, "PA_1");
+        stage.delayed.wait_for(1, "restart", "syd_1");
     }
 }
 
 #[test]
-fn a_homeserver_whose_client_side_is_nowhere_gets_its_leaves_back_before_a_room_is_created() {
-    // the fake speaks federation only, and says 404 to its client well-known
+fn a_homeserver_without_client_api_is_refused_before_a_room_is_created() {
+    // this fake has no client-server API, and no well-known file for it
     let stage = Stage::full_access_with(Conduct::Serves, |settings| {
         settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
     });
@@ -109,11 +112,11 @@ fn a_homeserver_whose_client_side_is_nowhere_gets_its_leaves_back_before_a_room_
 }
 
 #[test]
-fn a_user_has_a_hundred_leaves_and_others_are_not_kept_from_theirs() {
-    let calls = CallStage::start();
+fn a_user_has_at_most_a_hundred_leaves() {
+    let stage = CallStage::start();
     let delegate = |n: u32| {
-        let alice = calls.member_of("alice", &format!("member{n}"));
-        calls.delegate(&alice, &format!("syd_{n}"), LONG)
+        let alice = stage.member_of("alice", &format!("member{n}"));
+        stage.delegate(&alice, &format!("syd_{n}"), LONG)
     };
     for n in 0..100 {
         assert_eq!(delegate(n).status, 200, "{n}");
@@ -121,54 +124,54 @@ fn a_user_has_a_hundred_leaves_and_others_are_not_kept_from_theirs() {
     let reply = delegate(100);
     assert_eq!(reply.verdict(), (429, "M_LIMIT_EXCEEDED".to_owned()));
     assert!(reply.header("retry-after").is_some());
-    // one more time for a leave that is there
+    // a leave that exists can be replaced
     assert_eq!(delegate(7).status, 200);
-    let alice = calls.member_of("alice", "member101");
+    let alice = stage.member_of("alice", "member101");
     let body = alice.body("syd_101", json!(LONG));
-    let reply = calls.service().post("/get_token", &body);
+    let reply = stage.service().post("/get_token", &body);
     assert_eq!(reply.verdict(), (400, "M_BAD_JSON".to_owned()));
-    let bob = calls.new_member();
-    assert_eq!(calls.delegate(&bob, "syd_bob", LONG).status, 200);
+    let bob = stage.new_member();
+    assert_eq!(stage.delegate(&bob, "syd_bob", LONG).status, 200);
 }
 
 #[test]
-fn the_log_tells_a_leaves_story_by_its_name() {
-    let calls = CallStage::start();
-    let alice = calls.new_member();
-    calls.join(&alice, "syd_1", LONG);
-    let line = calls.service().wait_for_words(&["token issued", "leave="]);
+fn log_lines_of_a_leave_have_its_id() {
+    let stage = CallStage::start();
+    let alice = stage.new_member();
+    stage.join(&alice, "syd_1", LONG);
+    let line = stage.service().wait_for_words(&["token issued", "leave="]);
     let (_, rest) = line.split_once("leave=").unwrap();
     let name = format!("leave={}", &rest[..8]);
     assert!(name[6..].bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
-    calls.send_webhook("participant_joined", &alice, "PA_1");
-    calls
+    stage.send_webhook("participant_joined", &alice, "PA_1");
+    stage
         .service()
         .wait_for_words(&["leave call finished", "call=restart", &name]);
-    calls.send_webhook_with_reason("participant_left", &alice, "PA_1", "CLIENT_INITIATED");
-    calls.service().wait_for_words(&["leave sent", &name]);
+    stage.send_webhook_with_reason("participant_left", &alice, "PA_1", "CLIENT_INITIATED");
+    stage.service().wait_for_words(&["leave sent", &name]);
     for words in [
         ["token issued", name.as_str()],
         ["connected", &name],
         ["disconnected", "CLIENT_INITIATED"],
     ] {
-        calls.service().wait_for_words(&words);
+        stage.service().wait_for_words(&words);
     }
 }
 
 #[test]
-fn a_webhook_of_nobody_who_has_a_leave_is_heard_all_the_same() {
-    let calls = CallStage::start();
-    let stranger = calls.new_member();
+fn webhooks_about_other_participants_are_accepted() {
+    let stage = CallStage::start();
+    let other = stage.new_member();
     for event in [
         "participant_joined",
         "participant_left",
         "room_finished",
         "track_published",
     ] {
-        calls.send_webhook(event, &stranger, "PA_1");
+        stage.send_webhook(event, &other, "PA_1");
     }
-    let odd = json!({"event": "egress_started", "id": "EV_odd"});
-    let reply = post_webhook(calls.service(), odd.to_string().as_bytes());
+    let unknown = json!({"event": "egress_started", "id": "EV_unknown"});
+    let reply = post_webhook(stage.service(), unknown.to_string().as_bytes());
     assert_eq!(reply.status, 200);
-    assert_eq!(calls.service().request("GET", "/sfu_webhook").status, 405);
+    assert_eq!(stage.service().request("GET", "/sfu_webhook").status, 405);
 }
