@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::appservice_homeserver::{Answer, Beside, says};
 use crate::appservice_reload;
+use crate::appservice_stage::{AppServiceStage, FakeResponse, json_response};
 use crate::process::{Exit, run_to_exit};
 
 /// For all of it, where a homeserver does not answer and every budget is used up.
 const IN_TIME: Duration = Duration::from_secs(180);
 
-/// Beside a homeserver that answers as Synapse does.
-fn well() -> Beside {
-    let beside = appservice_reload::start();
+/// AppServiceStage a homeserver that answers as Synapse does.
+fn well() -> AppServiceStage {
+    let stage = appservice_reload::start();
     let error = |errcode: &str| json!({ "errcode": errcode, "error": "never-logged" });
     for (end, status, body) in [
         (
@@ -45,13 +45,13 @@ fn well() -> Beside {
             json!({ "duration_ms": 7 }),
         ),
     ] {
-        beside.answers(end, says(status, &body));
+        stage.set_response(end, json_response(status, &body));
     }
-    beside
+    stage
 }
 
-fn doctor(beside: &Beside) -> Exit {
-    let exit = run_to_exit(&["doctor"], &beside.settings);
+fn doctor(stage: &AppServiceStage) -> Exit {
+    let exit = run_to_exit(&["doctor"], &stage.settings);
     assert!(!exit.stdout.contains("never-logged"), "{exit:?}");
     exit
 }
@@ -65,8 +65,8 @@ fn expect(exit: &Exit, what: &str, verdict: &str, words: &str) {
 
 #[test]
 fn where_all_is_wired_rightly_nothing_fails() {
-    let beside = well();
-    let exit = doctor(&beside);
+    let stage = well();
+    let exit = doctor(&stage);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for (what, words) in [
         ("homeserver", "own.example"),
@@ -80,11 +80,11 @@ fn where_all_is_wired_rightly_nothing_fails() {
     }
     assert!(!exit.stdout.contains("public URL"), "{exit:?}");
     // and that is what the service would answer, if it were asked so by a real homeserver
-    let seen = beside.seen();
+    let seen = stage.requests();
     let wish = seen.iter().find(|r| r.path().ends_with("/get_token"));
     let wish = serde_json::from_slice(&wish.unwrap().body).unwrap();
     let invalid = (400, "M_INVALID_PARAM".to_owned());
-    assert_eq!(beside.for_alice(&wish).verdict(), invalid);
+    assert_eq!(stage.request_as_alice(&wish).verdict(), invalid);
 }
 
 #[test]
@@ -258,9 +258,9 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
         ),
     ];
     for (end, status, body, what, verdict, words) in table {
-        let beside = well();
-        beside.answers(end, says(status, &body));
-        let exit = doctor(&beside);
+        let stage = well();
+        stage.set_response(end, json_response(status, &body));
+        let exit = doctor(&stage);
         expect(&exit, what, verdict, words);
         assert_eq!(exit.code, Some(i32::from(verdict == "FAIL")), "{exit:?}");
     }
@@ -269,14 +269,14 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
 #[test]
 fn a_homeserver_that_rambles_or_says_nothing_ends_in_time() {
     for answer in [
-        Answer::Hangs,
-        Answer::Closes,
-        Answer::Says("200 OK", vec![b' '; 10 << 20]),
+        FakeResponse::Hang,
+        FakeResponse::Close,
+        FakeResponse::Body("200 OK", vec![b' '; 10 << 20]),
     ] {
-        let (beside, begin) = (well(), Instant::now());
+        let (stage, begin) = (well(), Instant::now());
         for end in ["account/whoami", "appservice/doctor%27s/ping"] {
-            beside.answers(end, answer.clone());
-            let exit = doctor(&beside);
+            stage.set_response(end, answer.clone());
+            let exit = doctor(&stage);
             assert_eq!(exit.code, Some(1), "{exit:?}");
             expect(
                 &exit,
@@ -285,9 +285,9 @@ fn a_homeserver_that_rambles_or_says_nothing_ends_in_time() {
                 "http://",
             );
             // the other one next
-            beside.answers(
+            stage.set_response(
                 "account/whoami",
-                says("200 OK", &json!({ "user_id": "@livekit:own.example" })),
+                json_response("200 OK", &json!({ "user_id": "@livekit:own.example" })),
             );
         }
         assert!(begin.elapsed() < IN_TIME, "{:?}", begin.elapsed());
@@ -296,12 +296,12 @@ fn a_homeserver_that_rambles_or_says_nothing_ends_in_time() {
 
 #[test]
 fn without_the_file_nobody_knows_the_id_to_ping_by() {
-    let beside = Beside::start();
-    beside.answers(
+    let stage = AppServiceStage::start();
+    stage.set_response(
         "account/whoami",
-        says("200 OK", &json!({ "user_id": "@livekit:own.example" })),
+        json_response("200 OK", &json!({ "user_id": "@livekit:own.example" })),
     );
-    let exit = doctor(&beside);
+    let exit = doctor(&stage);
     expect(
         &exit,
         "homeserver pushes",

@@ -1,17 +1,18 @@
-//! Application-service mode among those who pose as the homeserver, users who ask for what is not theirs, and homeservers that fail.
+//! Application-service mode against impostors of the homeserver, users who request tokens of others, and failing homeservers.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::appservice_homeserver::{
-    AS_TOKEN, Answer, Beside, HS_TOKEN, SERVER_PATH, USER_PATH, bearer, of_server, of_user, relayed,
+use crate::appservice_stage::{
+    AS_TOKEN, AppServiceStage, FakeResponse, HS_TOKEN, SERVER_PATH, USER_PATH, hs_token_header,
+    origin_header, relay_response, user_header,
 };
 use crate::settings::KEY;
 
 const ALICE: &str = "@alice:own.example";
-/// What Synapse gives its application service; ours must have answered by then.
-const SYNAPSE_WAITS: Duration = Duration::from_secs(30);
+/// Time after which Synapse gives up on its application service.
+const SYNAPSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn forbidden() -> (u16, String) {
     (403, "M_FORBIDDEN".into())
@@ -22,13 +23,13 @@ fn failed() -> (u16, String) {
 }
 
 #[test]
-fn whoever_has_no_hs_token_is_nobody() {
-    let beside = Beside::start();
-    let place = beside.place();
-    let mut of_bob = place.clone();
-    of_bob["user_id"] = "@bob:b.org".into();
+fn a_request_without_the_hs_token_is_refused() {
+    let stage = AppServiceStage::start();
+    let body = stage.token_request();
+    let mut bobs_body = body.clone();
+    bobs_body["user_id"] = "@bob:b.org".into();
     let half = &HS_TOKEN[..HS_TOKEN.len() - 1];
-    for (shown, status) in [
+    for (authorization, status) in [
         (vec![], 401),
         (vec!["Authorization: Bearer".to_owned()], 401),
         (vec![format!("Authorization: {HS_TOKEN}")], 401),
@@ -37,71 +38,77 @@ fn whoever_has_no_hs_token_is_nobody() {
         (vec![format!("Authorization: Bearer {HS_TOKEN}x")], 403),
         (vec![format!("Authorization: Bearer {AS_TOKEN}")], 403),
     ] {
-        let with = |field: String| [shown.clone(), vec![field]].concat();
+        let with = |field: String| [authorization.clone(), vec![field]].concat();
         let replies = [
-            beside.post(USER_PATH, &with(of_user(ALICE)), &place),
-            beside.post(SERVER_PATH, &with(of_server("b.org")), &of_bob),
-            beside.post("/_matrix/app/v1/ping", &shown, &json!({})),
+            stage.post(USER_PATH, &with(user_header(ALICE)), &body),
+            stage.post(SERVER_PATH, &with(origin_header("b.org")), &bobs_body),
+            stage.post("/_matrix/app/v1/ping", &authorization, &json!({})),
         ];
         for reply in replies {
-            assert_eq!(reply.status, status, "{shown:?} {reply:?}");
+            assert_eq!(reply.status, status, "{authorization:?} {reply:?}");
         }
     }
-    let twice = [bearer(), bearer(), of_user(ALICE)];
-    assert_eq!(beside.post(USER_PATH, &twice, &place).status, 401);
-    let ours = format!("{USER_PATH}?access_token={HS_TOKEN}");
-    assert_eq!(beside.post(&ours, &[of_user(ALICE)], &place).status, 401);
-    assert!(beside.seen().is_empty() && beside.sfu.calls().is_empty());
+    let twice = [hs_token_header(), hs_token_header(), user_header(ALICE)];
+    assert_eq!(stage.post(USER_PATH, &twice, &body).status, 401);
+    let in_query = format!("{USER_PATH}?access_token={HS_TOKEN}");
+    assert_eq!(
+        stage.post(&in_query, &[user_header(ALICE)], &body).status,
+        401
+    );
+    assert!(stage.requests().is_empty() && stage.sfu.calls().is_empty());
 }
 
 #[test]
-fn each_path_takes_the_name_of_its_own_kind_and_only_one() {
-    let beside = Beside::start();
-    let (alice, b) = (of_user(ALICE), of_server("b.org"));
-    for (path, names) in [
+fn each_path_requires_its_own_identity_header_once() {
+    let stage = AppServiceStage::start();
+    let (alice, b_org) = (user_header(ALICE), origin_header("b.org"));
+    for (path, identities) in [
         (USER_PATH, vec![]),
-        (USER_PATH, vec![b.clone()]),
-        (USER_PATH, vec![alice.clone(), b.clone()]),
+        (USER_PATH, vec![b_org.clone()]),
+        (USER_PATH, vec![alice.clone(), b_org.clone()]),
         (USER_PATH, vec![alice.clone(), alice.clone()]),
-        (USER_PATH, vec![of_user("@alice:other.example")]),
-        (USER_PATH, vec![of_user("alice")]),
-        (USER_PATH, vec![of_user("")]),
+        (USER_PATH, vec![user_header("@alice:other.example")]),
+        (USER_PATH, vec![user_header("alice")]),
+        (USER_PATH, vec![user_header("")]),
         (SERVER_PATH, vec![]),
         (SERVER_PATH, vec![alice.clone()]),
-        (SERVER_PATH, vec![alice.clone(), b.clone()]),
-        (SERVER_PATH, vec![b.clone(), of_server("c.org")]),
-        (SERVER_PATH, vec![of_server("own.example")]),
-        (SERVER_PATH, vec![of_server("127.1")]),
+        (SERVER_PATH, vec![alice.clone(), b_org.clone()]),
+        (SERVER_PATH, vec![b_org.clone(), origin_header("c.org")]),
+        (SERVER_PATH, vec![origin_header("own.example")]),
+        (SERVER_PATH, vec![origin_header("127.1")]),
     ] {
-        let fields = [vec![bearer()], names].concat();
+        let fields = [vec![hs_token_header()], identities].concat();
         for user in [ALICE, "@bob:b.org"] {
-            let mut body = beside.place();
+            let mut body = stage.token_request();
             body["user_id"] = user.into();
-            let reply = beside.post(path, &fields, &body);
+            let reply = stage.post(path, &fields, &body);
             assert_eq!(reply.verdict(), forbidden(), "{path} {fields:?}");
         }
     }
-    assert!(beside.seen().is_empty() && beside.sfu.calls().is_empty());
+    assert!(stage.requests().is_empty() && stage.sfu.calls().is_empty());
 }
 
 #[test]
-fn a_token_is_for_the_one_who_asks_and_for_our_sfu() {
-    let beside = Beside::start();
-    let mut body = beside.place();
+fn a_token_is_for_the_authenticated_user_and_the_local_sfu() {
+    let stage = AppServiceStage::start();
+    let mut body = stage.token_request();
     body["user_id"] = "@victim:own.example".into();
-    let alice = crate::jwt::claims(&beside.for_alice(&body).jwt(), crate::settings::SECRET);
+    let alice = crate::jwt::claims(
+        &stage.request_as_alice(&body).jwt(),
+        crate::settings::SECRET,
+    );
     let plain = crate::jwt::claims(
-        &beside.for_alice(&beside.place()).jwt(),
+        &stage.request_as_alice(&stage.token_request()).jwt(),
         crate::settings::SECRET,
     );
     assert_eq!((&alice["sub"], &alice["iss"]), (&plain["sub"], &json!(KEY)));
     assert_eq!(alice["video"]["canPublish"], true);
-    let bob = beside.for_server("b.org", "@bob:b.org").jwt();
+    let bob = stage.request_from_server("b.org", "@bob:b.org").jwt();
     let bob = crate::jwt::claims(&bob, crate::settings::SECRET);
     assert_ne!(bob["sub"], alice["sub"]);
-    for (claims, may_publish) in [(&alice, true), (&bob, false)] {
+    for (claims, can_publish) in [(&alice, true), (&bob, false)] {
         let video = &claims["video"];
-        assert_eq!(video["canPublish"], may_publish);
+        assert_eq!(video["canPublish"], can_publish);
         assert_eq!(
             (&video["roomCreate"], &video["hidden"]),
             (&json!(false), &json!(false))
@@ -117,7 +124,7 @@ fn a_token_is_for_the_one_who_asks_and_for_our_sfu() {
         ("b.org", "@bob:B.org"),
     ] {
         assert_eq!(
-            beside.for_server(origin, user).verdict(),
+            stage.request_from_server(origin, user).verdict(),
             forbidden(),
             "{origin} {user}"
         );
@@ -128,16 +135,16 @@ fn a_token_is_for_the_one_who_asks_and_for_our_sfu() {
         "http://127.0.0.1:1",
         "javascript:x",
     ] {
-        let mut body = beside.place();
+        let mut body = stage.token_request();
         body["url"] = url.into();
         let invalid = (400, "M_INVALID_PARAM".to_owned());
-        assert_eq!(beside.for_alice(&body).verdict(), invalid, "{url}");
+        assert_eq!(stage.request_as_alice(&body).verdict(), invalid, "{url}");
     }
 }
 
 #[test]
-fn an_ill_formed_wish_reaches_nobody() {
-    let beside = Beside::start();
+fn a_malformed_request_causes_no_call() {
+    let stage = AppServiceStage::start();
     for (name, value) in [
         ("room_id", json!("..")),
         ("room_id", json!("!a/../../b")),
@@ -148,46 +155,46 @@ fn an_ill_formed_wish_reaches_nobody() {
         ("server_name", json!("127.1")),
         ("server_name", json!(["b.org"])),
     ] {
-        let mut body = beside.place();
+        let mut body = stage.token_request();
         body[name] = value;
         assert_eq!(
-            beside.for_alice(&body).verdict(),
+            stage.request_as_alice(&body).verdict(),
             (400, "M_BAD_JSON".into()),
             "{body}"
         );
     }
-    assert!(beside.seen().is_empty());
+    assert!(stage.requests().is_empty());
 }
 
 #[test]
-fn another_s_service_is_asked_for_its_sfu_but_never_our_own_homeserver() {
-    let beside = Beside::start();
-    let mut body = beside.place();
+fn a_request_for_another_server_is_relayed_and_one_for_the_local_server_is_not() {
+    let stage = AppServiceStage::start();
+    let mut body = stage.token_request();
     body["server_name"] = "own.example".into();
-    assert_eq!(beside.for_alice(&body).status, 200);
-    assert_eq!(beside.relayed(), 0);
+    assert_eq!(stage.request_as_alice(&body).status, 200);
+    assert_eq!(stage.relay_calls(), 0);
     body["server_name"] = "b.org".into();
     body["url"] = "wss://sfu.b.org".into();
-    assert_eq!(beside.for_alice(&body).jwt(), "a.b.c");
-    let seen = beside.seen();
-    let sent = seen
+    assert_eq!(stage.request_as_alice(&body).jwt(), "a.b.c");
+    let requests = stage.requests();
+    let relayed = requests
         .iter()
         .find(|request| request.path().ends_with("/fed_proxy"))
         .unwrap();
-    let sent: serde_json::Value = serde_json::from_slice(&sent.body).unwrap();
+    let relayed: serde_json::Value = serde_json::from_slice(&relayed.body).unwrap();
     assert_eq!(
-        (&sent["destination"], &sent["path"]),
+        (&relayed["destination"], &relayed["path"]),
         (&json!("b.org"), &json!(SERVER_PATH))
     );
-    assert_eq!(sent["body"]["user_id"], ALICE);
-    assert_eq!(sent["body"]["url"], "wss://sfu.b.org");
-    assert_eq!(beside.sfu.calls().len(), 1, "no room for another's SFU");
+    assert_eq!(relayed["body"]["user_id"], ALICE);
+    assert_eq!(relayed["body"]["url"], "wss://sfu.b.org");
+    assert_eq!(stage.sfu.calls().len(), 1, "no local room for another SFU");
 }
 
 #[test]
-fn what_another_homeserver_answers_is_passed_on_as_two_refusals_or_as_a_failure() {
-    let beside = Beside::start();
-    let mut body = beside.place();
+fn responses_of_another_homeserver_become_one_of_two_refusals_or_a_failure() {
+    let stage = AppServiceStage::start();
+    let mut body = stage.token_request();
     body["server_name"] = "b.org".into();
     let refusal = |errcode: &str| json!({ "errcode": errcode, "error": "never repeated" });
     let megabytes = format!(
@@ -195,29 +202,35 @@ fn what_another_homeserver_answers_is_passed_on_as_two_refusals_or_as_a_failure(
         "a".repeat(10 << 20)
     );
     let invalid = (400, "M_INVALID_PARAM".to_owned());
-    for (answer, expected) in [
-        (relayed(403, &refusal("M_FORBIDDEN")), forbidden()),
-        (relayed(400, &refusal("M_INVALID_PARAM")), invalid),
-        (relayed(500, &refusal("M_UNKNOWN")), failed()),
-        (relayed(404, &refusal("M_UNRECOGNIZED")), failed()),
-        (relayed(401, &refusal("M_FORBIDDEN")), failed()),
-        (relayed(200, &json!(null)), failed()),
-        (relayed(200, &json!({ "jwt": "a\"b" })), failed()),
-        (Answer::Says("200 OK", b"<html>".to_vec()), failed()),
-        (Answer::Says("200 OK", megabytes.into_bytes()), failed()),
-        (Answer::Says("502 Bad Gateway", b"{}".to_vec()), failed()),
+    for (response, expected) in [
+        (relay_response(403, &refusal("M_FORBIDDEN")), forbidden()),
+        (relay_response(400, &refusal("M_INVALID_PARAM")), invalid),
+        (relay_response(500, &refusal("M_UNKNOWN")), failed()),
+        (relay_response(404, &refusal("M_UNRECOGNIZED")), failed()),
+        (relay_response(401, &refusal("M_FORBIDDEN")), failed()),
+        (relay_response(200, &json!(null)), failed()),
+        (relay_response(200, &json!({ "jwt": "a\"b" })), failed()),
+        (FakeResponse::Body("200 OK", b"<html>".to_vec()), failed()),
         (
-            Answer::Says("404 Not Found", br#"{"errcode":"M_UNRECOGNIZED"}"#.to_vec()),
+            FakeResponse::Body("200 OK", megabytes.into_bytes()),
             failed(),
         ),
-        (Answer::Closes, failed()),
-        (Answer::Hangs, failed()),
+        (
+            FakeResponse::Body("502 Bad Gateway", b"{}".to_vec()),
+            failed(),
+        ),
+        (
+            FakeResponse::Body("404 Not Found", br#"{"errcode":"M_UNRECOGNIZED"}"#.to_vec()),
+            failed(),
+        ),
+        (FakeResponse::Close, failed()),
+        (FakeResponse::Hang, failed()),
     ] {
-        beside.relays(answer);
-        let before = Instant::now();
-        let reply = beside.for_alice(&body);
+        stage.set_relay_response(response);
+        let start = Instant::now();
+        let reply = stage.request_as_alice(&body);
         assert_eq!(reply.verdict(), expected);
-        assert!(before.elapsed() < SYNAPSE_WAITS, "{:?}", before.elapsed());
+        assert!(start.elapsed() < SYNAPSE_TIMEOUT, "{:?}", start.elapsed());
         assert!(
             !String::from_utf8_lossy(&reply.body).contains("repeated"),
             "{reply:?}"
@@ -226,61 +239,68 @@ fn what_another_homeserver_answers_is_passed_on_as_two_refusals_or_as_a_failure(
 }
 
 #[test]
-fn a_homeserver_that_does_not_say_lets_nobody_in() {
-    let beside = Beside::start();
-    for (number, answer) in [
-        Answer::Says("500 Broken", b"{}".to_vec()),
-        Answer::Says("200 OK", b"{}".to_vec()),
-        Answer::Says("200 OK", br#"{"joined":"true"}"#.to_vec()),
-        Answer::Says("403 Forbidden", br#"{"errcode":"M_FORBIDDEN"}"#.to_vec()),
-        Answer::Says("200 OK", vec![b' '; 10 << 20]),
-        Answer::Closes,
-        Answer::Hangs,
+fn no_token_is_issued_without_a_membership_response() {
+    let stage = AppServiceStage::start();
+    for (number, response) in [
+        FakeResponse::Body("500 Broken", b"{}".to_vec()),
+        FakeResponse::Body("200 OK", b"{}".to_vec()),
+        FakeResponse::Body("200 OK", br#"{"joined":"true"}"#.to_vec()),
+        FakeResponse::Body("403 Forbidden", br#"{"errcode":"M_FORBIDDEN"}"#.to_vec()),
+        FakeResponse::Body("200 OK", vec![b' '; 10 << 20]),
+        FakeResponse::Close,
+        FakeResponse::Hang,
     ]
     .into_iter()
     .enumerate()
     {
-        beside.memberships(answer);
-        let mut body = beside.place();
+        stage.set_membership_response(response);
+        let mut body = stage.token_request();
         body["room_id"] = format!("!{number}:own.example").into();
-        let before = Instant::now();
-        assert_eq!(beside.for_alice(&body).verdict(), failed(), "{number}");
-        assert!(before.elapsed() < SYNAPSE_WAITS);
+        let start = Instant::now();
+        assert_eq!(
+            stage.request_as_alice(&body).verdict(),
+            failed(),
+            "{number}"
+        );
+        assert!(start.elapsed() < SYNAPSE_TIMEOUT);
     }
-    beside.memberships(Answer::Says("200 OK", br#"{"joined":false}"#.to_vec()));
-    assert_eq!(beside.for_alice(&beside.place()).verdict(), forbidden());
+    stage.set_joined(false);
     assert_eq!(
-        beside.for_server("b.org", "@bob:b.org").verdict(),
+        stage.request_as_alice(&stage.token_request()).verdict(),
         forbidden()
     );
-    assert!(beside.sfu.calls().is_empty(), "no room for nobody");
+    assert_eq!(
+        stage.request_from_server("b.org", "@bob:b.org").verdict(),
+        forbidden()
+    );
+    assert!(stage.sfu.calls().is_empty(), "no room is created");
 }
 
 #[test]
-fn another_server_s_fault_is_told_as_such_and_only_our_homeserver_s_own_is_an_error() {
-    let beside = Beside::start();
-    let mut body = beside.place();
+fn faults_of_other_servers_are_logged_as_info_and_those_of_the_homeserver_as_errors() {
+    let stage = AppServiceStage::start();
+    let mut body = stage.token_request();
     body["server_name"] = "b.org".into();
-    for (answer, cause) in [
-        (Answer::Says("200 OK", vec![b' '; 10 << 20]), "larger"),
+    for (response, cause) in [
+        (FakeResponse::Body("200 OK", vec![b' '; 10 << 20]), "larger"),
         (
-            Answer::Says("200 OK", b"[[[[".to_vec()),
+            FakeResponse::Body("200 OK", b"[[[[".to_vec()),
             "unexpected response",
         ),
         (
-            relayed(429, &json!({ "errcode": "M_LIMIT_EXCEEDED" })),
+            relay_response(429, &json!({ "errcode": "M_LIMIT_EXCEEDED" })),
             "429",
         ),
     ] {
-        beside.relays(answer);
-        assert_eq!(beside.for_alice(&body).verdict(), failed());
-        let told = ["level=info", ALICE, "the service of b.org", cause];
-        beside.service.wait_for_words(&told);
+        stage.set_relay_response(response);
+        assert_eq!(stage.request_as_alice(&body).verdict(), failed());
+        let words = ["level=info", ALICE, "the service of b.org", cause];
+        stage.service.wait_for_words(&words);
     }
-    assert!(!beside.service.log().contains("level=error"));
-    beside.relays(Answer::Closes);
-    assert_eq!(beside.for_alice(&body).verdict(), failed());
-    beside
+    assert!(!stage.service.log().contains("level=error"));
+    stage.set_relay_response(FakeResponse::Close);
+    assert_eq!(stage.request_as_alice(&body).verdict(), failed());
+    stage
         .service
         .wait_for_words(&["level=error", "LIVEKIT_HS_URL"]);
 }

@@ -1,4 +1,4 @@
-//! A meeting across homeservers begins: all users of one want the SFU of the other at once, and get it, whatever other servers do.
+//! The start of a meeting across homeservers: many users request tokens at once, and slow servers do not delay the others.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -8,177 +8,194 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::appservice_homeserver::{
-    Answer, Beside, HS_TOKEN, SERVER_PATH, USER_PATH, bearer, of_server, of_user, relayed, says,
+use crate::appservice_stage::{
+    AppServiceStage, FakeResponse, HS_TOKEN, SERVER_PATH, USER_PATH, hs_token_header,
+    json_response, origin_header, relay_response, user_header,
 };
 use crate::client::{Address, Reply};
 use crate::process::Service;
 
-/// Those who come.
-const TOGETHER: usize = 30;
-/// Longer than anything here may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Concurrent requests.
+const CONCURRENT: usize = 30;
+/// Longer than anything here takes on a slow machine.
+const DEADLINE: Duration = Duration::from_secs(30);
 
-fn after(ms: u64, answer: Answer) -> Answer {
-    Answer::Late(Duration::from_millis(ms), Box::new(answer))
+fn delayed(ms: u64, response: FakeResponse) -> FakeResponse {
+    FakeResponse::Delayed(Duration::from_millis(ms), Box::new(response))
 }
 
-/// How often each status comes, when so many ask all at once.
-fn all_at_once(count: usize, ask: impl Fn(usize) -> Reply + Sync) -> Vec<u16> {
-    let together = Barrier::new(count);
+/// Sends requests at the same time. Returns the statuses other than 200.
+fn send_concurrently(count: usize, send: impl Fn(usize) -> Reply + Sync) -> Vec<u16> {
+    let start = Barrier::new(count);
     thread::scope(|scope| {
-        let asking: Vec<_> = (0..count)
+        let threads: Vec<_> = (0..count)
             .map(|number| {
-                let (together, ask) = (&together, &ask);
+                let (start, send) = (&start, &send);
                 scope.spawn(move || {
-                    together.wait();
-                    ask(number).status
+                    start.wait();
+                    send(number).status
                 })
             })
             .collect();
-        let statuses = asking.into_iter().map(|asks| asks.join().unwrap());
+        let statuses = threads.into_iter().map(|thread| thread.join().unwrap());
         statuses.filter(|status| *status != 200).collect()
     })
 }
 
-fn local(beside: &Beside, number: usize, body: &Value) -> Reply {
+fn request_as_local_user(stage: &AppServiceStage, number: usize, body: &Value) -> Reply {
     let user = format!("@u{number}:own.example");
-    beside.post(USER_PATH, &[bearer(), of_user(&user)], body)
+    stage.post(USER_PATH, &[hs_token_header(), user_header(&user)], body)
 }
 
-fn wish_at(beside: &Beside, server: &str) -> Value {
-    let mut body = beside.place();
+fn request_for_server(stage: &AppServiceStage, server: &str) -> Value {
+    let mut body = stage.token_request();
     body["server_name"] = server.into();
     body
 }
 
 #[test]
-fn our_users_get_tokens_for_another_server_s_sfu_together() {
-    for both_doors in [false, true] {
-        let beside = Beside::start_with(|settings| match both_doors {
+fn concurrent_requests_for_another_servers_sfu_all_succeed() {
+    for both_modes in [false, true] {
+        let stage = AppServiceStage::start_with(|settings| match both_modes {
             true => settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", "elsewhere.example"),
             false => settings,
         });
-        beside.relays(after(300, relayed(200, &json!({ "jwt": "a.b.c" }))));
-        let body = wish_at(&beside, "b.org");
-        let refused = all_at_once(TOGETHER, |number| local(&beside, number, &body));
-        assert!(refused.is_empty(), "{both_doors} {refused:?}");
+        stage.set_relay_response(delayed(
+            300,
+            relay_response(200, &json!({ "jwt": "a.b.c" })),
+        ));
+        let body = request_for_server(&stage, "b.org");
+        let refused = send_concurrently(CONCURRENT, |number| {
+            request_as_local_user(&stage, number, &body)
+        });
+        assert!(refused.is_empty(), "{both_modes} {refused:?}");
     }
 }
 
 #[test]
-fn another_server_s_users_get_tokens_for_our_sfu_together() {
-    let beside = Beside::start();
-    beside.memberships(after(100, says("200 OK", &json!({ "joined": true }))));
-    let refused = all_at_once(TOGETHER, |number| {
-        beside.for_server("b.org", &format!("@u{number}:b.org"))
+fn concurrent_requests_of_another_servers_users_all_succeed() {
+    let stage = AppServiceStage::start();
+    stage.set_membership_response(delayed(
+        100,
+        json_response("200 OK", &json!({ "joined": true })),
+    ));
+    let refused = send_concurrently(CONCURRENT, |number| {
+        stage.request_from_server("b.org", &format!("@u{number}:b.org"))
     });
     assert!(refused.is_empty(), "{refused:?}");
 }
 
-/// The gate has room for 32 requests of one address at once, and more users than that have one homeserver.
+/// The server accepts 32 concurrent requests of one address. A homeserver has more users than that.
 #[test]
-fn the_homeserver_s_address_is_not_charged_for_its_users_but_whoever_poses_as_it_is() {
-    let beside = Beside::start();
-    beside.memberships(after(1000, says("200 OK", &json!({ "joined": true }))));
-    let ask = |number: usize, token: &str| {
+fn the_limit_of_an_address_does_not_apply_to_the_homeserver() {
+    let stage = AppServiceStage::start();
+    stage.set_membership_response(delayed(
+        1000,
+        json_response("200 OK", &json!({ "joined": true })),
+    ));
+    let request = |number: usize, token: &str| {
         let fields = [
             format!("Authorization: Bearer {token}"),
-            of_user(&format!("@u{number}:own.example")),
+            user_header(&format!("@u{number}:own.example")),
             "X-Forwarded-For: 1.2.3.4".to_owned(),
         ];
-        beside.post(USER_PATH, &fields, &beside.place())
+        stage.post(USER_PATH, &fields, &stage.token_request())
     };
-    let refused = all_at_once(48, |number| ask(number, HS_TOKEN));
+    let refused = send_concurrently(48, |number| request(number, HS_TOKEN));
     assert!(refused.is_empty(), "{refused:?}");
-    assert_eq!(ask(0, "another").status, 403);
+    assert_eq!(request(0, "another").status, 403);
 }
 
-/// Sends wishes, for whose answers nobody waits: they end with these connections.
-fn wishes(beside: &Beside, count: usize, server: impl Fn(usize) -> String) -> Vec<TcpStream> {
-    let Address::Tcp(address) = beside.service.address() else {
+/// Posts a body without waiting for the response. The request is in progress until the connection is dropped.
+fn post_without_waiting(
+    stage: &AppServiceStage,
+    path: &str,
+    fields: [String; 2],
+    body: &Value,
+) -> TcpStream {
+    let Address::Tcp(address) = stage.service.address() else {
         panic!("not on TCP")
     };
-    (0..count)
-        .map(|number| {
-            let body = wish_at(beside, &server(number)).to_string();
-            let (bearer, user) = (bearer(), of_user(&format!("@m{number}:own.example")));
-            let length = body.len();
-            let mut stream = TcpStream::connect(address).unwrap();
-            write!(
-                stream,
-                "POST {USER_PATH} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n{user}\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
-            .unwrap();
-            stream
-        })
-        .collect()
+    let (fields, body) = (fields.join("\r\n"), body.to_string());
+    let length = body.len();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    stream
 }
 
-/// Waits until so many were refused for want of a place.
+/// Starts requests of local users for the SFUs of other servers.
+fn start_relayed_requests(
+    stage: &AppServiceStage,
+    count: usize,
+    server: impl Fn(usize) -> String,
+) -> Vec<TcpStream> {
+    let requests = (0..count).map(|number| {
+        let user = user_header(&format!("@m{number}:own.example"));
+        let body = request_for_server(stage, &server(number));
+        post_without_waiting(stage, USER_PATH, [hs_token_header(), user], &body)
+    });
+    requests.collect()
+}
+
+/// Waits until this number of requests were refused for lack of a permit.
 fn wait_for_refusals(service: &Service, count: usize) {
-    let begin = Instant::now();
+    let start = Instant::now();
     while service.log().matches("no permit available").count() < count {
-        assert!(begin.elapsed() < PATIENCE, "{}", service.log());
+        assert!(start.elapsed() < DEADLINE, "{}", service.log());
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn servers_that_hang_leave_places_for_our_own_sfu() {
-    let beside = Beside::start();
-    beside.relays(Answer::Hangs);
-    // of 56 places, 42 are for wishes like these
-    let _hanging = wishes(&beside, 56, |number| format!("e{}.org", number % 14));
-    wait_for_refusals(&beside.service, 56 - 42);
-    let refused = all_at_once(20, |number| local(&beside, number, &beside.place()));
+fn hanging_servers_leave_permits_for_the_local_sfu() {
+    let stage = AppServiceStage::start();
+    stage.set_relay_response(FakeResponse::Hang);
+    // of 56 permits, 42 are for relayed requests
+    let _hanging = start_relayed_requests(&stage, 56, |number| format!("e{}.org", number % 14));
+    wait_for_refusals(&stage.service, 56 - 42);
+    let refused = send_concurrently(20, |number| {
+        request_as_local_user(&stage, number, &stage.token_request())
+    });
     assert!(refused.is_empty(), "{refused:?}");
 }
 
 #[test]
-fn one_server_that_hangs_leaves_places_for_the_others() {
-    let beside = Beside::start();
-    beside.relays(Answer::Hangs);
-    let _hanging = wishes(&beside, 56, |_| "hangs.org".to_owned());
-    wait_for_refusals(&beside.service, 56 - 32);
-    let refused = beside.for_alice(&wish_at(&beside, "hangs.org"));
+fn a_hanging_server_leaves_permits_for_other_servers() {
+    let stage = AppServiceStage::start();
+    stage.set_relay_response(FakeResponse::Hang);
+    let _hanging = start_relayed_requests(&stage, 56, |_| "hangs.org".to_owned());
+    wait_for_refusals(&stage.service, 56 - 32);
+    let refused = stage.request_as_alice(&request_for_server(&stage, "hangs.org"));
     assert_eq!(refused.verdict(), (503, "M_UNKNOWN".into()));
     assert_eq!(refused.header("Retry-After"), Some("1"));
-    let told = ["no permit available", "hangs.org"];
-    beside.service.wait_for_words(&told);
-    beside.relays(relayed(200, &json!({ "jwt": "a.b.c" })));
-    let body = wish_at(&beside, "b.org");
+    let words = ["no permit available", "hangs.org"];
+    stage.service.wait_for_words(&words);
+    stage.set_relay_response(relay_response(200, &json!({ "jwt": "a.b.c" })));
+    let body = request_for_server(&stage, "b.org");
     for number in 0..20 {
-        let reply = local(&beside, number, &body);
+        let reply = request_as_local_user(&stage, number, &body);
         assert_eq!(reply.status, 200, "{reply:?}");
     }
 }
 
 #[test]
-fn one_server_s_users_who_wait_leave_places_for_the_others() {
-    let beside = Beside::start();
-    beside.memberships(Answer::Hangs);
-    let mut body = beside.place();
-    body["user_id"] = "@u:b.org".into();
-    let Address::Tcp(address) = beside.service.address() else {
-        panic!("not on TCP")
-    };
+fn waiting_requests_of_one_server_leave_permits_for_other_servers() {
+    let stage = AppServiceStage::start();
+    stage.set_membership_response(FakeResponse::Hang);
     let _hanging: Vec<_> = (0..48)
         .map(|number| {
+            let mut body = stage.token_request();
             body["user_id"] = format!("@u{number}:b.org").into();
-            let (body, bearer, server) = (body.to_string(), bearer(), of_server("b.org"));
-            let length = body.len();
-            let mut stream = TcpStream::connect(address).unwrap();
-            write!(
-                stream,
-                "POST {SERVER_PATH} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n{server}\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
-            .unwrap();
-            stream
+            let fields = [hs_token_header(), origin_header("b.org")];
+            post_without_waiting(&stage, SERVER_PATH, fields, &body)
         })
         .collect();
-    wait_for_refusals(&beside.service, 48 - 32);
-    beside.memberships(says("200 OK", &json!({ "joined": true })));
-    assert_eq!(beside.for_server("c.org", "@c:c.org").status, 200);
-    assert_eq!(beside.for_alice(&beside.place()).status, 200);
+    wait_for_refusals(&stage.service, 48 - 32);
+    stage.set_joined(true);
+    assert_eq!(stage.request_from_server("c.org", "@c:c.org").status, 200);
+    assert_eq!(stage.request_as_alice(&stage.token_request()).status, 200);
 }

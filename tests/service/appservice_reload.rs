@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::appservice_homeserver::{AS_TOKEN, Beside, HS_TOKEN, USER_PATH, bearer_of, of_user};
+use crate::appservice_stage::{
+    AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, bearer_header, user_header,
+};
 
 const NEW_AS_TOKEN: &str = "never-logged-as-token-of-the-black-box-suite-new";
 const FILE: &str = "LIVEKIT_AS_REGISTRATION_FILE";
@@ -18,8 +20,8 @@ pub(crate) fn registration(end: &str) -> String {
 }
 
 /// With the registration in a file.
-pub(crate) fn start() -> Beside {
-    Beside::start_with(|settings| {
+pub(crate) fn start() -> AppServiceStage {
+    AppServiceStage::start_with(|settings| {
         let settings = settings.unset("LIVEKIT_AS_TOKEN").unset("LIVEKIT_HS_TOKEN");
         settings.set_file(FILE, &registration(""))
     })
@@ -27,40 +29,42 @@ pub(crate) fn start() -> Beside {
 
 #[test]
 fn new_tokens_are_in_force_and_the_old_ones_are_not() {
-    let beside = start();
+    let stage = start();
     let ask = |token: &str| {
-        let fields = [bearer_of(token), of_user("@alice:own.example")];
-        beside.post(USER_PATH, &fields, &beside.place()).status
+        let fields = [bearer_header(token), user_header("@alice:own.example")];
+        stage
+            .post(USER_PATH, &fields, &stage.token_request())
+            .status
     };
     let new = format!("{HS_TOKEN}-new");
     assert_eq!((ask(HS_TOKEN), ask(&new)), (200, 403));
 
-    let file = beside.settings.path(FILE);
+    let file = stage.settings.path(FILE);
     fs::write(&file, registration("-new")).unwrap();
-    beside.knows_us_by(NEW_AS_TOKEN);
-    beside.service.hang_up();
-    beside.service.wait_for_words(&["re-read", "registration"]);
-    let before = beside.seen().len();
+    stage.set_as_token(NEW_AS_TOKEN);
+    stage.service.hang_up();
+    stage.service.wait_for_words(&["re-read", "registration"]);
+    let before = stage.requests().len();
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
-    let seen = beside.seen();
+    let seen = stage.requests();
     let shown = seen[before..].iter().map(|r| r.header("authorization"));
     let as_token = format!("Bearer {NEW_AS_TOKEN}");
     assert!(shown.eq([Some(as_token.as_str())]), "{seen:?}");
 
     fs::write(&file, "id: x\n").unwrap();
-    beside.service.hang_up();
-    let line = beside.service.wait_for_words(&["not re-read", FILE]);
+    stage.service.hang_up();
+    let line = stage.service.wait_for_words(&["not re-read", FILE]);
     assert!(
         line.contains("level=error") && line.contains("registration"),
         "{line}"
     );
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
-    assert!(!beside.service.log().contains("never-logged"));
+    assert!(!stage.service.log().contains("never-logged"));
     let push = json!({ "events": [] });
-    let reply = beside.ask(
+    let reply = stage.request(
         "PUT",
         "/_matrix/app/v1/transactions/1",
-        &[bearer_of(&new)],
+        &[bearer_header(&new)],
         &push,
     );
     assert_eq!(reply.status, 200);

@@ -1,186 +1,177 @@
-//! Guests outlive the service: what their tokens carry tells another one, or the same after a restart, who they are.
+//! Sealed attributes: after a restart, and in another replica, the service recognises participants by their access tokens.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::appservice_homeserver::{AS_TOKEN, Beside, ROOM, says, wait_until};
-use crate::call::post_webhook;
+use crate::appservice_stage::{AS_TOKEN, AppServiceStage, ROOM, send_joined, wait_until};
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::SECRET;
 
 const ALICE: &str = "@alice:own.example";
-const CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
 
-/// With these seconds from one look to the next.
-fn looking(every: &str) -> Beside {
-    Beside::start_with(|settings| settings.set(CHECK, every))
+fn start_with_check_interval(seconds: &str) -> AppServiceStage {
+    AppServiceStage::start_with(|settings| {
+        settings.set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", seconds)
+    })
 }
 
-/// The claims of a token of alice's, as member `member`.
-fn token(beside: &Beside, member: &str) -> Value {
-    let mut place = beside.place();
-    place["member_id"] = member.into();
-    jwt::claims(&beside.for_alice(&place).jwt(), SECRET)
+/// The claims of an access token for one of alice's member ids.
+fn token_claims(stage: &AppServiceStage, member: &str) -> Value {
+    let mut body = stage.token_request();
+    body["member_id"] = member.into();
+    jwt::claims(&stage.request_as_alice(&body).jwt(), SECRET)
 }
 
-fn restart(beside: &mut Beside) {
-    beside.service.kill();
-    beside.service = Service::start(&beside.settings);
+fn restart(stage: &mut AppServiceStage) {
+    stage.service.kill();
+    stage.service = Service::start(&stage.settings);
 }
 
-fn are_in_the_room(beside: &Beside, joined: bool) {
-    beside.memberships(says("200 OK", &json!({ "joined": joined })));
-}
-
-/// Has the SFU tell that whoever holds a token of these claims has joined.
-fn tell_joined(service: &Service, id: &str, claims: &Value) {
-    let joined = json!({
-        "event": "participant_joined", "id": id, "createdAt": jwt::now().to_string(),
-        "room": { "name": claims["video"]["room"], "sid": "RM_1" },
-        "participant": { "sid": "PA_1", "identity": claims["sub"], "attributes": claims["attributes"], "state": "ACTIVE" },
-    });
-    let reply = post_webhook(service, joined.to_string().as_bytes());
-    assert_eq!(reply.status, 200, "{reply:?}");
+/// Sends the webhook of a participant who has joined with a token of these claims.
+fn send_joined_with(service: &Service, id: &str, claims: &Value) {
+    let room = claims["video"]["room"].as_str().unwrap();
+    let identity = claims["sub"].as_str().unwrap();
+    send_joined(service, id, room, identity, &claims["attributes"]);
 }
 
 #[test]
-fn whoever_is_banned_while_nobody_looks_is_found_after_the_restart() {
-    let mut beside = looking("1");
-    let alice = beside.sfu.enter(&token(&beside, "m"));
-    beside.service.kill();
-    are_in_the_room(&beside, false);
-    beside.service = Service::start(&beside.settings);
-    assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
-    beside
+fn a_user_banned_while_the_service_is_down_is_removed_after_the_restart() {
+    let mut stage = start_with_check_interval("1");
+    let alice = stage.sfu.enter(&token_claims(&stage, "m"));
+    stage.service.kill();
+    stage.set_joined(false);
+    stage.service = Service::start(&stage.settings);
+    assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
+    stage
         .service
         .wait_for_words(&["participant removed", ALICE, ROOM]);
 }
 
 #[test]
-fn whoever_is_banned_after_the_restart_is_removed_though_no_webhook_came() {
-    let mut beside = looking("1");
-    let alice = beside.sfu.enter(&token(&beside, "m"));
-    restart(&mut beside);
-    let before = beside.memberships_asked();
-    wait_until(|| beside.memberships_asked() >= before + 2, "nobody looks");
-    are_in_the_room(&beside, false);
-    assert_eq!(beside.sfu.wait_for_removals(1)[0], alice);
+fn a_user_banned_after_the_restart_is_removed_without_a_webhook() {
+    let mut stage = start_with_check_interval("1");
+    let alice = stage.sfu.enter(&token_claims(&stage, "m"));
+    restart(&mut stage);
+    let before = stage.membership_calls();
+    wait_until(|| stage.membership_calls() >= before + 2, "two checks");
+    stage.set_joined(false);
+    assert_eq!(stage.sfu.wait_for_removals(1)[0], alice);
 }
 
 #[test]
-fn whoever_comes_with_a_token_from_before_the_restart_is_looked_at_at_once() {
-    let mut beside = looking("3600");
-    let claims = token(&beside, "m");
-    // nobody is found by the way
-    beside.sfu.keep_lists(true);
-    restart(&mut beside);
-    are_in_the_room(&beside, false);
-    let alice = beside.sfu.enter(&claims);
-    tell_joined(&beside.service, "EV_1", &claims);
-    assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
+fn a_token_from_before_the_restart_is_checked_on_joining() {
+    let mut stage = start_with_check_interval("3600");
+    let claims = token_claims(&stage, "m");
+    // without reconciliation
+    stage.sfu.keep_lists(true);
+    restart(&mut stage);
+    stage.set_joined(false);
+    let alice = stage.sfu.enter(&claims);
+    send_joined_with(&stage.service, "EV_1", &claims);
+    assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
 }
 
 #[test]
-fn another_service_looks_at_whom_it_has_not_let_in() {
-    let beside = looking("3600");
-    beside.sfu.keep_lists(true);
-    let other = Service::start(&beside.settings);
-    let claims = token(&beside, "m");
-    let alice = beside.sfu.enter(&claims);
-    are_in_the_room(&beside, false);
-    tell_joined(&other, "EV_1", &claims);
-    assert_eq!(beside.sfu.wait_for_removals(1)[0], alice);
-    // both may find that out, and the second one finds nobody there
-    tell_joined(&beside.service, "EV_1", &claims);
-    assert_eq!(beside.sfu.wait_for_removals(2)[1], alice);
-    beside
+fn another_replica_checks_a_participant_whose_token_it_has_not_issued() {
+    let stage = start_with_check_interval("3600");
+    stage.sfu.keep_lists(true);
+    let replica = Service::start(&stage.settings);
+    let claims = token_claims(&stage, "m");
+    let alice = stage.sfu.enter(&claims);
+    stage.set_joined(false);
+    send_joined_with(&replica, "EV_1", &claims);
+    assert_eq!(stage.sfu.wait_for_removals(1)[0], alice);
+    // both replicas remove the participant, who is absent the second time
+    send_joined_with(&stage.service, "EV_1", &claims);
+    assert_eq!(stage.sfu.wait_for_removals(2)[1], alice);
+    stage
         .service
         .wait_for_words(&["participant removed", ALICE]);
-    assert!(!beside.service.log().contains("participant removal failed"));
+    assert!(!stage.service.log().contains("participant removal failed"));
 }
 
 #[test]
-fn nothing_is_made_of_what_somebody_else_has_written_there() {
-    let mut beside = looking("1");
-    let (alice, other) = (token(&beside, "m"), token(&beside, "other"));
-    beside.service.kill();
-    are_in_the_room(&beside, false);
+fn forged_and_copied_attributes_cause_no_removal() {
+    let mut stage = start_with_check_interval("1");
+    let (alice, other) = (token_claims(&stage, "m"), token_claims(&stage, "other"));
+    stage.service.kill();
+    stage.set_joined(false);
     let name = alice["attributes"]
         .as_object()
         .unwrap()
         .keys()
         .next()
         .unwrap();
-    let seal = alice["attributes"][name].as_str().unwrap();
-    let changed = format!("{}{}", &seal[1..], &seal[..1]);
+    let sealed = alice["attributes"][name].as_str().unwrap();
+    let changed = format!("{}{}", &sealed[1..], &sealed[..1]);
     let mut forged = Vec::new();
-    let (long, longest) = ("A".repeat(720), "A".repeat(8_000));
-    let texts = [seal, &changed, "A", "", &long, &longest, "\u{e9}"];
+    let (long, too_long) = ("A".repeat(720), "A".repeat(8_000));
+    let texts = [sealed, &changed, "A", "", &long, &too_long, "\u{e9}"];
     for (number, text) in texts.into_iter().enumerate() {
-        // of others: those of a standalone service, of other rooms, of whoever may write attributes
+        // participants of other applications, or who may change their own attributes
         let mut claims = alice.clone();
         claims["sub"] = format!("stranger{number}").into();
         claims["attributes"][name] = text.into();
         forged.push(claims);
     }
-    let mut elsewhere = alice.clone();
-    elsewhere["video"]["room"] = jwt::hash(&["!other:own.example", "m.call#ROOM"]).into();
-    forged.push(elsewhere);
+    let mut other_room = alice.clone();
+    other_room["video"]["room"] = jwt::hash(&["!other:own.example", "m.call#ROOM"]).into();
+    forged.push(other_room);
     for claims in &forged {
-        beside.sfu.enter(claims);
+        stage.sfu.enter(claims);
     }
-    let known = beside.sfu.enter(&other);
-    let before = beside.memberships_asked();
-    beside.service = Service::start(&beside.settings);
-    assert_eq!(beside.sfu.wait_for_removals(1)[0], known);
+    let authentic = stage.sfu.enter(&other);
+    let before = stage.membership_calls();
+    stage.service = Service::start(&stage.settings);
+    assert_eq!(stage.sfu.wait_for_removals(1)[0], authentic);
     for (number, claims) in forged.iter().enumerate() {
-        tell_joined(&beside.service, &format!("EV_{number}"), claims);
+        send_joined_with(&stage.service, &format!("EV_{number}"), claims);
     }
-    // whoever came before her is looked at before her
+    // joining participants are checked in their order: a forged one would be removed before these
     for times in 2..=4 {
-        beside.sfu.enter(&other);
-        tell_joined(&beside.service, &format!("EV_known{times}"), &other);
-        let removals = beside.sfu.wait_for_removals(times);
-        assert!(removals.iter().all(|who| *who == known), "{removals:?}");
+        stage.sfu.enter(&other);
+        send_joined_with(&stage.service, &format!("EV_authentic{times}"), &other);
+        let removals = stage.sfu.wait_for_removals(times);
+        assert!(
+            removals.iter().all(|names| *names == authentic),
+            "{removals:?}"
+        );
     }
-    assert!(beside.memberships_asked() >= before + 4);
+    assert!(stage.membership_calls() >= before + 4);
 }
 
 #[test]
-fn an_sfu_that_is_not_there_yet_is_asked_again() {
-    let mut beside = looking("1");
-    let alice = beside.sfu.enter(&token(&beside, "m"));
-    beside.service.kill();
-    beside.sfu.keep_lists(true);
-    are_in_the_room(&beside, false);
-    beside.service = Service::start(&beside.settings);
-    beside
-        .service
-        .wait_for_log("reconciliation with the SFU failed");
-    beside.sfu.wait_for_lists(3);
-    let log = beside.service.log();
-    assert_eq!(
-        log.matches("reconciliation with the SFU failed").count(),
-        1,
-        "{log}"
-    );
-    beside.sfu.keep_lists(false);
-    assert_eq!(beside.sfu.wait_for_removals(1), [alice]);
+fn reconciliation_is_repeated_until_the_sfu_responds() {
+    let mut stage = start_with_check_interval("1");
+    let alice = stage.sfu.enter(&token_claims(&stage, "m"));
+    stage.service.kill();
+    stage.sfu.keep_lists(true);
+    stage.set_joined(false);
+    stage.service = Service::start(&stage.settings);
+    let event = "reconciliation with the SFU failed";
+    stage.service.wait_for_log(event);
+    stage.sfu.wait_for_lists(3);
+    let log = stage.service.log();
+    assert_eq!(log.matches(event).count(), 1, "{log}");
+    stage.sfu.keep_lists(false);
+    assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
 }
 
 #[test]
-fn nobody_reads_in_a_token_whose_it_is() {
-    let beside = looking("3600");
-    let (first, second) = (token(&beside, "m"), token(&beside, "m"));
+fn an_access_token_does_not_reveal_its_matrix_user() {
+    let stage = start_with_check_interval("3600");
+    let (first, second) = (token_claims(&stage, "m"), token_claims(&stage, "m"));
     assert_ne!(first["attributes"], second["attributes"]);
     for claims in [first, second] {
-        let carried = claims["attributes"].as_object().unwrap();
-        let lengths = carried.values().map(|value| value.as_str().unwrap().len());
-        assert!(lengths.eq([208]), "one, whoever it is");
+        let attributes = claims["attributes"].as_object().unwrap();
+        let lengths = attributes
+            .values()
+            .map(|value| value.as_str().unwrap().len());
+        assert!(lengths.eq([208]), "one attribute, of a padded length");
         assert_ne!(claims["video"]["canUpdateOwnMetadata"], true);
-        let shown = claims.to_string();
+        let text = claims.to_string();
         for word in ["alice", "own.example", AS_TOKEN] {
-            assert!(!shown.contains(word), "{shown}");
+            assert!(!text.contains(word), "{text}");
         }
     }
 }

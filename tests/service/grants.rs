@@ -1,4 +1,4 @@
-//! What settings change in a token.
+//! Settings that change the grants and the lifetime of access tokens.
 
 use serde_json::Value;
 
@@ -8,18 +8,18 @@ use crate::sfu::Conduct;
 use crate::stage::Stage;
 
 #[test]
-fn the_lifetime_is_a_setting() {
+fn the_token_lifetime_is_configurable() {
     let stage =
         Stage::restricted_with(|settings| settings.set("LIVEKIT_TOKEN_LIFETIME_SECONDS", "60"));
-    for claims in both(&stage) {
-        let left = claims["exp"].as_i64().unwrap() - jwt::now();
-        assert!((30..=70).contains(&left), "{claims}");
+    for claims in claims_of_both_endpoints(&stage) {
+        let remaining = claims["exp"].as_i64().unwrap() - jwt::now();
+        assert!((30..=70).contains(&remaining), "{claims}");
     }
 }
 
 #[test]
-fn users_may_change_their_metadata_only_if_the_administrator_says_so() {
-    for (value, may) in [
+fn the_grant_to_update_own_metadata_is_configurable() {
+    for (value, expected) in [
         ("true", true),
         ("yes", true),
         ("1", true),
@@ -29,28 +29,31 @@ fn users_may_change_their_metadata_only_if_the_administrator_says_so() {
         let stage = Stage::restricted_with(|settings| {
             settings.set("LIVEKIT_CAN_UPDATE_OWN_METADATA", value)
         });
-        for claims in both(&stage) {
+        for claims in claims_of_both_endpoints(&stage) {
             let granted = claims["video"]["canUpdateOwnMetadata"] == true;
-            assert_eq!(granted, may, "{value:?} {claims}");
+            assert_eq!(granted, expected, "{value:?} {claims}");
         }
     }
 }
 
 #[test]
-fn remote_users_may_be_kept_from_publishing() {
-    let silence = |settings: Settings| settings.set("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "false");
-    for claims in both(&Stage::restricted_with(silence)) {
+fn remote_users_can_be_denied_to_publish() {
+    let deny_publishing =
+        |settings: Settings| settings.set("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", "false");
+    for claims in claims_of_both_endpoints(&Stage::restricted_with(deny_publishing)) {
         assert_eq!(claims["video"]["canPublish"], false, "{claims}");
         assert_ne!(claims["video"]["canPublishData"], true, "{claims}");
         assert_eq!(claims["video"]["canSubscribe"], true, "{claims}");
     }
-    for claims in both(&Stage::full_access_with(Conduct::Serves, silence)) {
+    for claims in
+        claims_of_both_endpoints(&Stage::full_access_with(Conduct::Serves, deny_publishing))
+    {
         assert_eq!(claims["video"]["canPublish"], true, "{claims}");
     }
 }
 
-/// The claims of the tokens of both endpoints.
-fn both(stage: &Stage) -> [Value; 2] {
+/// The claims of a token of each endpoint.
+fn claims_of_both_endpoints(stage: &Stage) -> [Value; 2] {
     let user = stage.homeserver.user("alice");
     [stage.get_token(&user), stage.sfu_get(&user)].map(|reply| jwt::claims(&reply.jwt(), SECRET))
 }

@@ -10,7 +10,7 @@
 )]
 
 // the instruments
-mod appservice_homeserver;
+mod appservice_stage;
 mod call;
 mod certificate;
 mod client;
@@ -34,12 +34,12 @@ mod access_token;
 mod activation;
 mod addresses;
 mod appservice_doctor;
-mod appservice_doors;
-mod appservice_guests;
+mod appservice_endpoints;
 mod appservice_hostile;
-mod appservice_leaving;
 mod appservice_meeting;
+mod appservice_participants;
 mod appservice_reload;
+mod appservice_removal;
 mod appservice_restart;
 mod config;
 mod credentials;

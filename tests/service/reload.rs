@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::appservice_guests::{come, named};
-use crate::appservice_homeserver::{AS_TOKEN, Answer, Beside, HS_TOKEN, USER_PATH, of_user};
+use crate::appservice_participants::{get_token, join};
+use crate::appservice_stage::{AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, user_header};
 use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::Service;
@@ -86,7 +86,7 @@ fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_com
     const NEXT_HS: &str = "never-logged-hs-token-that-comes-next";
     const NEXT_AS: &str = "never-logged-as-token-that-comes-next";
     let mut credentials = PathBuf::new();
-    let beside = Beside::start_with(|settings| {
+    let stage = AppServiceStage::start_with(|settings| {
         credentials = settings.path("credentials");
         fs::create_dir(&credentials).unwrap();
         fs::write(credentials.join("LIVEKIT_AS_TOKEN"), AS_TOKEN).unwrap();
@@ -97,26 +97,30 @@ fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_com
             .set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())
             .set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1")
     });
-    let place = beside.place();
-    let alice = named(&beside, 1);
+    let place = stage.token_request();
+    let alice = get_token(&stage, 1);
 
     fs::write(credentials.join("LIVEKIT_AS_TOKEN"), NEXT_AS).unwrap();
     fs::write(credentials.join("LIVEKIT_HS_TOKEN"), NEXT_HS).unwrap();
-    beside.knows_us_by(NEXT_AS);
-    beside.service.hang_up();
-    beside.service.wait_for_words(&["re-read", "key="]);
+    stage.set_as_token(NEXT_AS);
+    stage.service.hang_up();
+    stage.service.wait_for_words(&["re-read", "key="]);
 
-    assert_eq!(beside.for_alice(&place).status, 403, "the old hs_token");
+    assert_eq!(
+        stage.request_as_alice(&place).status,
+        403,
+        "the old hs_token"
+    );
     let fields = [
         format!("Authorization: Bearer {NEXT_HS}"),
-        of_user("@bob:own.example"),
+        user_header("@bob:own.example"),
     ];
-    assert_eq!(beside.post(USER_PATH, &fields, &place).status, 200);
+    assert_eq!(stage.post(USER_PATH, &fields, &place).status, 200);
 
     // only an answer to the new as_token can tell; until she came nobody asked
-    beside.memberships(Answer::Says("200 OK", br#"{"joined":false}"#.to_vec()));
-    come(&beside, &alice);
-    beside
+    stage.set_joined(false);
+    join(&stage, &alice);
+    stage
         .service
-        .wait_for_words(&["removed", "@alice:own.example"]);
+        .wait_for_words(&["participant removed", "@alice:own.example"]);
 }
