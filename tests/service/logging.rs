@@ -1,54 +1,60 @@
-//! Log lines as programs read them.
+//! Log lines in JSON: typed fields of each event.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::process::Service;
+use crate::settings::Settings;
 use crate::stage::Stage;
 
-fn lines(stage: &Stage) -> Vec<Value> {
-    let log = stage.service.log();
-    log.lines()
+/// Text fields whose value may happen to have digits only.
+const TEXT_FIELDS: [&str; 4] = ["request", "room", "identity", "leave"];
+
+fn json_log(settings: Settings) -> Settings {
+    settings.set("LIVEKIT_LOG_FORMAT", "json")
+}
+
+/// All lines so far. Panics if a number is text.
+fn events(service: &Service) -> Vec<Map<String, Value>> {
+    let log = service.log();
+    let events: Vec<Map<String, Value>> = log
+        .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
-        .collect()
+        .collect();
+    for (name, value) in events.iter().flatten() {
+        let is_number = value
+            .as_str()
+            .is_some_and(|text| text.parse::<f64>().is_ok());
+        let is_text = TEXT_FIELDS.contains(&name.as_str());
+        assert!(!is_number || is_text, "{name} is {value}");
+    }
+    events
+}
+
+fn find<'a>(events: &'a [Map<String, Value>], msg: &str) -> &'a Map<String, Value> {
+    let mut found = events.iter().filter(|event| event["msg"] == msg);
+    found
+        .next()
+        .unwrap_or_else(|| panic!("no {msg:?} in {events:#?}"))
 }
 
 #[test]
-fn every_line_is_json_where_that_is_wanted() {
-    let stage = Stage::restricted_with(|settings| settings.set("LIVEKIT_LOG_FORMAT", "json"));
+fn issued_tokens_and_refusals_have_typed_fields() {
+    let stage = Stage::restricted_with(json_log);
     let user = stage.homeserver.user("alice\" msg=\"x");
-    let stranger = stage.homeserver.user_with_unknown_token("mallory");
-    assert_eq!(
-        stage.service.post("/get_token", &user.get_token()).status,
-        200
-    );
-    assert_eq!(
-        stage.service.post("/sfu/get", &stranger.sfu_get()).status,
-        401
-    );
+    let impostor = stage.homeserver.user_with_unknown_token("mallory");
+    assert_eq!(stage.get_token(&user).status, 200);
+    let reply = stage.service.post("/sfu/get", &impostor.sfu_get());
+    assert_eq!(reply.status, 401);
     assert_eq!(stage.service.request("GET", "/a\"b").status, 404);
-    stage.service.wait_for_words(&["\"status\":404"]);
-    let lines = lines(&stage);
-    let one = |msg: &str, name: &str| -> &Value {
-        let mut found = lines
-            .iter()
-            .filter(|line| line["msg"] == msg && !line[name].is_null());
-        found
-            .next()
-            .unwrap_or_else(|| panic!("no {msg} with {name} in {lines:#?}"))
-    };
-    let issued = one("token issued", "user");
+    stage.service.wait_for_log("\"status\":404");
+    let events = events(&stage.service);
+    let issued = find(&events, "token issued");
     assert_eq!(issued["user"], user.id.as_str());
-    assert_eq!(
-        (&issued["level"], &issued["endpoint"]),
-        (&"info".into(), &"get_token".into())
-    );
-    let refused = one("request refused", "cause");
-    assert_eq!(
-        (&refused["status"], &refused["endpoint"]),
-        (&401.into(), &"sfu/get".into())
-    );
-    assert!(
-        lines
-            .iter()
-            .all(|line| line["time"].is_string() && line["target"].is_string())
-    );
+    assert_eq!(issued["level"], "info");
+    assert_eq!(issued["endpoint"], "get_token");
+    assert!(issued["ms"].is_u64(), "{issued:?}");
+    let refused = find(&events, "request refused");
+    assert_eq!(refused["status"], 401);
+    assert_eq!(refused["endpoint"], "sfu/get");
+    assert!(refused["cause"].is_string(), "{refused:?}");
 }
