@@ -15,7 +15,7 @@ pub enum Host {
 
 impl Host {
     /// Parses the host of a URL or of a server name, an IPv6 literal with or without brackets.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let inside = text
             .strip_prefix('[')
             .and_then(|t| t.strip_suffix(']'))
@@ -221,7 +221,7 @@ fn prefix_64(ip: Ipv6Addr) -> Ipv6Addr {
 
 /// Trust in a server, by who has named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Trust {
+pub(crate) enum Trust {
     /// Named by a caller.
     Unlisted,
     /// Named by a caller, and listed in `LIVEKIT_FULL_ACCESS_HOMESERVERS`.
@@ -239,11 +239,11 @@ pub struct AddressPolicy {
 
 impl AddressPolicy {
     /// Adds the administrator's ranges to the built-in ones.
-    pub fn new(allowed: Vec<Network>, denied: Vec<Network>) -> Self {
+    pub(crate) fn new(allowed: Vec<Network>, denied: Vec<Network>) -> Self {
         Self { allowed, denied }
     }
 
-    pub fn allows(&self, ip: IpAddr, trust: Trust) -> bool {
+    pub(crate) fn allows(&self, ip: IpAddr, trust: Trust) -> bool {
         match trust {
             Trust::Administrator => true,
             _ if any_contains(&self.allowed, ip) => true,

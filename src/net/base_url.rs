@@ -20,7 +20,7 @@ pub struct BaseUrl {
 
 /// Not a base URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidBaseUrl;
+pub(crate) struct InvalidBaseUrl;
 
 impl fmt::Display for InvalidBaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,7 +32,7 @@ impl std::error::Error for InvalidBaseUrl {}
 
 impl BaseUrl {
     /// Parses a URL of one of the schemes `http`, `https`, `ws` and `wss`; the last two mean the first two, as they do for an SFU.
-    pub fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
+    pub(crate) fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
         if text.len() > MAX_URL || text.contains('#') {
             return Err(InvalidBaseUrl);
         }
@@ -69,18 +69,18 @@ impl BaseUrl {
     }
 
     /// Whether both URLs name the same resource: host names in any case, the scheme's port given or not.
-    pub fn is_equivalent_to(&self, other: &Self) -> bool {
+    pub(crate) fn is_equivalent_to(&self, other: &Self) -> bool {
         let name = |url: &Self| url.host.to_string().to_ascii_lowercase();
         let rest = |url: &Self| (url.tls, url.port(), url.path.clone());
         rest(self) == rest(other) && name(self) == name(other)
     }
 
     /// Whether the scheme is `https` or `wss`.
-    pub fn tls(&self) -> bool {
+    pub(crate) fn tls(&self) -> bool {
         self.tls
     }
 
-    pub fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         &self.host
     }
 
@@ -90,17 +90,17 @@ impl BaseUrl {
     }
 
     /// The port, by default the scheme's.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port.unwrap_or(if self.tls { 443 } else { 80 })
     }
 
     /// The prefix of all request paths: empty or with a leading slash.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
     /// Value of the `Host` header field; with the port only if the URL has one.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         match self.port {
             Some(port) => format!("{}:{port}", self.host),
             None => self.host.to_string(),

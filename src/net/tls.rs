@@ -34,7 +34,7 @@ pub struct Error {
 
 impl Error {
     /// The reason without the path.
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
 }
@@ -84,7 +84,7 @@ impl RootCertificates {
     }
 
     /// Adds the authorities in the files of a directory (`SSL_CERT_DIR`). Other files are skipped.
-    pub fn add_directory(&mut self, path: &Path) -> Result<(), Error> {
+    pub(crate) fn add_directory(&mut self, path: &Path) -> Result<(), Error> {
         let entries = std::fs::read_dir(path).map_err(|e| Error {
             path: path.to_owned(),
             reason: e.to_string(),

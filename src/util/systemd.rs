@@ -20,7 +20,7 @@ const MIN_PING_INTERVAL: Duration = Duration::from_millis(10);
 
 /// State of the service that systemd is notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceState {
+pub(crate) enum ServiceState {
     /// Clients are accepted; also the end of a reload.
     Ready,
     /// Settings are read again; [`Self::Ready`] follows.
@@ -44,7 +44,7 @@ impl SystemdNotifier {
     }
 
     /// Uses the variables `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, which `variable` returns, for the process `pid`.
-    pub fn from_environment(
+    pub(crate) fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
         pid: u32,
         now: Instant,
@@ -71,7 +71,7 @@ impl SystemdNotifier {
     }
 
     /// Sends the new state.
-    pub fn notify(&self, state: ServiceState) {
+    pub(crate) fn notify(&self, state: ServiceState) {
         match state {
             ServiceState::Ready => self.send("READY=1"),
             ServiceState::Stopping => self.send("STOPPING=1"),
@@ -85,7 +85,7 @@ impl SystemdNotifier {
     }
 
     /// Sends a ping if one is due. Called by the event loop only, whose health it shows.
-    pub fn ping_watchdog(&mut self, now: Instant) {
+    pub(crate) fn ping_watchdog(&mut self, now: Instant) {
         if let Some((interval, due)) = self.watchdog
             && due <= now
         {
@@ -95,7 +95,7 @@ impl SystemdNotifier {
     }
 
     /// The time at which [`Self::ping_watchdog`] is due.
-    pub fn next_ping(&self) -> Option<Instant> {
+    pub(crate) fn next_ping(&self) -> Option<Instant> {
         self.watchdog.map(|(_, due)| due)
     }
 
