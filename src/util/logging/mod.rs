@@ -189,20 +189,17 @@ impl LineBuilder {
     }
 
     fn add_name(&mut self, name: &str) {
+        let (first, next, end) = match self.format {
+            LogFormat::Logfmt => ("", " ", "="),
+            LogFormat::Json => ("{\"", ",\"", "\":"),
+        };
+        self.line
+            .push_str(if self.has_fields { next } else { first });
+        self.has_fields = true;
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let name = name.chars().map(|c| if valid(c) { c } else { '_' });
-        match (self.format, self.has_fields) {
-            (LogFormat::Logfmt, false) => self.line.extend(name.chain(['='])),
-            (LogFormat::Logfmt, true) => {
-                self.line.extend([' '].into_iter().chain(name).chain(['=']))
-            }
-            (LogFormat::Json, has_fields) => {
-                self.line.push_str(if has_fields { ",\"" } else { "{\"" });
-                self.line.extend(name);
-                self.line.push_str("\":");
-            }
-        }
-        self.has_fields = true;
+        self.line.extend(name);
+        self.line.push_str(end);
     }
 
     /// Text in quotes, as JSON and logfmt have it; no control character is in it.
@@ -258,49 +255,20 @@ struct FieldVisitor<'a> {
     name: &'a str,
 }
 
-impl FieldVisitor<'_> {
-    fn add_literal(&mut self, value: impl Display) -> Result<(), kv::Error> {
-        self.line.add_literal(self.name, value);
-        Ok(())
-    }
-}
-
 impl<'v> VisitValue<'v> for FieldVisitor<'_> {
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        self.line.add_text(self.name, value);
+        // JSON has no NaN and no infinity
+        let is_number = value.to_i128().is_some() || value.to_f64().is_some_and(f64::is_finite);
+        if is_number || value.to_bool().is_some() {
+            self.line.add_literal(self.name, value);
+        } else {
+            self.line.add_text(self.name, value);
+        }
         Ok(())
     }
 
     fn visit_null(&mut self) -> Result<(), kv::Error> {
         Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        self.add_literal(value)
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
-        self.add_literal(value)
-    }
-
-    fn visit_u128(&mut self, value: u128) -> Result<(), kv::Error> {
-        self.add_literal(value)
-    }
-
-    fn visit_i128(&mut self, value: i128) -> Result<(), kv::Error> {
-        self.add_literal(value)
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        // JSON has no NaN and no infinity
-        match value.is_finite() {
-            true => self.add_literal(value),
-            false => self.visit_any(value.into()),
-        }
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
-        self.add_literal(value)
     }
 }
 
