@@ -10,7 +10,7 @@ use crate::process::Service;
 use crate::settings::Settings;
 use crate::sfu::{Conduct, Sfu};
 use crate::trap::Trap;
-use crate::webhook_signature::post;
+use crate::webhook_signature::post_with_fields;
 
 /// A delay in milliseconds that does not end during a test.
 const HOUR: u64 = 3_600_000;
@@ -182,7 +182,7 @@ impl HomeserverStage {
             "Authorization: {}\r\n",
             webhook_authorization(body.as_bytes())
         );
-        let reply = post(&self.service, &fields, body.as_bytes());
+        let reply = post_with_fields(&self.service, &fields, body.as_bytes());
         assert_eq!(reply.status, 200, "{reply:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::call::{CallStage, webhook_authorization, webhook_body};
 use crate::client::Connection;
-use crate::webhook_signature::written;
+use crate::webhook_signature::request_bytes;
 
 /// Connections with forged webhooks, one after the other.
 const FLOODERS: usize = 8;
@@ -27,7 +27,7 @@ fn forged_webhooks_do_not_block_other_requests() {
                     "Authorization: {}\r\n",
                     webhook_authorization(number.to_string().as_bytes())
                 );
-                let request = written(&fields, &body);
+                let request = request_bytes(&fields, &body);
                 let mut connection = Connection::open(service.address()).unwrap();
                 while !over.load(Ordering::SeqCst) {
                     connection.send(&request);
@@ -78,7 +78,7 @@ fn a_webhook_can_arrive_in_pieces() {
         "Authorization: {}\r\n",
         webhook_authorization(body.as_bytes())
     );
-    let request = written(&fields, body.as_bytes());
+    let request = request_bytes(&fields, body.as_bytes());
     let mut connection = Connection::open(stage.service().address()).unwrap();
     for piece in request.chunks(97) {
         connection.send(piece);
