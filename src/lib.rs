@@ -40,7 +40,7 @@ pub mod internal {
     };
     pub use crate::api::token_body::parse_token_body;
     pub use crate::api::transaction::parse_departures;
-    pub use crate::config::{Config, Environment};
+    pub use crate::config::{Config, Environment, Mode};
     pub use crate::delegation::leave::{Leave, LeaveAction, LeaveEvent, UnixMillis};
     pub use crate::delegation::store::{
         FencingToken, FileStore, LeaveStore, MAX_RECORD_BYTES, MemoryStore, Ownership,
@@ -92,4 +92,4 @@ pub mod fuzzing {
     }
 }
 
-pub use app::serve::main as run;
+pub use app::run;

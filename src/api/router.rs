@@ -176,7 +176,7 @@ pub(crate) struct Router {
     pub webhook: Option<Arc<WebhookApi>>,
     /// `None`: always ready.
     pub readiness: Option<Arc<Readiness>>,
-    pub token: Option<TokenApi>,
+    pub token: Option<Arc<TokenApi>>,
     rate_limiter: AddressRateLimiter,
     throttles: RefusalThrottles,
 }

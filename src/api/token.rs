@@ -15,6 +15,7 @@ use crate::server::HttpResponse;
 use crate::token::{AuthenticatedCaller, Credentials, ParticipantToken, TokenSource};
 use crate::util::clock::{Timestamp, unix_seconds_now};
 use crate::util::metrics;
+use crate::util::sync::Swappable;
 
 /// Carries an API key if `Authorization` is needed for something else.
 pub(crate) const API_KEY_HEADER: &str = "X-API-Key";
@@ -26,7 +27,7 @@ const CORS_METHODS: &str = "GET, POST";
 pub(crate) struct TokenApi {
     token_source: Arc<TokenSource>,
     /// The SFU's URL for clients.
-    livekit_url: String,
+    livekit_url: Swappable<String>,
     allowed_origins: AllowedOrigins,
 }
 
@@ -52,9 +53,14 @@ impl TokenApi {
     ) -> Self {
         Self {
             token_source,
-            livekit_url,
+            livekit_url: Swappable::new(livekit_url),
             allowed_origins,
         }
+    }
+
+    /// Replaces the SFU's URL for clients.
+    pub(crate) fn replace_livekit_url(&self, livekit_url: String) {
+        self.livekit_url.replace(livekit_url);
     }
 
     /// Whether the response waits for another server.
@@ -129,15 +135,16 @@ impl TokenApi {
     fn token_response(&self, reply: &ParticipantToken, status: u16) -> HttpResponse {
         let (grant, token) = (&reply.grant, reply.access_token.expose());
         let expires_at = UNIX_EPOCH.checked_add(Duration::from_secs(reply.expires_at));
+        let url = self.livekit_url.get();
         let response = TokenSourceResponse {
             expires_at: Timestamp(expires_at.unwrap_or(UNIX_EPOCH)).to_string(),
             participant_identity: grant.identity.as_str(),
             participant_name: grant.profile.name.as_deref().unwrap_or_default(),
             participant_token: token,
             room_name: grant.room.as_str(),
-            server_url: &self.livekit_url,
+            server_url: &url,
             token,
-            url: &self.livekit_url,
+            url: &url,
         };
         HttpResponse::json(status, &response)
     }

@@ -1,20 +1,16 @@
-//! The rooms for users of homeservers: of any, of our own, or both. They share the SFU, its door and the leaves.
+//! Composition of the endpoints for Matrix: for users of any homeserver, for the own homeserver, or both. They share the SFU's
+//! client, its webhooks and the delegated leaves.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use crate::api::appservice::AppServiceApi;
-use crate::api::matrix;
-use crate::api::matrix::MatrixApi;
+use crate::api::matrix::{MatrixApi, MatrixApiState};
 use crate::api::readiness::Readiness;
 use crate::api::router::Router;
 use crate::api::webhook::WebhookApi;
-use crate::config::Config;
-use crate::config::appservice::AppServiceConfig as Own;
-use crate::config::delegation::LeaveStoreConfig;
-use crate::delegation::store;
-use crate::delegation::store::LeaveStore;
+use crate::config::{AppServiceConfig, Config, FetcherFactory, LeaveStoreConfig};
+use crate::delegation::store::{FileStore, LeaveStore, MemoryStore, RedisStore};
 use crate::delegation::{DelegationClients, DelegationService};
 use crate::exchange::TokenIssuer;
 use crate::exchange::appservice::{AppServiceAuthenticator, AppServiceExchange, AppServiceLimits};
@@ -26,121 +22,185 @@ use crate::matrix::appservice::HomeserverClient;
 use crate::matrix::client_api::ClientApiDiscovery;
 use crate::matrix::delayed_event::{AppServiceAccess, DelayedEventClient};
 use crate::matrix::federation::FederationClient;
+use crate::matrix::id::ServerName;
 use crate::matrix::openid::OpenIdVerifier;
 use crate::matrix::server_directory::ServerDirectory;
-use crate::membership;
-use crate::membership::{AttributeSealer, Membership};
+use crate::membership::{AttributeSealer, Membership, MembershipClients};
 use crate::net::permits::PermitCounts;
 use crate::net::tls::RootCertificates;
 use crate::server::max_outbound_workers;
 
-use super::{configured_server_fetcher, homeserver_fetcher_factory, own_homeserver_fetcher};
-
-/// The doors, and what goes on behind them.
+/// The handlers, and the clients that they use.
+///
+/// Clients have caches, circuit breakers, permits and connection pools. A reload replaces those whose settings have changed; the
+/// handlers' state is made of clients and settings alone, and is replaced by every reload.
 pub(super) struct MatrixHandlers {
-    delegation: DelegationService,
-    sfu: Arc<WebhookApi>,
-    standalone: Option<Arc<MatrixApi>>,
-    appservice: Option<AppServiceHandlers>,
+    workers: usize,
     keys: SharedApiKeys,
+    room_service: Arc<RoomServiceClient>,
+    delayed_events: Arc<DelayedEventClient>,
+    delegation: DelegationService,
     readiness: Arc<Readiness>,
+    webhook: Arc<WebhookApi>,
+    standalone: Option<StandaloneHandlers>,
+    appservice: Option<AppServiceHandlers>,
+}
+
+struct StandaloneHandlers {
+    api: Arc<MatrixApi>,
+    verifier: Arc<OpenIdVerifier>,
 }
 
 struct AppServiceHandlers {
     api: Arc<AppServiceApi>,
+    homeserver: Arc<HomeserverClient>,
     membership: Membership,
     limits: Arc<AppServiceLimits>,
 }
 
 impl MatrixHandlers {
-    /// Furnishes them as the settings have them.
     pub(super) fn build(config: &Config, workers: usize, keys: &SharedApiKeys) -> io::Result<Self> {
-        let rooms = build_room_service(config, workers, keys);
+        let fetchers = config.network.fetchers(workers);
+        let room_service = build_room_service(config, &fetchers, keys);
+        let delayed_events = build_delayed_events(config, &fetchers);
         let delegation = DelegationService::start(
-            open_leave_store(config.delegation.store.clone(), &config.roots),
-            build_delegation_clients(config, workers, &rooms),
+            open_leave_store(config.delegation.store.clone(), &config.network.roots),
+            delegation_clients(config, &delayed_events, &room_service),
             config.delegation.presence_check_interval,
         )?;
-        let own = match &config.appservice {
-            None => None,
-            Some(own) => {
-                let wires = build_membership_clients(own, config, workers, &rooms);
-                let guests = Membership::start(
-                    wires.clone(),
-                    own.membership_check_interval,
-                    own.token_lifetime,
-                )?;
-                let outbound = max_outbound_workers(workers);
-                let limits = Arc::new(AppServiceLimits::new(match config.matrix_enabled {
-                    // the endpoints of standalone mode need permits too
-                    true => outbound * 3 / 4,
-                    false => outbound,
+        let issuer = |lifetime| TokenIssuer {
+            room_service: room_service.clone(),
+            delegation: delegation.clone(),
+            api_keys: keys.clone(),
+            token_lifetime: lifetime,
+        };
+        let standalone = config.endpoints.matrix.then(|| {
+            let verifier = build_verifier(config, &fetchers, workers);
+            let issuer = issuer(config.access_tokens.lifetime);
+            let api = Arc::new(MatrixApi::new(matrix_state(config, &verifier, issuer)));
+            StandaloneHandlers { api, verifier }
+        });
+        let appservice = match &config.appservice {
+            Some(appservice) => {
+                let homeserver = build_homeserver(appservice, &fetchers);
+                let clients = membership_clients(appservice, &homeserver, &room_service, keys);
+                let lifetime = config.access_tokens.appservice_lifetime;
+                let membership =
+                    Membership::start(clients, appservice.membership_check_interval, lifetime)?;
+                let permits = max_outbound_workers(workers);
+                let limits = Arc::new(AppServiceLimits::new(match standalone {
+                    // the other endpoints need permits too
+                    Some(_) => permits * 3 / 4,
+                    None => permits,
                 }));
-                let work =
-                    build_appservice(own, config, wires, &delegation, &guests, &limits, keys);
+                let exchange = appservice_exchange(
+                    config,
+                    appservice,
+                    &homeserver,
+                    &membership,
+                    &limits,
+                    issuer(lifetime),
+                );
                 Some(AppServiceHandlers {
-                    api: Arc::new(AppServiceApi::new(work, guests.clone())),
-                    membership: guests,
+                    api: Arc::new(AppServiceApi::new(exchange, membership.clone())),
+                    homeserver,
+                    membership,
                     limits,
                 })
             }
+            None => None,
         };
-        let any = config.matrix_enabled.then(|| {
-            MatrixApi::new(build_exchange_state(
-                config,
-                workers,
-                &rooms,
-                &delegation,
-                keys,
-            ))
-        });
-        let hears = own.as_ref().map(|own| own.membership.clone());
-        let readiness = Readiness::new(rooms, delegation.clone());
-        let sfu = WebhookApi::new(
+        let readiness = Readiness::new(room_service.clone(), delegation.clone());
+        let webhook = Arc::new(WebhookApi::new(
             WebhookReceiver::new(keys.clone()),
             delegation.clone(),
-            hears,
-        );
+            appservice
+                .as_ref()
+                .map(|handlers| handlers.membership.clone()),
+        ));
         Ok(Self {
-            delegation,
-            sfu: Arc::new(sfu),
-            standalone: any.map(Arc::new),
-            appservice: own,
+            workers,
             keys: keys.clone(),
+            room_service,
+            delayed_events,
+            delegation,
             readiness,
+            webhook,
+            standalone,
+            appservice,
         })
     }
 
-    /// Changes them to what the settings, and the files that they name, are now. The settings have opened the same doors.
-    pub(super) fn reload(&self, config: &Config, workers: usize) {
-        let (rooms, delegation) = (
-            build_room_service(config, workers, &self.keys),
-            &self.delegation,
-        );
-        delegation.replace_clients(build_delegation_clients(config, workers, &rooms));
-        if let (Some(own), Some(handlers)) = (&config.appservice, &self.appservice) {
-            let wires = build_membership_clients(own, config, workers, &rooms);
-            let (guests, limits) = (&handlers.membership, &handlers.limits);
-            guests.replace_clients(wires.clone());
-            let exchange =
-                build_appservice(own, config, wires, delegation, guests, limits, &self.keys);
-            handlers.api.replace_state(exchange);
+    /// Replaces what differs between two configurations with the same open endpoints.
+    pub(super) fn reload(&mut self, old: &Config, new: &Config) {
+        let fetchers = new.network.fetchers(self.workers);
+        let network = new.network != old.network;
+        let homeservers = network || new.homeservers != old.homeservers;
+        let appservice = network || new.appservice != old.appservice;
+        if network || new.sfu.api_url != old.sfu.api_url {
+            self.room_service = build_room_service(new, &fetchers, &self.keys);
         }
-        if let Some(door) = &self.standalone {
-            door.replace_state(build_exchange_state(
-                config, workers, &rooms, delegation, &self.keys,
-            ));
+        if homeservers || appservice {
+            self.delayed_events = build_delayed_events(new, &fetchers);
         }
-        self.readiness.recheck_with(rooms);
+        if let Some(handlers) = &mut self.standalone
+            && (homeservers
+                || new.access_tokens.openid_cache_ttl != old.access_tokens.openid_cache_ttl)
+        {
+            handlers.verifier = build_verifier(new, &fetchers, self.workers);
+        }
+        if let (Some(handlers), Some(config), true) =
+            (&mut self.appservice, &new.appservice, appservice)
+        {
+            handlers.homeserver = build_homeserver(config, &fetchers);
+        }
+        self.replace_state(new);
+        if network || new.sfu != old.sfu || new.sfu_keys != old.sfu_keys {
+            self.readiness.recheck_with(self.room_service.clone());
+        }
     }
 
-    /// Opens the doors.
-    pub(super) fn add_routes(&self, mut routes: Router) -> Router {
-        routes.matrix = self.standalone.clone();
-        routes.appservice = self.appservice.as_ref().map(|own| own.api.clone());
-        routes.webhook = Some(self.sfu.clone());
-        routes.readiness = Some(self.readiness.clone());
-        routes
+    /// Has all handlers use the present clients, and these settings.
+    fn replace_state(&self, config: &Config) {
+        let (delegation, room_service) = (&self.delegation, &self.room_service);
+        delegation.replace_clients(delegation_clients(
+            config,
+            &self.delayed_events,
+            room_service,
+        ));
+        let issuer = |lifetime| TokenIssuer {
+            room_service: room_service.clone(),
+            delegation: delegation.clone(),
+            api_keys: self.keys.clone(),
+            token_lifetime: lifetime,
+        };
+        if let Some(StandaloneHandlers { api, verifier }) = &self.standalone {
+            let issuer = issuer(config.access_tokens.lifetime);
+            api.replace_state(matrix_state(config, verifier, issuer));
+        }
+        if let (Some(handlers), Some(appservice)) = (&self.appservice, &config.appservice) {
+            let AppServiceHandlers {
+                api,
+                homeserver,
+                membership,
+                limits,
+            } = handlers;
+            let clients = membership_clients(appservice, homeserver, room_service, &self.keys);
+            membership.replace_clients(clients);
+            let issuer = issuer(config.access_tokens.appservice_lifetime);
+            let exchange =
+                appservice_exchange(config, appservice, homeserver, membership, limits, issuer);
+            api.replace_state(exchange);
+        }
+    }
+
+    pub(super) fn add_routes(&self, router: &mut Router) {
+        let standalone = self.standalone.as_ref();
+        let appservice = self.appservice.as_ref();
+        router.matrix = standalone.map(|handlers| handlers.api.clone());
+        router.appservice = appservice.map(|handlers| handlers.api.clone());
+        router.webhook = Some(self.webhook.clone());
+        router.readiness = Some(self.readiness.clone());
     }
 
     pub(super) fn delegation(&self) -> &DelegationService {
@@ -150,128 +210,129 @@ impl MatrixHandlers {
 
 fn build_room_service(
     config: &Config,
-    workers: usize,
+    fetchers: &FetcherFactory,
     keys: &SharedApiKeys,
 ) -> Arc<RoomServiceClient> {
-    let sfu = configured_server_fetcher(config, workers);
-    Arc::new(RoomServiceClient::new(
-        sfu,
-        config.sfu_api_url.clone(),
-        keys.clone(),
-    ))
+    let (fetcher, url) = (fetchers.direct(), config.sfu.api_url.clone());
+    Arc::new(RoomServiceClient::new(fetcher, url, keys.clone()))
 }
 
-/// For the leaves. Our own homeserver is one that the administrator answers for.
-fn build_delegation_clients(
+fn build_verifier(
     config: &Config,
+    fetchers: &FetcherFactory,
     workers: usize,
-    rooms: &Arc<RoomServiceClient>,
-) -> DelegationClients {
-    let to_homeservers = homeserver_fetcher_factory(config, workers);
-    let mut listed: BTreeSet<_> = config.full_access.names().cloned().collect();
-    let mut overrides = config.delegation.client_api_overrides.clone();
-    let own = config.appservice.as_ref().map(|own| {
-        listed.insert(own.server_name.clone());
-        overrides.insert(own.server_name.clone(), own.client_api_url.clone());
-        let as_token = own.registration.as_token.clone();
-        AppServiceAccess {
-            server: own.server_name.clone(),
-            as_token,
-            fetcher: own_homeserver_fetcher(config, workers),
-        }
-    });
-    let client_api = ClientApiDiscovery::new(
-        to_homeservers(),
-        ServerDirectory::new(overrides, listed.clone()),
-    );
-    DelegationClients {
-        delayed_events: Arc::new(DelayedEventClient::new(to_homeservers(), client_api, own)),
-        room_service: rooms.clone(),
-        listed_servers: listed,
-    }
-}
-
-fn build_exchange_state(
-    config: &Config,
-    workers: usize,
-    rooms: &Arc<RoomServiceClient>,
-    delegation: &DelegationService,
-    keys: &SharedApiKeys,
-) -> matrix::MatrixApiState {
+) -> Arc<OpenIdVerifier> {
+    let homeservers = &config.homeservers;
     let federation = FederationClient::new(
-        homeserver_fetcher_factory(config, workers)(),
+        fetchers.homeserver(),
         ServerDirectory::new(
-            config.federation_overrides.clone(),
-            config.full_access.names().cloned(),
+            homeservers.federation_overrides.clone(),
+            homeservers.full_access.names().cloned(),
         ),
         PermitCounts::split(max_outbound_workers(workers)),
     );
-    let issuer = TokenIssuer {
-        room_service: rooms.clone(),
-        delegation: delegation.clone(),
-        api_keys: keys.clone(),
-        token_lifetime: config.token_lifetime,
-    };
+    let cache_ttl = config.access_tokens.openid_cache_ttl;
+    Arc::new(OpenIdVerifier::new(federation, cache_ttl))
+}
+
+fn build_homeserver(config: &AppServiceConfig, fetchers: &FetcherFactory) -> Arc<HomeserverClient> {
+    Arc::new(HomeserverClient::new(
+        fetchers.own_homeserver(),
+        config.server_name.clone(),
+        config.client_api_url.clone(),
+        config.registration.as_token.clone(),
+    ))
+}
+
+fn build_delayed_events(config: &Config, fetchers: &FetcherFactory) -> Arc<DelayedEventClient> {
+    let mut overrides = config.homeservers.client_api_overrides.clone();
+    let access = config.appservice.as_ref().map(|appservice| {
+        let server = appservice.server_name.clone();
+        overrides.insert(server.clone(), appservice.client_api_url.clone());
+        AppServiceAccess {
+            server,
+            as_token: appservice.registration.as_token.clone(),
+            fetcher: fetchers.own_homeserver(),
+        }
+    });
+    let directory = ServerDirectory::new(overrides, listed_servers(config));
+    let client_api = ClientApiDiscovery::new(fetchers.homeserver(), directory);
+    let fetcher = fetchers.homeserver();
+    Arc::new(DelayedEventClient::new(fetcher, client_api, access))
+}
+
+/// Homeservers that the administrator names: those with full access, and the own homeserver.
+fn listed_servers(config: &Config) -> impl Iterator<Item = ServerName> {
+    let own = config.appservice.iter().map(|own| &own.server_name);
+    config.homeservers.full_access.names().chain(own).cloned()
+}
+
+fn delegation_clients(
+    config: &Config,
+    delayed_events: &Arc<DelayedEventClient>,
+    room_service: &Arc<RoomServiceClient>,
+) -> DelegationClients {
+    DelegationClients {
+        delayed_events: delayed_events.clone(),
+        room_service: room_service.clone(),
+        listed_servers: listed_servers(config).collect(),
+    }
+}
+
+fn membership_clients(
+    config: &AppServiceConfig,
+    homeserver: &Arc<HomeserverClient>,
+    room_service: &Arc<RoomServiceClient>,
+    keys: &SharedApiKeys,
+) -> MembershipClients {
+    let (keys, as_token) = (keys.get(), &config.registration.as_token);
+    let sealer = AttributeSealer::new(keys.signing(), keys.all(), as_token);
+    MembershipClients {
+        sealer: Arc::new(sealer),
+        homeserver: homeserver.clone(),
+        room_service: room_service.clone(),
+    }
+}
+
+fn matrix_state(
+    config: &Config,
+    verifier: &Arc<OpenIdVerifier>,
+    issuer: TokenIssuer,
+) -> MatrixApiState {
     let settings = ExchangeSettings {
-        can_update_own_metadata: config.can_update_own_metadata,
-        remote_users_may_publish: config.remote_users_may_publish,
+        can_update_own_metadata: config.access_tokens.can_update_own_metadata,
+        remote_users_may_publish: config.access_tokens.remote_users_may_publish,
     };
-    let verifier = Arc::new(OpenIdVerifier::new(federation, config.openid_cache_ttl));
-    matrix::MatrixApiState {
-        exchange: Exchange::new(verifier, config.full_access.clone(), issuer, settings),
-        livekit_url: config.sfu_url.clone(),
+    let full_access = config.homeservers.full_access.clone();
+    MatrixApiState {
+        exchange: Exchange::new(verifier.clone(), full_access, issuer, settings),
+        livekit_url: config.sfu.url.clone(),
     }
 }
 
-/// The ways to the homeserver beside us, and to the SFU.
-fn build_membership_clients(
-    own: &Own,
+fn appservice_exchange(
     config: &Config,
-    workers: usize,
-    rooms: &Arc<RoomServiceClient>,
-) -> membership::MembershipClients {
-    let (server, url) = (own.server_name.clone(), own.client_api_url.clone());
-    let as_token = own.registration.as_token.clone();
-    let fetcher = own_homeserver_fetcher(config, workers);
-    // a configuration without a key was refused
-    let seals = AttributeSealer::new(&config.api_keys[0], &config.api_keys, &as_token);
-    membership::MembershipClients {
-        sealer: Arc::new(seals),
-        homeserver: Arc::new(HomeserverClient::new(fetcher, server, url, as_token)),
-        room_service: rooms.clone(),
-    }
-}
-
-fn build_appservice(
-    own: &Own,
-    config: &Config,
-    clients: membership::MembershipClients,
-    delegation: &DelegationService,
+    appservice: &AppServiceConfig,
+    homeserver: &Arc<HomeserverClient>,
     membership: &Membership,
     limits: &Arc<AppServiceLimits>,
-    keys: &SharedApiKeys,
+    issuer: TokenIssuer,
 ) -> AppServiceExchange {
-    let hs_token = own.registration.hs_token.clone();
-    let issuer = TokenIssuer {
-        room_service: clients.room_service,
-        delegation: delegation.clone(),
-        api_keys: keys.clone(),
-        token_lifetime: own.token_lifetime,
-    };
+    let hs_token = appservice.registration.hs_token.clone();
     AppServiceExchange::new(
-        AppServiceAuthenticator::new(hs_token, own.server_name.clone()),
-        clients.homeserver,
+        AppServiceAuthenticator::new(hs_token, appservice.server_name.clone()),
+        homeserver.clone(),
         issuer,
         membership.clone(),
-        config.sfu_url.clone(),
+        config.sfu.url.clone(),
         limits.clone(),
     )
 }
 
 fn open_leave_store(store: LeaveStoreConfig, roots: &RootCertificates) -> Arc<dyn LeaveStore> {
     match store {
-        LeaveStoreConfig::Memory => Arc::new(store::MemoryStore::default()),
-        LeaveStoreConfig::Directory(path) => Arc::new(store::FileStore::open(&path)),
-        LeaveStoreConfig::Redis(address) => Arc::new(store::RedisStore::open(address, roots)),
+        LeaveStoreConfig::Memory => Arc::new(MemoryStore::default()),
+        LeaveStoreConfig::Directory(path) => Arc::new(FileStore::open(&path)),
+        LeaveStoreConfig::Redis(address) => Arc::new(RedisStore::open(address, roots)),
     }
 }

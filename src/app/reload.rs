@@ -1,72 +1,101 @@
-//! What is read again on SIGHUP, while the service goes on.
+//! Reload on SIGHUP: reads the settings again and replaces what has changed, while the service goes on.
 
-use std::fmt;
 use std::io::{self, Read};
-use std::thread;
 
-use log::{error, info};
+use log::{error, info, warn};
 use signal_hook::consts::SIGHUP;
 
+use super::matrix::MatrixHandlers;
+use super::token::TokenHandlers;
+use crate::config::{Config, Environment, Mode, ReloadedConfig, join_errors};
+use crate::livekit::access_token::SharedApiKeys;
+use crate::util::logging;
 use crate::util::signal::signal_pipe;
+use crate::util::sync;
 use crate::util::systemd::{ServiceState, SystemdNotifier};
 
-/// Reads something again: what it is now, or why it stays as it was.
-type ReloadStep = Box<dyn FnMut() -> Result<String, String> + Send>;
-
-/// All that can be read again.
-#[derive(Default)]
-pub(crate) struct ReloadSteps(Vec<(&'static str, ReloadStep)>);
-
-impl fmt::Debug for ReloadSteps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
-            .finish()
-    }
+/// What a reload reads and replaces.
+pub(super) struct Reloader {
+    pub(super) env: Environment,
+    pub(super) mode: Mode,
+    /// The settings in use.
+    pub(super) config: Config,
+    /// Warnings about them that the log has already.
+    pub(super) warnings: Vec<String>,
+    pub(super) keys: SharedApiKeys,
+    pub(super) matrix: Option<MatrixHandlers>,
+    pub(super) token: Option<TokenHandlers>,
 }
 
-impl ReloadSteps {
-    /// Adds one; `read` either replaces what it reads as a whole, or leaves it as it was and tells why.
-    pub(crate) fn add(
-        &mut self,
-        name: &'static str,
-        read: impl FnMut() -> Result<String, String> + Send + 'static,
-    ) {
-        self.0.push((name, Box::new(read)));
-    }
-
-    /// Catches SIGHUP from here on, even if there is nothing to read: unheard, it would end the service. `supervisor` hears of
-    /// the beginning and the end.
+impl Reloader {
+    /// Reloads on each SIGHUP from now on. Begin and end of a reload go to `notifier`.
     ///
     /// # Errors
-    /// Signals cannot be caught, or no thread started.
-    pub(crate) fn start(mut self, supervisor: SystemdNotifier) -> io::Result<()> {
-        let mut heard = signal_pipe(&[SIGHUP])?;
-        let hear = move || {
-            // several signals that have come meanwhile are one
-            let mut signals = [0; 64];
-            while heard.read(&mut signals).is_ok_and(|count| count > 0) {
-                supervisor.notify(ServiceState::Reloading);
-                self.run();
-                supervisor.notify(ServiceState::Ready);
+    ///
+    /// If the signal cannot be caught or there is no thread.
+    pub(super) fn start(mut self, notifier: SystemdNotifier) -> io::Result<()> {
+        let mut signals = signal_pipe(&[SIGHUP])?;
+        let run = move || {
+            // signals during a reload are read at once, and cause one more
+            let mut buffer = [0; 64];
+            while signals.read(&mut buffer).is_ok_and(|count| count > 0) {
+                notifier.notify(ServiceState::Reloading);
+                self.reload();
+                notifier.notify(ServiceState::Ready);
             }
         };
-        thread::Builder::new().name("reload".into()).spawn(hear)?;
-        Ok(())
+        sync::spawn("reload", run).map(drop)
     }
 
-    fn run(&mut self) {
-        for (name, read) in &mut self.0 {
-            match read() {
-                Ok(now) => info!("re-read {name}: {now}"),
-                Err(reasons) => error!("not re-read, {name} stay as they were: {reasons}"),
+    fn reload(&mut self) {
+        let reloaded = self.config.reload(&self.env, self.mode);
+        let ReloadedConfig {
+            config,
+            outcomes,
+            warnings,
+        } = reloaded;
+        self.apply(&config);
+        let mut refused = 0;
+        for outcome in outcomes {
+            let source = outcome.section.as_str();
+            if outcome.errors.is_empty() {
+                info!(source; "source re-read");
+            } else {
+                refused += 1;
+                let cause = join_errors(&outcome.errors);
+                error!(source, cause; "source refused");
             }
         }
+        for cause in warnings
+            .iter()
+            .filter(|warning| !self.warnings.contains(warning))
+        {
+            warn!(cause; "settings warning");
+        }
+        let token_endpoint = config.token_endpoint.as_ref();
+        info!(
+            refused,
+            signing_key = config.sfu_keys.keys.signing().id(),
+            full_access = config.homeservers.full_access_summary(),
+            callers = token_endpoint.map(|endpoint| endpoint.callers.summary()),
+            log_level:% = config.log.level;
+            "settings reloaded"
+        );
+        (self.config, self.warnings) = (config, warnings);
     }
-}
 
-/// Several errors in one line.
-pub(crate) fn join_errors(errors: Vec<impl fmt::Display>) -> String {
-    let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
-    all.join("; ")
+    fn apply(&mut self, new: &Config) {
+        if new.sfu_keys != self.config.sfu_keys {
+            self.keys.replace(new.sfu_keys.keys.clone());
+        }
+        if let Some(matrix) = &mut self.matrix {
+            matrix.reload(&self.config, new);
+        }
+        if let Some(token) = &mut self.token
+            && let Err(cause) = token.reload(&self.config, new)
+        {
+            error!(cause:%; "callers not replaced");
+        }
+        logging::set_level(new.log.level);
+    }
 }

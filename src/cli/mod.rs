@@ -1,6 +1,8 @@
-//! The command line: what was asked for, and what is said about it.
+//! The command line: arguments, help, and the commands other than running the service.
 
+pub(crate) mod check_config;
 pub(crate) mod doctor;
+pub(crate) mod generate;
 pub(crate) mod healthcheck;
 #[cfg(test)]
 mod tests;
@@ -10,55 +12,50 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::config::table::{SETTINGS, SettingKind};
-use crate::config::{BindAddress, Config, ConfigReport, Environment, Error};
+use crate::config::Error;
+use crate::config::table::{SETTINGS, Setting};
 use crate::matrix::id::ServerName;
-use crate::matrix::registration;
 use crate::net::base_url::BaseUrl;
 use crate::token::CallerName;
-use crate::token::api_key;
 use crate::util::logging::escape_control_chars;
+use crate::util::text::truncate_chars;
 
-/// Exit code after arguments that nobody understands (as most programs have it).
+/// Exit code after unknown arguments, as of most programs.
 pub(crate) const EXIT_USAGE: u8 = 2;
-/// Exit code after wrong settings (`EX_CONFIG` of sysexits.h): systemd is told not to start the service again.
+/// Exit code after wrong settings (`EX_CONFIG` of sysexits.h): the systemd unit does not restart the service then.
 pub(crate) const EXIT_CONFIG: u8 = 78;
-/// What `keygen` calls a caller of whom it is told nothing.
+/// The name that `keygen` gives a caller.
 const DEFAULT_CALLER_NAME: &str = "app";
-/// Where a homeserver on the same host reaches a service that nobody told where to listen.
+/// The service's URL in a registration, for a homeserver on the same host.
 const DEFAULT_SERVICE_URL: &str = "http://localhost:8080";
-/// Most bytes of an unknown argument that are repeated.
+/// Longest part of an unknown argument in the error, in characters.
 const MAX_ARGUMENT_CHARS: usize = 80;
-
-/// The name under which images of the forerunner have a program of its own, with the same settings as the service.
+/// Program of images of lk-jwt-service, which is called with the settings of the service.
 const HEALTHCHECK_PROGRAM: &str = "lk-jwt-service-healthcheck";
 
 const USAGE: &str = "usage: livekit-token-service [serve | check-config | healthcheck | doctor [URL] | keygen [NAME] | generate-registration SERVER_NAME [URL] | --dev | --help | --version]";
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Run the service; the default.
     Serve,
-    /// Print every setting as it is understood.
-    CheckConfig,
-    /// Ask the running service whether it is well.
-    Healthcheck,
     /// Run the service beside an SFU in its own `--dev` mode.
     Dev,
-    /// Find out why calls fail: ask everyone whom the service would ask, and the service itself at this public URL.
+    /// Print all settings.
+    CheckConfig,
+    /// Check the running service.
+    Healthcheck,
+    /// Check the servers that the service calls, and the service itself at a public URL.
     Doctor(Option<BaseUrl>),
-    /// Make an API key for a caller of the token endpoint.
+    /// Generate an API key for a caller of `/token`.
     Keygen(CallerName),
-    /// Make a registration for this homeserver, which reaches this service at this URL.
+    /// Generate a registration for a homeserver that reaches this service at a URL.
     GenerateRegistration(ServerName, BaseUrl),
-    /// Print the help.
     Help,
-    /// Print the version.
     Version,
 }
 
-/// An argument that is not one of ours; shown with the usage.
+/// An argument that no command takes; displayed with the usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnknownArgument(String);
 
@@ -71,7 +68,7 @@ impl fmt::Display for UnknownArgument {
 impl std::error::Error for UnknownArgument {}
 
 impl Command {
-    /// Reads the program's name, which is a command in itself if it is `lk-jwt-service-healthcheck`, and the arguments that follow it.
+    /// Parses the program's name, and its arguments.
     pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, UnknownArgument> {
         let mut args = args.into_iter();
         let name = args.next().unwrap_or_default();
@@ -87,68 +84,60 @@ impl Command {
             Some("check-config") => Self::CheckConfig,
             Some("healthcheck") => Self::Healthcheck,
             Some("--dev") => Self::Dev,
-            Some("doctor") => Self::Doctor(match args.next() {
-                None => None,
-                Some(url) => {
-                    let parsed = url.to_str().map(BaseUrl::parse);
-                    Some(
-                        parsed
-                            .and_then(Result::ok)
-                            .ok_or_else(|| unknown_argument(url))?,
-                    )
-                }
-            }),
+            Some("doctor") => {
+                let url = args
+                    .next()
+                    .map(|url| parse(url, |url| BaseUrl::parse(url).ok()));
+                Self::Doctor(url.transpose()?)
+            }
             Some("keygen") => {
                 let name = args.next().unwrap_or_else(|| DEFAULT_CALLER_NAME.into());
-                let parsed = name.to_str().and_then(CallerName::parse);
-                Self::Keygen(parsed.ok_or_else(|| unknown_argument(name))?)
+                Self::Keygen(parse(name, CallerName::parse)?)
             }
             Some("generate-registration") => {
                 let server = args.next().unwrap_or_default();
-                let parsed = server
-                    .to_str()
-                    .and_then(|name| ServerName::parse(name).ok());
-                let parsed = parsed.ok_or_else(|| unknown_argument(server))?;
                 let url = args.next().unwrap_or_else(|| DEFAULT_SERVICE_URL.into());
-                let at = url.to_str().and_then(parse_http_url);
-                Self::GenerateRegistration(parsed, at.ok_or_else(|| unknown_argument(url))?)
+                Self::GenerateRegistration(
+                    parse(server, |server| ServerName::parse(server).ok())?,
+                    parse(url, parse_http_url)?,
+                )
             }
             Some("--help" | "-h" | "help") => Self::Help,
             Some("--version" | "-V") => Self::Version,
-            _ => return Err(unknown_argument(first)),
+            _ => return Err(UnknownArgument::new(first)),
         };
         args.next()
-            .map_or(Ok(command), |more| Err(unknown_argument(more)))
+            .map_or(Ok(command), |more| Err(UnknownArgument::new(more)))
     }
 }
 
-/// A URL that a homeserver can post to.
+impl UnknownArgument {
+    fn new(argument: OsString) -> Self {
+        let text = argument.to_string_lossy();
+        Self(truncate_chars(&text, MAX_ARGUMENT_CHARS).to_owned())
+    }
+}
+
+fn parse<T>(
+    argument: OsString,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, UnknownArgument> {
+    let parsed = argument.to_str().and_then(parse);
+    parsed.ok_or_else(|| UnknownArgument::new(argument))
+}
+
+/// Parses a URL that a homeserver can call.
 fn parse_http_url(text: &str) -> Option<BaseUrl> {
     let url = BaseUrl::parse(text).ok()?;
     text.to_ascii_lowercase().starts_with("http").then_some(url)
 }
 
-fn unknown_argument(argument: OsString) -> UnknownArgument {
-    UnknownArgument(
-        argument
-            .to_string_lossy()
-            .chars()
-            .take(MAX_ARGUMENT_CHARS)
-            .collect(),
-    )
-}
-
-/// Prints name and version.
 pub(crate) fn print_version(out: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "{} {}",
-        env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION")
-    )
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    writeln!(out, "{name} {version}")
 }
 
-/// Prints what can be asked for and every setting.
+/// Prints the commands and all settings.
 pub(crate) fn print_help(out: &mut impl Write) -> io::Result<()> {
     print_version(out)?;
     writeln!(
@@ -159,158 +148,46 @@ pub(crate) fn print_help(out: &mut impl Write) -> io::Result<()> {
 {USAGE}
 
   serve         run the service (the default)
-  check-config  print every setting as it is understood, and where it comes from
-  healthcheck   ask the service that runs with the same settings; exit code 0 if it is well
-  doctor        ask the SFU, the homeservers and, at its public URL, the service itself; say what is amiss and what to do
-  keygen        make an API key for a caller of /token, and the line that the service needs to know it
+  check-config  print every setting as the service understands it, where it comes from, and which endpoints are open
+  healthcheck   check the service that runs with the same settings; exit code 0 if it is healthy
+  doctor        check the SFU, the homeservers and, at its public URL, the service itself; print problems and what to do
+  keygen        generate an API key for a caller of /token, and the line that the service needs to accept it
   generate-registration
-                make the file that lets the homeserver SERVER_NAME have this service, at URL, for an application service
-  --dev         run beside `livekit-server --dev`, on loopback, with rooms for everyone
+                generate the file that registers this service, at URL, as an application service of the homeserver SERVER_NAME
+  --dev         run beside `livekit-server --dev`, on loopback, with full access for all homeservers
   --help        print this
   --version     print the version
 
-Settings come from the environment; an empty one is unset. Each may also be a file of
-its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
+Settings are environment variables; an empty one counts as not set. Each may also be a file
+of its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
 ",
         env!("CARGO_PKG_DESCRIPTION")
     )?;
-    let width = SETTINGS.iter().map(|known| known.name.len()).max();
+    let width = SETTINGS.iter().map(|setting| setting.name.len()).max();
     let width = width.unwrap_or_default();
-    for known in SETTINGS {
-        match known.kind {
-            SettingKind::Value | SettingKind::Path => {
-                writeln!(out, "  {:width$}  {}", known.name, known.help)?
-            }
-            SettingKind::Deprecated => {
-                writeln!(out, "  {:width$}  older name of {}", known.name, known.help)?
-            }
-        }
+    for setting in SETTINGS {
+        writeln!(out, "  {:width$}  {}", setting.name, setting.description())?;
     }
+    let fixed: Vec<_> = fixed_settings().map(|setting| setting.name).collect();
     writeln!(
         out,
-        "\nA wrong setting ends the service with exit code {EXIT_CONFIG} and a line that names it."
+        "
+A wrong setting ends the service with exit code {EXIT_CONFIG} and an error with its name.
+
+SIGHUP reads files and credentials of settings again, except {}.",
+        fixed.join(", ")
     )
 }
 
-/// Makes an API key. On `out`: the key, and below it what to store; on `err` what to do with them.
-pub(crate) fn keygen(
-    name: &CallerName,
-    out: &mut impl Write,
-    err: &mut impl Write,
-) -> io::Result<()> {
-    let (key, hash) = api_key::generate_api_key();
-    writeln!(out, "{key}\n{name}:{hash}")?;
-    writeln!(
-        err,
-        "The first line is the API key: give it to {name}, it is stored nowhere. The second is for TOKEN_SERVER_API_KEYS, \
-         or in the policy file: [callers.{name:?}] keys = [\"sha256:{hash}\"]",
-        name = name.as_str()
-    )
+/// The settings that a reload does not read.
+fn fixed_settings() -> impl Iterator<Item = &'static Setting> {
+    let fixed = |setting: &&Setting| !setting.is_reloaded() && setting.is_current();
+    SETTINGS.iter().copied().filter(fixed)
 }
 
-/// Makes a registration. On `out`: the file; on `err` what to do with it.
-pub(crate) fn generate_registration(
-    server: &ServerName,
-    url: &BaseUrl,
-    out: &mut impl Write,
-    err: &mut impl Write,
-) -> io::Result<()> {
-    out.write_all(registration::generate(server, url).as_bytes())?;
-    writeln!(
-        err,
-        "Store it where the homeserver and this service can read it, and nobody else: app_service_config_files of Synapse, with \
-         msc4502_enabled and msc4512_enabled among its experimental_features, and LIVEKIT_AS_REGISTRATION_FILE with \
-         LIVEKIT_HS_SERVER_NAME={server} and LIVEKIT_HS_URL here"
-    )
-}
-
-/// Prints every setting to `out`, or everything that is wrong to `err`. Gives the exit code.
-pub(crate) fn check_config(
-    env: &Environment,
-    out: &mut impl Write,
-    err: &mut impl Write,
-) -> io::Result<u8> {
-    let (config, report) = Config::read_with_defaults(env);
-    match config {
-        Ok(_) => {
-            print_settings(&report, out)?;
-            print_warnings(&report, out)?;
-            writeln!(out, "configuration is valid")?;
-            Ok(0)
-        }
-        Err(errors) => {
-            print_warnings(&report, err)?;
-            print_errors(&errors, err)?;
-            Ok(EXIT_CONFIG)
-        }
-    }
-}
-
-/// Prints wrong settings, a line each.
+/// Prints errors of settings, a line each.
 pub(crate) fn print_errors(errors: &[Error], err: &mut impl Write) -> io::Result<()> {
     errors
         .iter()
         .try_for_each(|error| writeln!(err, "{}", escape_control_chars(&error.to_string())))
-}
-
-fn print_settings(report: &ConfigReport, out: &mut impl Write) -> io::Result<()> {
-    let rows: Vec<_> = report
-        .settings()
-        .iter()
-        .map(|s| {
-            (
-                s.name,
-                escape_control_chars(&s.display_value),
-                escape_control_chars(&s.origin.to_string()),
-            )
-        })
-        .collect();
-    let width = |column: fn(&(&str, String, String)) -> usize| rows.iter().map(column).max();
-    let names = width(|row| row.0.len()).unwrap_or_default();
-    let values = width(|row| row.1.chars().count()).unwrap_or_default();
-    for (name, value, origin) in &rows {
-        writeln!(out, "{name:names$}  {value:values$}  {origin}")?;
-    }
-    Ok(())
-}
-
-fn print_warnings(report: &ConfigReport, out: &mut impl Write) -> io::Result<()> {
-    report
-        .warnings()
-        .iter()
-        .try_for_each(|warning| writeln!(out, "warning: {}", escape_control_chars(warning)))
-}
-
-/// What `--dev` says at start, a line each: what is open, and how to try it. `listening` has the real port.
-pub(crate) fn dev_hints(config: &Config, listening: &BindAddress) -> Vec<String> {
-    let (curl, base) = match listening {
-        BindAddress::Unix(path) => (
-            format!("curl --unix-socket {}", path.display()),
-            "http://localhost".into(),
-        ),
-        BindAddress::AllInterfaces(port) => ("curl".into(), format!("http://localhost:{port}")),
-        BindAddress::Tcp { host, port } => ("curl".into(), format!("http://{host}:{port}")),
-    };
-    let token =
-        r#"-H 'Content-Type: application/json' -d '{"room_name":"test","participant_name":"me"}'"#;
-    let body = r#"{"room_id":"!room:example.org","slot_id":"m.call#ROOM","openid_token":{"access_token":"FROM_YOUR_HOMESERVER","token_type":"Bearer","matrix_server_name":"example.org","expires_in":3600},"member":{"id":"me","claimed_user_id":"@you:example.org","claimed_device_id":"DEVICE"}}"#;
-    let mut hints = vec![
-        "DEVELOPMENT MODE: not for a host that others reach".into(),
-        format!(
-            "tokens are for {}, signed with API key {}",
-            config.sfu_url,
-            config.api_keys.first().map_or("(none)", |key| key.id())
-        ),
-        format!("try it: {curl} -i {base}/healthz"),
-        format!("with an OpenID token (POST /_matrix/client/v3/user/USER/openid/request_token): {curl} {base}/get_token -d '{body}'"),
-        format!("without Matrix: {curl} {base}/token {token}"),
-        "a homeserver on this host or on the LAN is asked only with LIVEKIT_ALLOWED_NETWORKS=127.0.0.0/8,::1 or the like".into(),
-    ];
-    if config.full_access.is_all() {
-        hints.insert(
-            1,
-            "anybody with an account on any Matrix homeserver can create rooms".into(),
-        );
-    }
-    hints
 }

@@ -1,4 +1,8 @@
+use super::check_config;
+use super::generate::keygen;
 use super::*;
+use crate::config::table::Relation;
+use crate::token::api_key;
 
 fn parse(args: &[&str]) -> Result<Command, UnknownArgument> {
     called("livekit-token-service", args)
@@ -17,13 +21,13 @@ fn printed(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
 fn check(variables: &[(&str, &str)]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let env = variables.iter().copied().collect();
-    let code = check_config(&env, &mut out, &mut err).unwrap();
+    let code = check_config::run(&env, &mut out, &mut err).unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (code, text(out), text(err))
 }
 
 #[test]
-fn every_command_has_its_word_and_serve_needs_none() {
+fn every_command_is_parsed_and_serve_is_the_default() {
     for (args, command) in [
         (&[][..], Command::Serve),
         (&["serve"], Command::Serve),
@@ -62,7 +66,7 @@ fn registration(server: &str, url: &str) -> Command {
 }
 
 #[test]
-fn the_names_of_the_forerunner_s_programs_are_commands() {
+fn program_names_of_lk_jwt_service_are_commands() {
     for (name, args, command) in [
         ("/lk-jwt-service", &[][..], Command::Serve),
         ("/lk-jwt-service", &["check-config"], Command::CheckConfig),
@@ -76,7 +80,7 @@ fn the_names_of_the_forerunner_s_programs_are_commands() {
 }
 
 #[test]
-fn what_nobody_understands_is_answered_with_the_usage() {
+fn unknown_arguments_are_refused_with_the_usage() {
     for args in [
         &["--serve"][..],
         &[""],
@@ -100,7 +104,7 @@ fn what_nobody_understands_is_answered_with_the_usage() {
 }
 
 #[test]
-fn a_key_is_printed_once_and_what_to_store_does_not_have_it() {
+fn keygen_prints_the_key_once_and_its_hash_to_store() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     keygen(&CallerName::parse("app").unwrap(), &mut out, &mut err).unwrap();
     let [out, err] = [out, err].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -118,19 +122,21 @@ fn a_key_is_printed_once_and_what_to_store_does_not_have_it() {
 }
 
 #[test]
-fn the_help_has_a_line_for_every_setting() {
+fn help_has_a_line_for_every_setting() {
     let help = printed(print_help);
-    for known in SETTINGS {
+    for setting in SETTINGS {
         let lines = help
             .lines()
-            .filter(|line| line.split_whitespace().next() == Some(known.name));
-        assert_eq!(lines.count(), 1, "{}", known.name);
+            .filter(|line| line.split_whitespace().next() == Some(setting.name));
+        assert_eq!(lines.count(), 1, "{}", setting.name);
     }
+    let fixed = help.rsplit("except ").next().unwrap();
+    assert!(fixed.contains("LIVEKIT_JWT_BIND") && !fixed.contains("LIVEKIT_KEY"));
     assert!(printed(print_version).starts_with("livekit-token-service 0."));
 }
 
 #[test]
-fn check_config_aligns_values_and_origins_and_masks_secrets() {
+fn check_config_prints_all_settings_in_columns_and_masks_secrets() {
     let (code, out, err) = check(&[
         ("LIVEKIT_URL", "wss://sfu.example.com"),
         ("LIVEKIT_KEY", "APIx"),
@@ -140,28 +146,63 @@ fn check_config_aligns_values_and_origins_and_masks_secrets() {
     ]);
     assert_eq!((code, err.as_str()), (0, ""));
     let lines: Vec<_> = out.lines().collect();
+    let row = |name: &str| {
+        let mut lines = lines.iter();
+        let line = lines.find(|line| line.split(' ').next() == Some(name));
+        line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    for setting in SETTINGS
+        .iter()
+        .filter(|setting| matches!(setting.relation, Relation::Main))
+    {
+        assert!(row(setting.name).is_some(), "{}", setting.name);
+    }
+    for (name, expected) in [
+        ("LIVEKIT_URL", "wss://sfu.example.com environment"),
+        (
+            "LIVEKIT_API_URL",
+            "https://sfu.example.com from LIVEKIT_URL",
+        ),
+        ("LIVEKIT_SECRET", "APIx (set, 32 characters) environment"),
+        ("LIVEKIT_JWT_BIND", ":8080 default"),
+        ("LIVEKIT_REDIS_URL", "(not set) default: none"),
+        ("CORS_ORIGINS", "(not set) default: http://localhost:3000"),
+        ("LIVEKIT_KEYS", "(not set)"),
+    ] {
+        assert_eq!(row(name).unwrap(), format!("{name} {expected}"));
+    }
+    assert_eq!(row("LIVEKIT_API_KEY"), None, "another name that is not set");
     let column = |line: &str, word: &str| line.find(word).unwrap();
-    assert_eq!(
-        lines[0].split_whitespace().collect::<Vec<_>>(),
-        ["LIVEKIT_URL", "wss://sfu.example.com", "environment"]
-    );
     assert_eq!(column(lines[0], "wss://"), column(lines[1], "https://sfu"));
-    assert_eq!(
-        column(lines[0], "environment"),
-        column(lines[1], "from LIVEKIT_URL")
+    let origin = column(lines[0], "environment");
+    assert_eq!(origin, column(lines[1], "from LIVEKIT_URL"));
+    assert!(!out.contains("0123456789abcdef"));
+    let end = lines.iter().position(|line| line.is_empty()).unwrap();
+    let [matrix, token, appservice, memory, unknown, valid] = lines[end + 1..] else {
+        panic!("{out}")
+    };
+    assert!(
+        matrix.ends_with("are open, since LIVEKIT_KEY is set"),
+        "{matrix}"
     );
-    assert!(out.contains("APIx (set, 32 characters)") && !out.contains("0123456789abcdef"));
-    assert_eq!(
-        lines[lines.len() - 2..],
-        [
-            "warning: LIVEKIT_SERCET is not known; did you mean LIVEKIT_SECRET?",
-            "configuration is valid"
-        ]
+    assert!(
+        token.starts_with("/token is closed, since none of "),
+        "{token}"
     );
+    assert!(
+        appservice.contains(" closed, since none of LIVEKIT_AS_"),
+        "{appservice}"
+    );
+    assert!(memory.starts_with("warning: delegated leaves are stored in memory"));
+    assert_eq!(
+        unknown,
+        "warning: LIVEKIT_SERCET is unknown; did you mean LIVEKIT_SECRET?"
+    );
+    assert_eq!(valid, "configuration is valid");
 }
 
 #[test]
-fn check_config_says_what_is_wrong_on_stderr() {
+fn check_config_prints_errors_to_stderr() {
     let (code, out, err) = check(&[
         ("LIVEKIT_URL", "wss://sfu.example.com"),
         ("LIVEKIT_KEY", "APIx"),
@@ -170,23 +211,4 @@ fn check_config_says_what_is_wrong_on_stderr() {
     assert_eq!((code, out.as_str()), (EXIT_CONFIG, ""));
     assert!(err.contains("\nLIVEKIT_SECRET: expected the secret of LIVEKIT_KEY"));
     assert!(err.contains("did you mean LIVEKIT_SECRET?"));
-}
-
-#[test]
-fn the_hints_of_dev_name_the_real_port() {
-    let (config, _) = Config::read_dev(&Environment::default());
-    let config = config.unwrap();
-    let hints = |bind| dev_hints(&config, &BindAddress::parse(bind).unwrap()).join("\n");
-    let text = hints("127.0.0.1:4711");
-    assert!(text.contains("curl -i http://127.0.0.1:4711/healthz"));
-    assert!(text.contains("http://127.0.0.1:4711/get_token -d '{"));
-    assert!(text.contains("anybody with an account"));
-    assert!(!text.contains("secret"));
-    assert!(hints("[::1]:1").contains("curl -i http://[::1]:1/healthz"));
-    let unix = hints("unix:/run/s");
-    assert!(unix.contains("curl --unix-socket /run/s -i http://localhost/healthz"));
-    let (_, body) = text.split_once("-d '").unwrap();
-    let (body, _) = body.split_once('\'').unwrap();
-    let body: serde_json::Value = serde_json::from_str(body).unwrap();
-    assert_eq!(body["slot_id"], "m.call#ROOM");
 }

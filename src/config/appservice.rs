@@ -1,343 +1,230 @@
-//! Application-service mode: which homeserver we are beside, and how both know each other.
+//! Application-service mode: the homeserver, and the registration that it and this service share.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::reader::{SettingValue, SettingsReader, mask_secret};
-use super::{Error, values};
+use super::reader::{Reported, SettingOrigin, SettingValue, SettingsReader, describe_length};
+use super::table::{
+    LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS, LIVEKIT_AS_REGISTRATION_FILE, LIVEKIT_AS_TOKEN,
+    LIVEKIT_CS_API_URL_OVERRIDES, LIVEKIT_HS_SERVER_NAME, LIVEKIT_HS_TOKEN, LIVEKIT_HS_URL,
+    Setting,
+};
+use super::values::{parse_http_url, parse_server_name};
 use crate::matrix::id::ServerName;
 use crate::matrix::registration::{AppServiceRegistration, AppServiceSecret};
 use crate::net::base_url::BaseUrl;
 
-const REGISTRATION_FILE: &str = "LIVEKIT_AS_REGISTRATION_FILE";
-const AS_TOKEN: &str = "LIVEKIT_AS_TOKEN";
-const HS_TOKEN: &str = "LIVEKIT_HS_TOKEN";
-const HS_SERVER_NAME: &str = "LIVEKIT_HS_SERVER_NAME";
-const HS_URL: &str = "LIVEKIT_HS_URL";
-const MEMBERSHIP_CHECK: &str = "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS";
-/// Any of these opens the door.
-pub(super) const ENABLING_SETTINGS: [&str; 5] = [
-    REGISTRATION_FILE,
-    AS_TOKEN,
-    HS_TOKEN,
-    HS_SERVER_NAME,
-    HS_URL,
-];
-/// What an administrator is told who opens the door for users of any homeserver as well.
-pub(super) const BOTH_MODES_WARNING: &str = "the doors for users of any homeserver and for the application service are both open: /get_token and /sfu/get \
-    do not ask who is in a Matrix room, so whoever is not in it, or banned from it, gets a token there (their own settings close them; see README)";
-/// Tokens shorter than this draw a warning: a generated one has 64.
+/// The warning if the endpoints for users of any homeserver are open too.
+pub(super) const BOTH_MODES_WARNING: &str = "the endpoints for users of any homeserver are open beside application-service mode: \
+    /get_token and /sfu/get do not check who is in a Matrix room, so that users who are not in it, or are banned from it, get a \
+    token there (check-config says which setting opens them)";
+/// Shorter tokens draw a warning, in characters; a generated token has 64.
 const SHORT_TOKEN_CHARS: usize = 32;
-/// For how long a token lets in, unless somebody says otherwise: membership is checked when it is made out, so not for long.
-const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
-const HS_URL_EXPECTED: &str =
-    "an http or https URL like http://synapse:8008 without user, query or fragment";
 
-/// The homeserver that passes its users' wishes on to us.
-#[derive(Debug, Clone)]
-pub struct AppServiceConfig {
-    /// Its name: these users are local.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AppServiceConfig {
+    /// The homeserver's name: its users are local.
     pub server_name: ServerName,
-    /// Its client-server API as this service reaches it.
+    /// The homeserver's client-server API as this service reaches it.
     pub client_api_url: BaseUrl,
-    /// What both know each other by.
+    /// The tokens by which homeserver and service authenticate each other.
     pub registration: AppServiceRegistration,
-    /// For how long a token can be used to join.
-    pub token_lifetime: Duration,
-    /// How often it is asked whether those who are in a call are still in the Matrix room.
+    /// Time between checks whether a participant is still in the Matrix room.
     pub membership_check_interval: Duration,
 }
 
-/// Reads everything about it. `lifetime` is what was read for tokens in general, and `overrides` may say where the homeserver is.
+/// `overrides` (`LIVEKIT_CS_API_URL_OVERRIDES`) may have the homeserver's URL.
 pub(super) fn read(
     reader: &mut SettingsReader<'_>,
-    lifetime: Option<Duration>,
     overrides: Option<&BTreeMap<ServerName, BaseUrl>>,
-) -> Option<AppServiceConfig> {
+) -> Result<AppServiceConfig, Reported> {
     let registration = read_registration(reader);
-    let server = read_required(
-        reader,
-        HS_SERVER_NAME,
-        "the server name of the homeserver, like example.com",
-    );
-    let server = server.and_then(|value| {
-        let expected = "a server name like example.com or example.com:8448";
-        reader.parse_value(value, expected, |text| {
-            ServerName::parse(text).map_err(|_| text)
-        })
-    });
-    let url = read_homeserver_url(reader, server.as_ref(), overrides);
-    let check = reader.parse_or_default(MEMBERSHIP_CHECK, "30", "1 to 3600 seconds", |text| {
-        values::parse_seconds(text, 1..=3600)
-    });
-    let general = reader.is_set("LIVEKIT_TOKEN_LIFETIME_SECONDS");
-    Some(AppServiceConfig {
-        server_name: server?,
+    let server_name = reader.parse_optional(&LIVEKIT_HS_SERVER_NAME, parse_server_name);
+    let server_name = required(reader, &LIVEKIT_HS_SERVER_NAME, server_name);
+    let url = read_homeserver_url(reader, &server_name, overrides);
+    let interval = reader.integer(&LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS);
+    Ok(AppServiceConfig {
+        server_name: server_name?,
         client_api_url: url?,
         registration: registration?,
-        token_lifetime: if general {
-            lifetime?
-        } else {
-            DEFAULT_TOKEN_LIFETIME
-        },
-        membership_check_interval: check?,
+        membership_check_interval: Duration::from_secs(interval?),
     })
 }
 
-/// The file, or both tokens; if both are there, they agree.
-fn read_registration(reader: &mut SettingsReader<'_>) -> Option<AppServiceRegistration> {
-    let before = reader.errors.len();
-    let file = reader.read_file(REGISTRATION_FILE);
-    let tokens = (reader.read_value(AS_TOKEN), reader.read_value(HS_TOKEN));
-    if reader.errors.len() > before {
-        return None;
+/// Reads the homeserver's URL: its own setting, or else the override of its client-server API.
+fn read_homeserver_url(
+    reader: &mut SettingsReader<'_>,
+    server_name: &Result<ServerName, Reported>,
+    overrides: Option<&BTreeMap<ServerName, BaseUrl>>,
+) -> Result<BaseUrl, Reported> {
+    if let Some(url) = reader.parse_optional(&LIVEKIT_HS_URL, parse_http_url)? {
+        return Ok(url);
     }
-    let read = file.and_then(|file| match AppServiceRegistration::parse(&file.text) {
+    let server_name = server_name.as_ref().map_err(|reported| *reported)?;
+    let url = overrides.and_then(|overrides| overrides.get(server_name).cloned());
+    if let Some(url) = &url {
+        let origin = SettingOrigin::DerivedFrom(LIVEKIT_CS_API_URL_OVERRIDES.name);
+        let report = &mut reader.report;
+        report.add_setting(&LIVEKIT_HS_URL, url.to_string(), origin);
+    }
+    required(reader, &LIVEKIT_HS_URL, Ok(url))
+}
+
+fn required<T>(
+    reader: &mut SettingsReader<'_>,
+    setting: &Setting,
+    value: Result<Option<T>, Reported>,
+) -> Result<T, Reported> {
+    value?.ok_or_else(|| reader.missing(setting, setting.expected_form()))
+}
+
+/// Reads the registration from its file, from the two tokens, or from both if they agree.
+fn read_registration(reader: &mut SettingsReader<'_>) -> Result<AppServiceRegistration, Reported> {
+    let file = reader.file(&LIVEKIT_AS_REGISTRATION_FILE);
+    let as_token = reader.value(&LIVEKIT_AS_TOKEN);
+    let hs_token = reader.value(&LIVEKIT_HS_TOKEN);
+    let (file, as_token, hs_token) = (file?, as_token?, hs_token?);
+    let from_file = file
+        .map(|file| parse_registration(reader, file))
+        .transpose()?;
+    let (file_id, file_tokens) = match from_file {
+        Some(registration) => (
+            registration.id,
+            Some((registration.as_token, registration.hs_token)),
+        ),
+        None => (None, None),
+    };
+    let (file_as_token, file_hs_token) = file_tokens.unzip();
+    let as_token = agreed_token(reader, &LIVEKIT_AS_TOKEN, as_token, file_as_token);
+    let hs_token = agreed_token(reader, &LIVEKIT_HS_TOKEN, hs_token, file_hs_token);
+    let (as_token, hs_token) = (as_token?, hs_token?);
+    let is_short = |token: &AppServiceSecret| token.length() < SHORT_TOKEN_CHARS;
+    if is_short(&as_token) || is_short(&hs_token) {
+        reader.report.warn(format!(
+            "a token of the registration has fewer than {SHORT_TOKEN_CHARS} characters; generate-registration makes longer ones"
+        ));
+    }
+    match AppServiceRegistration::new(as_token, hs_token) {
+        Some(registration) => Ok(AppServiceRegistration {
+            id: file_id,
+            ..registration
+        }),
+        None => {
+            let expected = format!("another token than {}", LIVEKIT_AS_TOKEN.name);
+            Err(reader.invalid(&LIVEKIT_HS_TOKEN, expected, "the same"))
+        }
+    }
+}
+
+fn parse_registration(
+    reader: &mut SettingsReader<'_>,
+    file: SettingValue,
+) -> Result<AppServiceRegistration, Reported> {
+    match AppServiceRegistration::parse(&file.text) {
         Ok(registration) => {
             reader
                 .report
-                .add_setting(REGISTRATION_FILE, "(read)", file.origin);
-            Some(registration)
+                .add_setting(file.setting, "(read)", file.origin);
+            Ok(registration)
         }
         Err(expected) => {
-            reader.push_invalid(
-                REGISTRATION_FILE,
-                expected.to_string(),
-                format!("{} without", file.origin),
-            );
-            None
+            let found = format!("{} without", file.origin);
+            Err(reader.invalid(file.setting, expected.to_string(), found))
         }
-    });
-    if reader.errors.len() > before {
-        return None;
     }
-    let given = match tokens {
-        (None, None) if read.is_some() => return warn_short_tokens(reader, read),
-        (as_token, hs_token) => {
-            let as_token = read_shared_token(
-                reader,
-                AS_TOKEN,
-                as_token,
-                read.as_ref().map(|r| &r.as_token),
-            );
-            let hs_token = read_shared_token(
-                reader,
-                HS_TOKEN,
-                hs_token,
-                read.as_ref().map(|r| &r.hs_token),
-            );
-            let id = read.and_then(|registration| registration.id);
-            AppServiceRegistration::new(as_token?, hs_token?)
-                .map(|given| AppServiceRegistration { id, ..given })
-        }
-    };
-    if given.is_none() {
-        reader.push_invalid(
-            HS_TOKEN,
-            format!("another token than {AS_TOKEN}"),
-            "the same",
-        );
-    }
-    warn_short_tokens(reader, given)
 }
 
-/// A token of its own variable, or else of the file.
-fn read_shared_token(
+/// The token of its own variable, or else of the registration file.
+fn agreed_token(
     reader: &mut SettingsReader<'_>,
-    name: &'static str,
+    setting: &'static Setting,
     value: Option<SettingValue>,
-    of_file: Option<&AppServiceSecret>,
-) -> Option<AppServiceSecret> {
+    from_file: Option<AppServiceSecret>,
+) -> Result<AppServiceSecret, Reported> {
     let Some(value) = value else {
-        if of_file.is_none() {
-            let expected =
-                format!("the token of that name in the registration, or {REGISTRATION_FILE}");
-            reader.errors.push(Error::Missing { name, expected });
-        }
-        return of_file.cloned();
+        return required(reader, setting, Ok(from_file));
     };
     let Some(token) = AppServiceSecret::parse(&value.text) else {
-        let found = super::reader::describe_length(&value.text);
-        reader.push_invalid(name, "1 to 512 visible ASCII characters", found);
-        return None;
+        let found = describe_length(&value.text);
+        return Err(reader.invalid(setting, "1 to 512 visible ASCII characters", found));
     };
-    if of_file.is_some_and(|other| *other != token) {
-        reader.errors.push(Error::Conflict {
-            name,
-            other: REGISTRATION_FILE,
-        });
-        return None;
+    if from_file.is_some_and(|other| other != token) {
+        return Err(reader.conflict(setting, &LIVEKIT_AS_REGISTRATION_FILE));
     }
-    reader
-        .report
-        .add_setting(name, mask_secret(&value.text), value.origin);
-    Some(token)
-}
-
-fn warn_short_tokens(
-    reader: &mut SettingsReader<'_>,
-    registration: Option<AppServiceRegistration>,
-) -> Option<AppServiceRegistration> {
-    let registration = registration?;
-    let tokens = [&registration.as_token, &registration.hs_token];
-    if tokens
-        .iter()
-        .any(|token| token.length() < SHORT_TOKEN_CHARS)
-    {
-        reader.report.add_warning(format!(
-            "a token of the registration has fewer than {SHORT_TOKEN_CHARS} characters; generate-registration makes better ones"
-        ));
-    }
-    Some(registration)
-}
-
-/// Where the homeserver is: its own setting, or the override for it.
-fn read_homeserver_url(
-    reader: &mut SettingsReader<'_>,
-    server: Option<&ServerName>,
-    overrides: Option<&BTreeMap<ServerName, BaseUrl>>,
-) -> Option<BaseUrl> {
-    let before = reader.errors.len();
-    if let Some(value) = reader.read_value(HS_URL) {
-        return reader.parse_value(value, HS_URL_EXPECTED, parse_http_url);
-    }
-    if reader.errors.len() > before {
-        return None;
-    }
-    let found = overrides?.get(server?).cloned();
-    if found.is_none() {
-        reader.errors.push(Error::Missing {
-            name: HS_URL,
-            expected: HS_URL_EXPECTED.into(),
-        });
-    }
-    found
-}
-
-fn parse_http_url(text: &str) -> Result<BaseUrl, &str> {
-    let scheme = text.split("://").next().unwrap_or_default();
-    let http = ["http", "https"]
-        .iter()
-        .any(|s| scheme.eq_ignore_ascii_case(s));
-    BaseUrl::parse(text).ok().filter(|_| http).ok_or(text)
-}
-
-fn read_required(
-    reader: &mut SettingsReader<'_>,
-    name: &'static str,
-    expected: &str,
-) -> Option<SettingValue> {
-    let before = reader.errors.len();
-    let value = reader.read_value(name);
-    if value.is_none() && reader.errors.len() == before {
-        let expected = expected.into();
-        reader.errors.push(Error::Missing { name, expected });
-    }
-    value
+    reader.report_value(&value);
+    Ok(token)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, Environment};
     use super::*;
+    use crate::config::tests::{environment, errors, read_valid};
 
     const TOKENS: [(&str, &str); 2] = [
-        (AS_TOKEN, "never-logged-as-token-of-at-least-32"),
-        (HS_TOKEN, "never-logged-hs-token-of-at-least-32"),
+        ("LIVEKIT_AS_TOKEN", "never-logged-as-token-of-at-least-32"),
+        ("LIVEKIT_HS_TOKEN", "never-logged-hs-token-of-at-least-32"),
     ];
-    const WHERE: [(&str, &str); 2] = [
-        (HS_SERVER_NAME, "example.com"),
-        (HS_URL, "http://synapse:8008/"),
+    const HOMESERVER: [(&str, &str); 2] = [
+        ("LIVEKIT_HS_SERVER_NAME", "example.com"),
+        ("LIVEKIT_HS_URL", "http://synapse:8008/"),
     ];
-
-    fn read(more: &[(&'static str, &str)]) -> (Result<Config, String>, String) {
-        let needed = [
-            ("LIVEKIT_URL", "wss://sfu.example.com"),
-            ("LIVEKIT_KEY", "APIkey"),
-            (
-                "LIVEKIT_SECRET",
-                "a-secret-of-at-least-thirty-two-characters",
-            ),
-        ];
-        let env: Environment = needed.iter().chain(more).copied().collect();
-        let (config, report) = Config::read_with_defaults(&env);
-        let told = format!("{:?} {:?}", report.warnings(), report.settings());
-        let errors = |errors: Vec<Error>| errors.iter().map(|e| format!("{e}\n")).collect();
-        (config.map_err(errors), told)
-    }
 
     #[test]
-    fn its_settings_open_its_door_and_no_other() {
-        let (config, told) = read(&[TOKENS, WHERE].concat());
-        let config = config.unwrap();
-        assert!(
-            !config.matrix_enabled && config.token_endpoint.is_none(),
-            "{told}"
-        );
+    fn its_settings_open_its_endpoints_and_no_others() {
+        let all = [TOKENS, HOMESERVER].concat();
+        let (config, report) = read_valid(&all);
+        let open = config.endpoints;
+        assert!(open.appservice && !open.matrix && !open.token, "{report:?}");
         let appservice = config.appservice.unwrap();
         assert_eq!(appservice.client_api_url.to_string(), "http://synapse:8008");
-        assert_eq!(appservice.token_lifetime, DEFAULT_TOKEN_LIFETIME);
         assert!(appservice.registration.as_token.matches(TOKENS[0].1));
-        assert!(!told.contains("never-logged"), "{told}");
-        let both = [("LIVEKIT_FULL_ACCESS_HOMESERVERS", "example.com")];
-        let config = read(&[&TOKENS[..], &WHERE, &both].concat()).0.unwrap();
-        assert!(config.matrix_enabled && config.appservice.is_some());
-        let config = read(&[]).0.unwrap();
-        assert!(config.matrix_enabled && config.appservice.is_none());
+        assert!(!format!("{report:?}").contains("never-logged"));
+        let full_access = [("LIVEKIT_FULL_ACCESS_HOMESERVERS", "example.com")];
+        let (config, report) = read_valid(&[&all[..], &full_access].concat());
+        assert!(config.endpoints.matrix && config.appservice.is_some());
+        assert!(report.warnings.iter().any(|w| w == BOTH_MODES_WARNING));
+        let (config, _) = read_valid(&[]);
+        assert!(config.endpoints.matrix && config.appservice.is_none());
     }
 
     #[test]
-    fn the_general_lifetime_holds_for_it_if_somebody_set_it() {
-        let set = [("LIVEKIT_TOKEN_LIFETIME_SECONDS", "3600")];
-        let config = read(&[&TOKENS[..], &WHERE, &set].concat()).0.unwrap();
-        assert_eq!(config.appservice.unwrap().token_lifetime.as_secs(), 3600);
-    }
-
-    #[test]
-    fn an_override_says_where_the_homeserver_is_as_well() {
-        let place = [
-            (HS_SERVER_NAME, "example.com"),
-            (
-                "LIVEKIT_CS_API_URL_OVERRIDES",
-                "example.com=https://hs.internal",
-            ),
-        ];
-        let config = read(&[TOKENS, place].concat()).0.unwrap();
-        assert_eq!(
-            config.appservice.unwrap().client_api_url.to_string(),
-            "https://hs.internal"
+    fn an_override_of_the_client_server_api_is_the_homeserver_s_url_too() {
+        let override_ = (
+            "LIVEKIT_CS_API_URL_OVERRIDES",
+            "example.com=https://hs.internal",
         );
+        let (config, _) = read_valid(&[TOKENS, [HOMESERVER[0], override_]].concat());
+        let url = config.appservice.unwrap().client_api_url;
+        assert_eq!(url.to_string(), "https://hs.internal");
     }
 
     #[test]
-    fn what_is_wrong_stops_the_start_by_its_name_and_shows_no_token() {
-        let all = [TOKENS, WHERE].concat();
-        let without = |name| {
-            all.iter()
-                .copied()
-                .filter(|(n, _)| *n != name)
-                .collect::<Vec<_>>()
+    fn errors_name_the_setting_and_show_no_token() {
+        let all = [TOKENS, HOMESERVER].concat();
+        let without = |name: &str| {
+            let others = all.iter().copied().filter(|(other, _)| *other != name);
+            others.collect::<Vec<_>>()
         };
-        for name in [AS_TOKEN, HS_TOKEN, HS_SERVER_NAME, HS_URL] {
-            let error = read(&without(name)).0.unwrap_err();
-            assert!(error.starts_with(&format!("{name}: ")), "{name}: {error}");
+        for (name, _) in &all {
+            let errors = errors(&environment(&without(name)));
+            assert!(errors[0].starts_with(&format!("{name}: ")), "{errors:?}");
         }
         for (name, value) in [
-            (AS_TOKEN, "never logged"),
-            (HS_TOKEN, TOKENS[0].1),
-            (HS_SERVER_NAME, "https://example.com"),
-            (HS_URL, "wss://synapse"),
-            (HS_URL, "synapse:8008"),
-            (MEMBERSHIP_CHECK, "0"),
-            (MEMBERSHIP_CHECK, "3601"),
-            (REGISTRATION_FILE, "/nowhere/at/all"),
-            (REGISTRATION_FILE, "/etc/passwd"),
+            ("LIVEKIT_AS_TOKEN", "never logged"),
+            ("LIVEKIT_HS_TOKEN", TOKENS[0].1),
+            ("LIVEKIT_HS_SERVER_NAME", "https://example.com"),
+            ("LIVEKIT_HS_URL", "wss://synapse"),
+            ("LIVEKIT_HS_URL", "synapse:8008"),
+            ("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "0"),
+            ("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "3601"),
+            ("LIVEKIT_AS_REGISTRATION_FILE", "/nowhere/at/all"),
+            ("LIVEKIT_AS_REGISTRATION_FILE", "/etc/passwd"),
         ] {
             let mut settings = without(name);
             settings.push((name, value));
-            let error = read(&settings).0.unwrap_err();
-            assert!(error.starts_with(&format!("{name}: ")), "{name}: {error}");
-            assert!(!error.contains("never"), "{error}");
+            let errors = errors(&environment(&settings)).join("\n");
+            assert!(errors.starts_with(&format!("{name}: ")), "{errors}");
+            assert!(!errors.contains("never"), "{errors}");
         }
     }
 }

@@ -1,255 +1,521 @@
-//! The names of all settings, and which of them a misspelt one may have meant.
+//! The table of all settings: `--help`, `check-config`, the environment file of `contrib` and the settings of README.md are made from it.
 
-use super::environment::Environment;
-use super::report::ConfigReport;
+use std::fmt::Write as _;
 
-/// Longest name that is compared with the known ones, in bytes: twice the longest of them.
-const MAX_NAME_BYTES: usize = 64;
-/// Most unknown names that are warned about one by one; a deployment that has more is better served by their number.
-const MAX_UNKNOWN_WARNINGS: usize = 20;
-/// Most letters to insert and delete for a name to count as misspelt: `LIVEKIT_BIND` is 4 away from `LIVEKIT_JWT_BIND`.
-const MAX_EDIT_DISTANCE: usize = 5;
-/// Names that begin so are meant for this service, or for its forerunners.
-const NAME_PREFIXES: [&str; 3] = ["LIVEKIT_", "LK_", "TOKEN_SERVER_"];
+use super::Mode;
+use super::values::{
+    API_KEY_EXPECTED, BIND_EXPECTED, BOOLEAN_EXPECTED, CALLER_KEYS_EXPECTED, HOMESERVERS_EXPECTED,
+    HTTP_URL_EXPECTED, NETWORKS_EXPECTED, ORIGINS_EXPECTED, SERVER_NAME_EXPECTED, SFU_URL_EXPECTED,
+    URL_OVERRIDES_EXPECTED,
+};
 
-/// How a setting is treated.
+/// A group of settings that is read as a whole: if one of them is wrong, a reload keeps all of the group as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SettingKind {
-    /// The variable holds the value.
-    Value,
-    /// The variable holds a path; a credential of that name is the file itself.
-    Path,
-    /// An older name of another setting, still read.
-    Deprecated,
+pub(crate) enum Section {
+    SfuUrl,
+    SfuKeys,
+    Listen,
+    Homeservers,
+    Network,
+    AccessTokens,
+    DelegatedLeaves,
+    AppService,
+    CallerKeys,
+    Login,
+    Policy,
+    Callers,
+    Log,
 }
 
-/// A setting.
-pub(crate) struct SettingDefinition {
+impl Section {
+    /// The name in logs and headings.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::SfuUrl => "SFU URL",
+            Self::SfuKeys => "SFU keys",
+            Self::Listen => "listening",
+            Self::Homeservers => "homeservers",
+            Self::Network => "network",
+            Self::AccessTokens => "access tokens",
+            Self::DelegatedLeaves => "delegated leaves",
+            Self::AppService => "application service",
+            Self::CallerKeys => "caller keys",
+            Self::Login => "login",
+            Self::Policy => "policy",
+            Self::Callers => "callers",
+            Self::Log => "log",
+        }
+    }
+
+    fn is_reloaded(self) -> bool {
+        !matches!(self, Self::Listen | Self::DelegatedLeaves)
+    }
+}
+
+/// Endpoints that are open or closed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndpointGroup {
+    /// For users of any homeserver, by OpenID token.
+    Matrix,
+    /// For applications.
+    Token,
+    /// For the homeserver that has this service as an application service.
+    AppService,
+}
+
+impl EndpointGroup {
+    pub(crate) const ALL: [Self; 3] = [Self::Matrix, Self::Token, Self::AppService];
+
+    /// The paths, for people.
+    pub(crate) fn paths(self) -> &'static str {
+        match self {
+            Self::Matrix => "/get_token, /sfu/get and /delegate_delayed_leave",
+            Self::Token => "/token",
+            Self::AppService => "the endpoints of application-service mode",
+        }
+    }
+
+    /// "is" or "are", for [`Self::paths`].
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Token => "is",
+            Self::Matrix | Self::AppService => "are",
+        }
+    }
+}
+
+/// How a variable relates to the setting that it sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Relation {
+    /// The setting itself.
+    Main,
+    /// Another name of a setting.
+    SameAs(&'static Setting),
+    /// The path of a file with the value of a setting.
+    FileOf(&'static Setting),
+    /// A name that predecessors of this service had; still read, with a warning.
+    OlderName(&'static Setting),
+}
+
+/// What holds if a setting is not set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SettingDefault {
+    /// Nothing: the service does not start.
+    Required,
+    /// This value.
+    Value(&'static str),
+    /// What these words say.
+    Described(&'static str),
+}
+
+/// An environment variable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
     pub(crate) name: &'static str,
-    pub(crate) kind: SettingKind,
-    /// A line for `--help`, with unit and default.
-    pub(crate) help: &'static str,
+    pub(crate) section: Section,
+    pub(crate) relation: Relation,
+    /// The meaning in one line, without default and range. Empty for relations other than [`Relation::Main`].
+    help: &'static str,
+    /// The form of a value, for errors.
+    expected: &'static str,
+    pub(super) default: SettingDefault,
+    dev_default: Option<&'static str>,
+    /// The default in application-service mode.
+    pub(crate) appservice_default: Option<&'static str>,
+    pub(crate) range: Option<(u64, u64)>,
+    unit: &'static str,
+    /// The value in the environment file of `contrib`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test writes the file"))]
+    pub(super) example: &'static str,
+    /// The value must not be shown.
+    pub(crate) secret: bool,
+    /// The value is the path of a file; a credential of this name is the file itself.
+    pub(crate) path: bool,
+    /// A reload leaves it as it was, although it reads other settings of the section again.
+    fixed: bool,
+    pub(crate) read_by: &'static [EndpointGroup],
+    /// The endpoints that this setting opens, and whether it does so only without application-service mode.
+    pub(crate) opens: Option<(EndpointGroup, bool)>,
 }
 
-const fn define(name: &'static str, kind: SettingKind, help: &'static str) -> SettingDefinition {
-    SettingDefinition { name, kind, help }
-}
+const MATRIX: &[EndpointGroup] = &[EndpointGroup::Matrix];
+const TOKEN: &[EndpointGroup] = &[EndpointGroup::Token];
+const APPSERVICE: &[EndpointGroup] = &[EndpointGroup::AppService];
+const BOTH_MATRIX: &[EndpointGroup] = &[EndpointGroup::Matrix, EndpointGroup::AppService];
 
-/// Every setting, in the order of `--help`.
-#[rustfmt::skip]
-pub(crate) const SETTINGS: &[SettingDefinition] = &[
-    define("LIVEKIT_URL", SettingKind::Value, "SFU as clients reach it: ws, wss, http or https; required"),
-    define("LIVEKIT_API_URL", SettingKind::Value, "SFU as this service reaches it; default: LIVEKIT_URL"),
-    define("LIVEKIT_KEY", SettingKind::Value, "API key of the SFU"),
-    define("LIVEKIT_SECRET", SettingKind::Value, "its secret"),
-    define("LIVEKIT_API_KEY", SettingKind::Value, "the same as LIVEKIT_KEY"),
-    define("LIVEKIT_API_SECRET", SettingKind::Value, "the same as LIVEKIT_SECRET"),
-    define("LIVEKIT_KEY_FROM_FILE", SettingKind::Path, "file with the API key"),
-    define("LIVEKIT_SECRET_FROM_FILE", SettingKind::Path, "file with its secret"),
-    define("LIVEKIT_SECRET_FILE", SettingKind::Path, "the same as LIVEKIT_SECRET_FROM_FILE"),
-    define("LIVEKIT_KEY_FILE", SettingKind::Path, "file with lines `key: secret`, or with the API key alone"),
-    define("LIVEKIT_KEYS", SettingKind::Value, "`key: secret`, comma or newline separated; the first signs"),
-    define("LIVEKIT_JWT_BIND", SettingKind::Value, ":PORT, HOST:PORT, [IPV6]:PORT or unix:/PATH; default :8080"),
-    define("LIVEKIT_FULL_ACCESS_HOMESERVERS", SettingKind::Value, "homeservers whose users get rooms created, comma or space separated, or *; default: none"),
-    define("LIVEKIT_FEDERATION_URL_OVERRIDES", SettingKind::Value, "where to ask homeservers: SERVER=URL, comma separated; http or https; default: discovery"),
-    define("LIVEKIT_ALLOWED_NETWORKS", SettingKind::Value, "networks where any homeserver may be, such as 10.0.0.0/8; default: the public Internet"),
-    define("LIVEKIT_DENIED_NETWORKS", SettingKind::Value, "networks where no homeserver may be, unless allowed; default: none"),
-    define("LIVEKIT_HTTPS_PROXY", SettingKind::Value, "proxy to homeservers and a login's JWKS on public addresses: http://[USER:PASSWORD@]HOST:PORT; default: none"),
-    define("LIVEKIT_CA_FILE", SettingKind::Path, "PEM file with more certificate authorities to trust"),
-    define("SSL_CERT_FILE", SettingKind::Path, "the same"),
-    define("SSL_CERT_DIR", SettingKind::Path, "directories of such files, colon separated"),
-    define("LIVEKIT_INSECURE_SKIP_VERIFY_TLS", SettingKind::Value, "YES_I_KNOW_WHAT_I_AM_DOING: certificates of homeservers are not checked, except where LIVEKIT_AS_TOKEN is shown"),
-    define("LIVEKIT_TOKEN_LIFETIME_SECONDS", SettingKind::Value, "seconds in which a token can be used to join, 60 to 86400; default 3600"),
-    define("LIVEKIT_CAN_UPDATE_OWN_METADATA", SettingKind::Value, "whether participants may change their own metadata; default false"),
-    define("LIVEKIT_REMOTE_USERS_MAY_PUBLISH", SettingKind::Value, "whether users without full access may send audio, video and data; default true"),
-    define("LIVEKIT_OPENID_CACHE_SECONDS", SettingKind::Value, "seconds for which a verified OpenID token is remembered, 0 to 300; default 30"),
-    define("LIVEKIT_CS_API_URL_OVERRIDES", SettingKind::Value, "where to tell homeservers about leaves: SERVER=URL, comma separated; http or https; default: .well-known/matrix/client"),
-    define("LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS", SettingKind::Value, "seconds from one question to the SFU whether a participant is there to the next, 0 to 86400, 0 is only in doubt; default 60"),
-    define("LIVEKIT_STATE_DIR", SettingKind::Value, "directory where delegated leaves survive a restart, or memory; default: systemd's STATE_DIRECTORY, or else memory"),
-    define("STATE_DIRECTORY", SettingKind::Value, "the same, as systemd sets it"),
-    define("LIVEKIT_REDIS_URL", SettingKind::Value, "Redis in which several services share delegated leaves: redis://, rediss:// or unix://; default: none"),
-    define("LIVEKIT_REDIS_PASSWORD", SettingKind::Value, "its password"),
-    define("LIVEKIT_REDIS_PASSWORD_FILE", SettingKind::Path, "file with its password"),
-    define("LIVEKIT_AS_REGISTRATION_FILE", SettingKind::Path, "registration of this service with its homeserver, as generate-registration prints it: opens application-service mode"),
-    define("LIVEKIT_AS_TOKEN", SettingKind::Value, "as_token of that registration, if it is not read from the file"),
-    define("LIVEKIT_HS_TOKEN", SettingKind::Value, "hs_token of that registration, likewise"),
-    define("LIVEKIT_HS_SERVER_NAME", SettingKind::Value, "server name of that homeserver, whose users are local"),
-    define("LIVEKIT_HS_URL", SettingKind::Value, "where this service reaches it: http or https; default: its LIVEKIT_CS_API_URL_OVERRIDES"),
-    define("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", SettingKind::Value, "seconds from one question to it whether somebody in a call is still in the room to the next, 1 to 3600; default 30"),
-    define("LIVEKIT_TRUSTED_PROXIES", SettingKind::Value, "proxies whose X-Forwarded-For is believed, addresses or networks; default: loopback"),
-    define("LIVEKIT_MAX_CONNECTIONS", SettingKind::Value, "connections of clients in all, 16 to 1000000; default 16384, or what ulimit -n allows"),
-    define("LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS", SettingKind::Value, "connections of one public address, 1 to 1000000; default 256"),
-    define("LIVEKIT_METRICS_BIND", SettingKind::Value, "where /metrics is, in the same forms; default: nowhere"),
-    define("LIVEKIT_RATE_PER_ADDRESS", SettingKind::Value, "requests for tokens of one public address in a minute, 0 to 1000000, 0 is no limit; default 300"),
-    define("TOKEN_SERVER_API_KEYS", SettingKind::Value, "NAME:SHA256 of callers of /token, as keygen prints them, comma or newline separated"),
-    define("TOKEN_SERVER_API_KEYS_FILE", SettingKind::Path, "file with such lines"),
-    define("TOKEN_SERVER_JWT_ISSUER", SettingKind::Value, "iss of the JWTs of a login whose users may call /token"),
-    define("TOKEN_SERVER_JWT_AUDIENCE", SettingKind::Value, "aud of those that are meant for it"),
-    define("TOKEN_SERVER_JWT_KEYS", SettingKind::Value, "JWKS or PEM file with the login's keys, or https URL of a JWKS"),
-    define("TOKEN_SERVER_JWT_SECRET", SettingKind::Value, "the secret of a login that signs with HS256"),
-    define("TOKEN_SERVER_JWT_SECRET_FILE", SettingKind::Path, "file with it"),
-    define("TOKEN_SERVER_JWT_IDENTITY_CLAIM", SettingKind::Value, "claim that says who a user is; default sub"),
-    define("TOKEN_SERVER_POLICY_FILE", SettingKind::Path, "file with callers of /token and what each may ask for; read again on SIGHUP"),
-    define("TOKEN_SERVER_AUTH", SettingKind::Value, "none: anybody may call /token; default: nobody without a key or JWT"),
-    define("TOKEN_SERVER_MIN_NAME_LENGTH", SettingKind::Value, "characters that rooms and participants of /token have at least, 1 to 64; default 1"),
-    define("TOKEN_SERVER_RATE_PER_CALLER", SettingKind::Value, "requests of one caller of /token in a minute, 0 to 1000000, 0 is no limit; default 600"),
-    define("TOKEN_EXPIRY_HOURS", SettingKind::Value, "hours in which a token of /token can be used to join, 1 to 8760; default 24"),
-    define("CORS_ORIGINS", SettingKind::Value, "origins of web pages that may call /token, comma or space separated, or *; default http://localhost:3000"),
-    define("LIVEKIT_LOG_LEVEL", SettingKind::Value, "error, warn, info, debug or trace; default info"),
-    define("LIVEKIT_LOG_FORMAT", SettingKind::Value, "logfmt or json; default logfmt"),
-    define("LIVEKIT_JWT_PORT", SettingKind::Deprecated, "LIVEKIT_JWT_BIND=:PORT"),
-    define("LK_JWT_PORT", SettingKind::Deprecated, "LIVEKIT_JWT_BIND=:PORT"),
-    define("TOKEN_SERVER_PORT", SettingKind::Deprecated, "LIVEKIT_JWT_BIND=:PORT"),
-    define("LIVEKIT_LOCAL_HOMESERVERS", SettingKind::Deprecated, "LIVEKIT_FULL_ACCESS_HOMESERVERS"),
-];
-
-/// The setting of that name.
-pub(super) fn find_setting(name: &str) -> Option<&'static SettingDefinition> {
-    SETTINGS.iter().find(|known| known.name == name)
-}
-
-/// Whether Kubernetes put the value there, for a service whose name happens to fit.
-pub(super) fn is_kubernetes_service_link(value: &str) -> bool {
-    ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| value.starts_with(scheme))
-}
-
-/// Warns of names that have no effect, as nobody knows them.
-pub(super) fn warn_unknown_names(env: &Environment, report: &mut ConfigReport) {
-    let mut unknown = 0;
-    for (name, value) in env.iter() {
-        let value = value.to_string_lossy();
-        if value.trim().is_empty() {
-            continue;
+impl Setting {
+    const fn new(section: Section, help: &'static str) -> Self {
+        let read_by: &[EndpointGroup] = match section {
+            Section::AccessTokens | Section::DelegatedLeaves => BOTH_MATRIX,
+            Section::AppService => APPSERVICE,
+            Section::CallerKeys | Section::Login | Section::Policy | Section::Callers => TOKEN,
+            _ => &EndpointGroup::ALL,
+        };
+        Self {
+            name: "",
+            section,
+            relation: Relation::Main,
+            help,
+            expected: "",
+            default: SettingDefault::Described(""),
+            dev_default: None,
+            appservice_default: None,
+            range: None,
+            unit: "",
+            example: "",
+            secret: false,
+            path: false,
+            fixed: false,
+            read_by,
+            opens: None,
         }
-        if find_setting(name).is_none()
-            && has_known_prefix(name)
-            && !is_set_by_kubernetes(name, &value)
-        {
-            unknown += 1;
-            if unknown <= MAX_UNKNOWN_WARNINGS {
-                report.add_warning(unknown_name_warning(name));
+    }
+
+    /// A variable that sets what `main` does.
+    const fn same_as(main: &'static Self) -> Self {
+        Self {
+            relation: Relation::SameAs(main),
+            dev_default: None,
+            opens: None,
+            ..*main
+        }
+    }
+
+    const fn file_of(main: &'static Self) -> Self {
+        Self {
+            relation: Relation::FileOf(main),
+            secret: false,
+            path: true,
+            ..Self::same_as(main)
+        }
+    }
+
+    const fn older_name(main: &'static Self) -> Self {
+        Self {
+            relation: Relation::OlderName(main),
+            ..Self::same_as(main)
+        }
+    }
+
+    const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    const fn required(self) -> Self {
+        Self {
+            default: SettingDefault::Required,
+            ..self
+        }
+    }
+
+    const fn default(self, value: &'static str) -> Self {
+        Self {
+            default: SettingDefault::Value(value),
+            ..self
+        }
+    }
+
+    const fn unset(self, words: &'static str) -> Self {
+        Self {
+            default: SettingDefault::Described(words),
+            ..self
+        }
+    }
+
+    const fn dev(self, value: &'static str) -> Self {
+        Self {
+            dev_default: Some(value),
+            ..self
+        }
+    }
+
+    const fn in_appservice_mode(self, value: &'static str) -> Self {
+        Self {
+            appservice_default: Some(value),
+            ..self
+        }
+    }
+
+    const fn expected(self, form: &'static str) -> Self {
+        Self {
+            expected: form,
+            ..self
+        }
+    }
+
+    const fn range(self, min: u64, max: u64, unit: &'static str) -> Self {
+        Self {
+            range: Some((min, max)),
+            unit,
+            ..self
+        }
+    }
+
+    const fn example(self, value: &'static str) -> Self {
+        Self {
+            example: value,
+            ..self
+        }
+    }
+
+    const fn secret(self) -> Self {
+        Self {
+            secret: true,
+            ..self
+        }
+    }
+
+    const fn path(self) -> Self {
+        Self { path: true, ..self }
+    }
+
+    const fn fixed(self) -> Self {
+        Self {
+            fixed: true,
+            ..self
+        }
+    }
+
+    const fn read_by(self, groups: &'static [EndpointGroup]) -> Self {
+        Self {
+            read_by: groups,
+            ..self
+        }
+    }
+
+    const fn opens(self, group: EndpointGroup) -> Self {
+        Self {
+            opens: Some((group, false)),
+            ..self
+        }
+    }
+
+    const fn opens_without_appservice(self, group: EndpointGroup) -> Self {
+        Self {
+            opens: Some((group, true)),
+            ..self
+        }
+    }
+
+    /// Whether SIGHUP reads the setting again, if it comes from a file.
+    pub(crate) fn is_reloaded(&self) -> bool {
+        self.section.is_reloaded() && !self.fixed
+    }
+
+    /// Whether it is neither an older name nor one that systemd sets.
+    pub(crate) fn is_current(&self) -> bool {
+        !matches!(self.relation, Relation::OlderName(_))
+    }
+
+    /// The setting that this variable sets.
+    pub(crate) fn main(&'static self) -> &'static Self {
+        match self.relation {
+            Relation::Main => self,
+            Relation::SameAs(main) | Relation::FileOf(main) | Relation::OlderName(main) => main,
+        }
+    }
+
+    /// The value that holds if the setting is not set; none if it has to be set or has no default value.
+    pub(crate) fn default_value(&self, mode: Mode) -> Option<&'static str> {
+        match (mode, self.dev_default, self.default) {
+            (Mode::Dev, Some(value), _) | (_, _, SettingDefault::Value(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// What holds if the setting is not set, for people; empty if that is nothing.
+    pub(crate) fn default_words(&self) -> String {
+        let words = match self.default {
+            SettingDefault::Required => "required",
+            SettingDefault::Value(words) | SettingDefault::Described(words) => words,
+        };
+        match self.appservice_default {
+            Some(other) => format!("{words}; {other} in application-service mode"),
+            None => words.to_owned(),
+        }
+    }
+
+    pub(crate) fn is_required(&self) -> bool {
+        matches!(self.default, SettingDefault::Required)
+    }
+
+    /// What a value looks like, for errors.
+    pub(crate) fn expected_form(&self) -> String {
+        match self.range {
+            Some((min, max)) => format!("{min} to {max} {}", self.unit)
+                .trim_end()
+                .to_owned(),
+            None => self.expected.to_owned(),
+        }
+    }
+
+    /// Meaning and range.
+    pub(crate) fn meaning(&self) -> String {
+        match (self.relation, self.range) {
+            (Relation::Main, Some((min, max))) => format!("{} ({min} to {max})", self.help),
+            (Relation::Main, None) => self.help.to_owned(),
+            (Relation::SameAs(main), _) => format!("the same as {}", main.name),
+            (Relation::FileOf(main), _) => format!("path of a file with {}", main.name),
+            (Relation::OlderName(main), _) => format!("older name of {}", main.name),
+        }
+    }
+
+    /// Meaning, range and default.
+    pub(crate) fn description(&self) -> String {
+        let (mut text, default) = (self.meaning(), self.default_words());
+        match (self.relation, self.default) {
+            (Relation::Main, SettingDefault::Required) => text += "; required",
+            (Relation::Main, _) if !default.is_empty() => {
+                // writing to a String cannot fail
+                let _ = write!(text, "; default: {default}");
             }
+            _ => {}
         }
-    }
-    if unknown > MAX_UNKNOWN_WARNINGS {
-        let more = unknown - MAX_UNKNOWN_WARNINGS;
-        report.add_warning(format!("{more} more variables are not known"));
+        text
     }
 }
 
-fn has_known_prefix(name: &str) -> bool {
-    NAME_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+macro_rules! settings {
+    ($($name:ident = $setting:expr;)*) => {
+        $(pub(crate) static $name: Setting = $setting.named(stringify!($name));)*
+
+        /// Every setting, in the order of all that is made from the table.
+        pub(crate) static SETTINGS: &[&Setting] = &[$(&$name),*];
+    };
 }
 
-fn is_set_by_kubernetes(name: &str, value: &str) -> bool {
-    name.contains("_SERVICE_")
-        || name.contains("_PORT_")
-        || name.ends_with("_PORT") && is_kubernetes_service_link(value)
+settings! {
+    LIVEKIT_URL = Setting::new(Section::SfuUrl, "URL of the SFU that clients are given, unchanged: ws, wss, http or https")
+        .required().dev("ws://localhost:7880").expected(SFU_URL_EXPECTED).example("wss://matrix-rtc.example.com/livekit/sfu");
+    LIVEKIT_API_URL = Setting::new(Section::SfuUrl, "URL at which this service calls the SFU")
+        .unset("LIVEKIT_URL").expected(SFU_URL_EXPECTED).example("http://127.0.0.1:7880");
+
+    LIVEKIT_KEY = Setting::new(Section::SfuKeys, "API key of the SFU; the service needs one key with its secret, from any of these settings")
+        .expected(API_KEY_EXPECTED).example("APIkey").opens_without_appservice(EndpointGroup::Matrix);
+    LIVEKIT_API_KEY = Setting::same_as(&LIVEKIT_KEY).opens_without_appservice(EndpointGroup::Token);
+    LIVEKIT_KEY_FROM_FILE = Setting::file_of(&LIVEKIT_KEY)
+        .example("/run/secrets/livekit-key").opens_without_appservice(EndpointGroup::Matrix);
+    LIVEKIT_SECRET = Setting::new(Section::SfuKeys, "secret of the SFU's API key")
+        .secret().expected("a secret in one line without control characters").example("a-secret-of-at-least-thirty-two-characters");
+    LIVEKIT_API_SECRET = Setting::same_as(&LIVEKIT_SECRET);
+    LIVEKIT_SECRET_FROM_FILE = Setting::file_of(&LIVEKIT_SECRET).example("/run/secrets/livekit-secret");
+    LIVEKIT_SECRET_FILE = Setting::file_of(&LIVEKIT_SECRET).example("/run/secrets/livekit-secret");
+    LIVEKIT_KEYS = Setting::new(Section::SfuKeys, "API keys of the SFU: `key: secret`, separated by commas or line breaks; the first signs")
+        .secret().expected("`key: secret`").example("APIkey: a-secret-of-at-least-thirty-two-characters")
+        .opens_without_appservice(EndpointGroup::Matrix);
+    LIVEKIT_KEY_FILE = Setting::new(Section::SfuKeys, "path of a file with lines `key: secret`, of which the first signs; or with LIVEKIT_KEY alone")
+        .path().expected("`key: secret`").example("/run/secrets/livekit-keys").opens_without_appservice(EndpointGroup::Matrix);
+
+    LIVEKIT_JWT_BIND = Setting::new(Section::Listen, "address to listen on: :PORT, HOST:PORT, [IPV6]:PORT or unix:/PATH")
+        .default(":8080").dev("127.0.0.1:8080").expected(BIND_EXPECTED).example("127.0.0.1:8080");
+    LIVEKIT_JWT_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535");
+    LK_JWT_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535");
+    TOKEN_SERVER_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535").opens(EndpointGroup::Token);
+    LIVEKIT_METRICS_BIND = Setting::new(Section::Listen, "address to serve /metrics on, in the forms of LIVEKIT_JWT_BIND")
+        .unset("none").expected(BIND_EXPECTED).example("127.0.0.1:9090");
+    LIVEKIT_TRUSTED_PROXIES = Setting::new(Section::Listen, "addresses or networks of proxies whose X-Forwarded-For is believed, in addition to loopback")
+        .expected(NETWORKS_EXPECTED).example("10.1.2.3");
+    LIVEKIT_MAX_CONNECTIONS = Setting::new(Section::Listen, "connections of all clients; fewer if the descriptor limit (ulimit -n) allows fewer")
+        .default("16384").range(16, 1_000_000, "").example("16384");
+    LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS = Setting::new(Section::Listen, "connections of one public address, with IPv6 of one subnet of 64 bits")
+        .default("256").range(1, 1_000_000, "").example("256");
+    LIVEKIT_RATE_PER_ADDRESS = Setting::new(Section::Listen, "token requests of one public address a minute, at all endpoints together; 0 for no limit")
+        .default("300").range(0, 1_000_000, "requests a minute").example("300");
+
+    LIVEKIT_FULL_ACCESS_HOMESERVERS = Setting::new(Section::Homeservers, "homeservers whose users have rooms created: server names separated by commas or spaces, or `*` for all")
+        .unset("none").dev("*").expected(HOMESERVERS_EXPECTED).example("example.com").read_by(MATRIX).opens(EndpointGroup::Matrix);
+    LIVEKIT_LOCAL_HOMESERVERS = Setting::older_name(&LIVEKIT_FULL_ACCESS_HOMESERVERS).opens(EndpointGroup::Matrix);
+    LIVEKIT_FEDERATION_URL_OVERRIDES = Setting::new(Section::Homeservers, "federation URLs of homeservers, instead of discovery: `SERVER=URL` with http or https, separated by commas or spaces")
+        .expected(URL_OVERRIDES_EXPECTED).example("example.com=http://127.0.0.1:8008").read_by(MATRIX).opens(EndpointGroup::Matrix);
+    LIVEKIT_CS_API_URL_OVERRIDES = Setting::new(Section::Homeservers, "client-server API URLs of homeservers, for delegated leaves: `SERVER=URL` with http or https, separated by commas or spaces")
+        .unset("`.well-known/matrix/client`").expected(URL_OVERRIDES_EXPECTED).example("example.com=http://127.0.0.1:8008").read_by(BOTH_MATRIX);
+
+    LIVEKIT_ALLOWED_NETWORKS = Setting::new(Section::Network, "networks where homeservers and JWKS may be, in addition to the public Internet: CIDR, separated by commas or spaces")
+        .expected(NETWORKS_EXPECTED).example("10.1.0.0/16");
+    LIVEKIT_DENIED_NETWORKS = Setting::new(Section::Network, "networks where homeservers and JWKS may not be, except those in LIVEKIT_ALLOWED_NETWORKS: CIDR, separated by commas or spaces")
+        .expected(NETWORKS_EXPECTED).example("192.0.2.0/24,2001:db8::/32");
+    LIVEKIT_HTTPS_PROXY = Setting::new(Section::Network, "proxy to homeservers and JWKS on public addresses: http://[USER:PASSWORD@]HOST:PORT; names are resolved and checked here, so it has to allow CONNECT to addresses on any port")
+        .unset("none").example("http://user:password@proxy.example.com:3128");
+    LIVEKIT_CA_FILE = Setting::new(Section::Network, "path of a PEM file with certificate authorities to trust in addition")
+        .unset("Mozilla's and the system's").path().expected("a PEM file of certificates").example("/etc/ssl/my-ca.pem");
+    SSL_CERT_FILE = Setting::new(Section::Network, "path of a PEM file with certificate authorities to trust in addition; ignored if it cannot be used")
+        .path().example("/etc/ssl/certs/ca-certificates.crt");
+    SSL_CERT_DIR = Setting::new(Section::Network, "directories of PEM files with certificate authorities to trust in addition, colon separated; ignored if they cannot be used")
+        .example("/etc/ssl/certs");
+    LIVEKIT_INSECURE_SKIP_VERIFY_TLS = Setting::new(Section::Network, "`YES_I_KNOW_WHAT_I_AM_DOING`: certificates of homeservers are not checked, except where this service shows its `as_token`")
+        .read_by(BOTH_MATRIX);
+
+    LIVEKIT_TOKEN_LIFETIME_SECONDS = Setting::new(Section::AccessTokens, "seconds in which a Matrix user's access token can be used to join")
+        .default("3600").in_appservice_mode("600").range(60, 86_400, "seconds").example("3600");
+    LIVEKIT_OPENID_CACHE_SECONDS = Setting::new(Section::AccessTokens, "seconds for which the verification of an OpenID token is cached; 0 for no cache")
+        .default("30").range(0, 300, "seconds").example("30").read_by(MATRIX).opens(EndpointGroup::Matrix);
+    LIVEKIT_CAN_UPDATE_OWN_METADATA = Setting::new(Section::AccessTokens, "whether participants may change their own name, metadata and attributes: `true` or `false`")
+        .default("false").expected(BOOLEAN_EXPECTED).example("false").read_by(MATRIX).opens(EndpointGroup::Matrix);
+    LIVEKIT_REMOTE_USERS_MAY_PUBLISH = Setting::new(Section::AccessTokens, "whether users without full access may publish audio, video and data: `true` or `false`")
+        .default("true").expected(BOOLEAN_EXPECTED).example("true").read_by(MATRIX).opens(EndpointGroup::Matrix);
+
+    LIVEKIT_STATE_DIR = Setting::new(Section::DelegatedLeaves, "directory where delegated leaves survive a restart, or `memory`")
+        .unset("STATE_DIRECTORY, or else `memory`").example("/var/lib/livekit-token-service");
+    // systemd sets it, also where no endpoint needs it
+    STATE_DIRECTORY = Setting::same_as(&LIVEKIT_STATE_DIR).read_by(&EndpointGroup::ALL);
+    LIVEKIT_REDIS_URL = Setting::new(Section::DelegatedLeaves, "Redis where several of these services share delegated leaves: redis://, rediss:// or unix://")
+        .unset("none").example("redis://127.0.0.1:6379");
+    LIVEKIT_REDIS_PASSWORD = Setting::new(Section::DelegatedLeaves, "password for LIVEKIT_REDIS_URL").secret().example("a-password");
+    LIVEKIT_REDIS_PASSWORD_FILE = Setting::file_of(&LIVEKIT_REDIS_PASSWORD).example("/run/secrets/redis-password");
+    LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS = Setting::new(Section::DelegatedLeaves, "seconds between checks with the SFU whether a participant is connected; 0 for checks in doubt only")
+        .default("60").range(0, 86_400, "seconds").example("60");
+
+    LIVEKIT_AS_REGISTRATION_FILE = Setting::new(Section::AppService, "path of this service's registration with a homeserver, as generate-registration prints it; turns on application-service mode")
+        .path().example("/etc/livekit-token-service/registration.yaml").opens(EndpointGroup::AppService);
+    LIVEKIT_AS_TOKEN = Setting::new(Section::AppService, "`as_token` of the registration, if it is not read from LIVEKIT_AS_REGISTRATION_FILE")
+        .secret().expected("the as_token that the homeserver has in its registration").example("the-as-token-of-at-least-32-characters").opens(EndpointGroup::AppService);
+    LIVEKIT_HS_TOKEN = Setting::new(Section::AppService, "`hs_token` of the registration, if it is not read from LIVEKIT_AS_REGISTRATION_FILE")
+        .secret().expected("the hs_token that the homeserver has in its registration").example("the-hs-token-of-at-least-32-characters").opens(EndpointGroup::AppService);
+    LIVEKIT_HS_SERVER_NAME = Setting::new(Section::AppService, "server name of the homeserver that has the registration")
+        .expected(SERVER_NAME_EXPECTED).example("example.com").opens(EndpointGroup::AppService);
+    LIVEKIT_HS_URL = Setting::new(Section::AppService, "URL at which this service calls the homeserver that has the registration: http or https")
+        .unset("that of LIVEKIT_CS_API_URL_OVERRIDES").expected(HTTP_URL_EXPECTED).example("http://synapse:8008").opens(EndpointGroup::AppService);
+    LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS = Setting::new(Section::AppService, "seconds between checks with the homeserver whether a participant is still in the Matrix room")
+        .default("30").range(1, 3600, "seconds").example("30").fixed();
+
+    TOKEN_SERVER_API_KEYS = Setting::new(Section::CallerKeys, "callers of /token: NAME:SHA256 as keygen prints it, separated by commas or line breaks")
+        .expected(CALLER_KEYS_EXPECTED).example("app:0000000000000000000000000000000000000000000000000000000000000001").opens(EndpointGroup::Token);
+    TOKEN_SERVER_API_KEYS_FILE = Setting::file_of(&TOKEN_SERVER_API_KEYS).example("/run/secrets/callers").opens(EndpointGroup::Token);
+    TOKEN_SERVER_JWT_ISSUER = Setting::new(Section::Login, "`iss` of the JWTs of a login whose users may call /token")
+        .expected("the iss of the login's JWTs").example("https://login.example.com").opens(EndpointGroup::Token);
+    TOKEN_SERVER_JWT_AUDIENCE = Setting::new(Section::Login, "`aud` of the login's JWTs for this service")
+        .expected("the aud of the login's JWTs for this service").example("livekit").opens(EndpointGroup::Token);
+    TOKEN_SERVER_JWT_KEYS = Setting::new(Section::Login, "path of a JWKS or PEM file with the login's keys, or https URL of its JWKS")
+        .expected("a JWKS or PEM file or the https URL of a JWKS; or a secret for HS256 in TOKEN_SERVER_JWT_SECRET")
+        .example("https://login.example.com/jwks.json").opens(EndpointGroup::Token);
+    TOKEN_SERVER_JWT_SECRET = Setting::new(Section::Login, "secret of a login that signs with HS256, instead of TOKEN_SERVER_JWT_KEYS")
+        .secret().example("a-secret-of-at-least-thirty-two-characters").opens(EndpointGroup::Token);
+    TOKEN_SERVER_JWT_SECRET_FILE = Setting::file_of(&TOKEN_SERVER_JWT_SECRET).example("/run/secrets/login-secret").opens(EndpointGroup::Token);
+    TOKEN_SERVER_JWT_IDENTITY_CLAIM = Setting::new(Section::Login, "claim of the login's JWTs that identifies the user")
+        .unset("`sub`").example("email").opens(EndpointGroup::Token);
+    TOKEN_SERVER_POLICY_FILE = Setting::new(Section::Policy, "path of a file with callers of /token and what each may request, as contrib/policy.toml")
+        .path().expected("a policy file as contrib/policy.toml").example("/etc/livekit-token-service/policy.toml").opens(EndpointGroup::Token);
+    TOKEN_SERVER_MIN_NAME_LENGTH = Setting::new(Section::Policy, "shortest room and participant names at /token, in characters")
+        .default("1").range(1, 64, "characters").example("3").opens(EndpointGroup::Token);
+    TOKEN_SERVER_RATE_PER_CALLER = Setting::new(Section::Policy, "requests of one caller of /token a minute, or of one user of a login; 0 for no limit")
+        .default("600").range(0, 1_000_000, "requests a minute").example("600").opens(EndpointGroup::Token);
+    TOKEN_EXPIRY_HOURS = Setting::new(Section::Policy, "hours in which an access token of /token can be used to join")
+        .default("24").range(1, 8760, "hours").example("24");
+    TOKEN_SERVER_AUTH = Setting::new(Section::Callers, "`none`: everyone may call /token, without API key or JWT")
+        .expected("none, or nothing where callers have API keys or JWTs").example("none").opens(EndpointGroup::Token);
+    CORS_ORIGINS = Setting::new(Section::Callers, "origins of web pages that may call /token, separated by commas or spaces, or `*` for all (without cookies)")
+        .default("http://localhost:3000").expected(ORIGINS_EXPECTED).example("https://app.example.com").fixed();
+
+    LIVEKIT_LOG_LEVEL = Setting::new(Section::Log, "least severe level in the log: `error`, `warn`, `info`, `debug` or `trace`")
+        .default("info").expected("error, warn, info, debug or trace").example("info");
+    LIVEKIT_LOG_FORMAT = Setting::new(Section::Log, "form of log lines: `logfmt` or `json`")
+        .default("logfmt").expected("logfmt or json").example("logfmt").fixed();
 }
 
-fn unknown_name_warning(name: &str) -> String {
-    if name.len() > MAX_NAME_BYTES {
-        return "a variable with a very long name is not known".into();
-    }
-    match nearest_setting_name(name) {
-        Some(known) => format!("{name} is not known; did you mean {known}?"),
-        None => format!("{name} is not known"),
-    }
-}
-
-fn nearest_setting_name(name: &str) -> Option<&'static str> {
-    let own = NAME_PREFIXES
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix));
-    let most = MAX_EDIT_DISTANCE.min(own?.len());
+/// The setting of this name.
+pub(super) fn find_setting(name: &str) -> Option<&'static Setting> {
     SETTINGS
         .iter()
-        .map(|known| (edit_distance(name, known.name), known.name))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= most)
-        .map(|(_, name)| name)
-}
-
-/// Letters to insert and delete; a changed letter counts as both, so that a missing word is nearer than another word.
-fn edit_distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.bytes().enumerate() {
-            let best = if a == b {
-                diagonal
-            } else {
-                1 + row[j].min(row[j + 1])
-            };
-            diagonal = std::mem::replace(&mut row[j + 1], best);
-        }
-    }
-    row[to.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn warnings(variables: &[(&str, &str)]) -> Vec<String> {
-        let mut report = ConfigReport::default();
-        let env = variables.iter().copied().collect();
-        warn_unknown_names(&env, &mut report);
-        report.warnings().to_vec()
-    }
-
-    #[test]
-    fn a_misspelt_name_is_told_what_it_may_have_meant() {
-        for (wrong, right) in [
-            ("LIVEKIT_URI", "LIVEKIT_URL"),
-            ("LIVEKIT_SERCET", "LIVEKIT_SECRET"),
-            ("LIVEKIT_BIND", "LIVEKIT_JWT_BIND"),
-            ("LIVEKIT_LOGLEVEL", "LIVEKIT_LOG_LEVEL"),
-            (
-                "LIVEKIT_FULL_ACCESS_HOMESERVER",
-                "LIVEKIT_FULL_ACCESS_HOMESERVERS",
-            ),
-            ("LK_JWT_PROT", "LK_JWT_PORT"),
-            ("TOKEN_SERVER_PORTS", "TOKEN_SERVER_PORT"),
-        ] {
-            let expected = format!("{wrong} is not known; did you mean {right}?");
-            assert_eq!(warnings(&[(wrong, "x")]), [expected]);
-        }
-        assert_eq!(
-            warnings(&[("LIVEKIT_WHATEVER_ELSE", "x")]),
-            ["LIVEKIT_WHATEVER_ELSE is not known"]
-        );
-    }
-
-    #[test]
-    fn what_kubernetes_injects_and_what_is_not_ours_is_passed_over() {
-        let quiet = [
-            ("LIVEKIT_SERVICE_HOST", "10.0.0.1"),
-            ("LIVEKIT_SERVER_SERVICE_PORT", "80"),
-            ("LIVEKIT_PORT_7880_TCP_ADDR", "10.0.0.1"),
-            ("LIVEKIT_PORT", "tcp://10.0.0.1:7880"),
-            ("LIVEKIT_SFU_PORT", "udp://10.0.0.1:7882"),
-            ("LIVEKIT_EMPTY", " "),
-            ("PATH", "/bin"),
-        ];
-        assert_eq!(warnings(&quiet), [""; 0]);
-        assert_eq!(warnings(&[("LIVEKIT_PORT", "7880")]).len(), 1);
-    }
-
-    #[test]
-    fn a_flood_of_unknown_names_makes_a_few_short_lines() {
-        let long = format!("LIVEKIT_{}", "A".repeat(10_000));
-        let mut names: Vec<String> = (0..MAX_UNKNOWN_WARNINGS + 4)
-            .map(|n| format!("LK_{n}"))
-            .collect();
-        names.push(long);
-        let all: Vec<_> = names.iter().map(|n| (n.as_str(), "x")).collect();
-        let warnings = warnings(&all);
-        assert_eq!(warnings.len(), MAX_UNKNOWN_WARNINGS + 1);
-        assert_eq!(warnings.last().unwrap(), "5 more variables are not known");
-        assert!(warnings.iter().all(|line| line.len() < 100));
-    }
+        .copied()
+        .find(|setting| setting.name == name)
 }

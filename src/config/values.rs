@@ -1,9 +1,7 @@
-//! How the values of settings are read. Each gives back the part that it does not understand.
+//! Parsers of values. Each returns the part that it does not accept.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use log::LevelFilter;
 
@@ -13,17 +11,22 @@ use crate::net::address::Network;
 use crate::net::base_url::BaseUrl;
 use crate::util::logging::LogFormat;
 
+pub(super) const API_KEY_EXPECTED: &str = "an API key: at most 256 bytes without spaces or colons";
+pub(super) const BIND_EXPECTED: &str = ":8080, host:8080, [::1]:8080 or unix:/path";
 pub(super) const BOOLEAN_EXPECTED: &str = "true, false, yes, no, 1 or 0";
-pub(super) const LOG_LEVEL_EXPECTED: &str = "error, warn, info, debug or trace";
-pub(super) const LOG_FORMAT_EXPECTED: &str = "logfmt or json";
+pub(super) const CALLER_KEYS_EXPECTED: &str =
+    "NAME:SHA256 as keygen prints it, separated by commas or line breaks";
 pub(super) const HOMESERVERS_EXPECTED: &str =
     "server names like example.com or example.com:8448, separated by commas or spaces, or * alone";
-pub(super) const URL_OVERRIDES_EXPECTED: &str =
-    "example.com=https://host:port with http or https, separated by commas, each server once";
+pub(super) const HTTP_URL_EXPECTED: &str =
+    "an http or https URL like http://synapse:8008 without user, query or fragment";
 pub(super) const NETWORKS_EXPECTED: &str =
     "addresses or networks like 10.0.0.0/8 or fd00::/8, separated by commas or spaces";
+pub(super) const ORIGINS_EXPECTED: &str = "origins like https://app.example.com without a path, separated by commas or spaces, or * alone";
+pub(super) const SERVER_NAME_EXPECTED: &str = "a server name like example.com or example.com:8448";
 pub(super) const SFU_URL_EXPECTED: &str =
     "a ws, wss, http or https URL like wss://sfu.example.com without user, query or fragment";
+pub(super) const URL_OVERRIDES_EXPECTED: &str = "example.com=https://host:port with http or https, separated by commas or spaces, each server once";
 
 pub(super) fn parse_boolean(text: &str) -> Result<bool, &str> {
     match text.to_ascii_lowercase().as_str() {
@@ -48,26 +51,27 @@ pub(super) fn parse_log_format(text: &str) -> Result<LogFormat, &str> {
     }
 }
 
-/// Whole seconds within a range.
-pub(super) fn parse_seconds(text: &str, range: RangeInclusive<u64>) -> Result<Duration, &str> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse() {
-        Ok(seconds) if digits && range.contains(&seconds) => Ok(Duration::from_secs(seconds)),
-        _ => Err(text),
-    }
-}
-
-/// A whole number within a range.
-pub(super) fn parse_number(text: &str, range: RangeInclusive<usize>) -> Result<usize, &str> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse() {
-        Ok(number) if digits && range.contains(&number) => Ok(number),
-        _ => Err(text),
-    }
+/// Parses decimal digits without a sign.
+pub(super) fn parse_digits<T: std::str::FromStr>(text: &str) -> Result<T, &str> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or(text)
 }
 
 pub(super) fn parse_base_url(text: &str) -> Result<BaseUrl, &str> {
     BaseUrl::parse(text).map_err(|_| text)
+}
+
+/// Parses a URL with http or https.
+pub(super) fn parse_http_url(text: &str) -> Result<BaseUrl, &str> {
+    let scheme = text.split("://").next().unwrap_or_default();
+    let is_http = ["http", "https"]
+        .iter()
+        .any(|http| scheme.eq_ignore_ascii_case(http));
+    parse_base_url(text).and_then(|url| is_http.then_some(url).ok_or(text))
+}
+
+pub(super) fn parse_server_name(text: &str) -> Result<ServerName, &str> {
+    ServerName::parse(text).map_err(|_| text)
 }
 
 pub(super) fn parse_full_access(text: &str) -> Result<FullAccessHomeservers, &str> {
@@ -86,25 +90,21 @@ pub(super) fn parse_networks(text: &str) -> Result<Vec<Network>, &str> {
         .collect()
 }
 
-/// `server=url`; the same server twice is refused, as one of the two would silently lose.
+/// Parses `server=url`. A repeated server is refused, since one of its URLs would be lost without notice.
 pub(super) fn parse_url_overrides(text: &str) -> Result<BTreeMap<ServerName, BaseUrl>, &str> {
-    let mut all = BTreeMap::new();
+    let mut overrides = BTreeMap::new();
     for item in split_list(text) {
         let (server, url) = item.split_once('=').ok_or(item)?;
-        let server = ServerName::parse(server).map_err(|_| item)?;
-        let scheme = url.split("://").next().unwrap_or_default();
-        let http = ["http", "https"]
-            .iter()
-            .any(|s| scheme.eq_ignore_ascii_case(s));
-        let url = BaseUrl::parse(url).ok().filter(|_| http).ok_or(item)?;
-        if all.insert(server, url).is_some() {
+        let server = parse_server_name(server).map_err(|_| item)?;
+        let url = parse_http_url(url).map_err(|_| item)?;
+        if overrides.insert(server, url).is_some() {
             return Err(item);
         }
     }
-    Ok(all)
+    Ok(overrides)
 }
 
-/// Directories, colon separated as OpenSSL has them.
+/// Splits directories at colons, as OpenSSL does.
 pub(super) fn split_directories(text: &str) -> Vec<PathBuf> {
     text.split(':')
         .map(str::trim)
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn booleans_and_levels_are_read_in_any_case() {
+    fn booleans_and_levels_are_parsed_in_any_case() {
         for text in ["true", "TRUE", "Yes", "1"] {
             assert_eq!(parse_boolean(text), Ok(true));
         }
@@ -140,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_whole_and_within_their_range() {
-        assert_eq!(parse_seconds("60", 60..=100), Ok(Duration::from_secs(60)));
-        for text in ["59", "101", "+60", "1h", "60.0", "", "99999999999999999999"] {
-            assert_eq!(parse_seconds(text, 60..=100), Err(text));
+    fn numbers_are_decimal_digits() {
+        assert_eq!(parse_digits("60"), Ok(60_u64));
+        for text in ["+60", "-1", "1h", "60.0", " 60", "", "99999999999999999999"] {
+            assert_eq!(parse_digits::<u64>(text), Err(text));
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_name_each_server_once_and_speak_http() {
+    fn overrides_name_each_server_once_with_an_http_url() {
         let all =
             parse_url_overrides("a.org=http://10.0.0.1:8008/x/, b.org:8448=HTTPS://hs.internal")
                 .unwrap();

@@ -51,6 +51,12 @@ impl std::error::Error for Error {}
 #[derive(Debug, Clone)]
 pub struct RootCertificates(RootCertStore);
 
+impl PartialEq for RootCertificates {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
 impl RootCertificates {
     /// Mozilla's, and those of the first of the system's bundles.
     pub fn built_in_and_system() -> Self {

@@ -2,7 +2,7 @@
 # Runs the commands of README.md word for word, in order, from the root of the project.
 #
 # Every block fenced as ```sh is a bash script of its own, and must succeed. Two comments on the line before a block change that:
-#   <!-- runs until stopped -->   the block is a service: it stays up for the blocks that follow, from its "listening on" on
+#   <!-- runs until stopped -->   the block is a service: it stays up for the blocks that follow, from its "msg=listening" on
 #   <!-- not run here: WHO -->    the block needs something more; WHO runs it
 # A README without a block that runs is a failure. Blocks fenced otherwise (```text, ```json, ```ini …) are not commands.
 set -euo pipefail
@@ -42,7 +42,7 @@ for block in "$work"/*; do
       : >"$log"
       setsid bash -euo pipefail "$block" >"$log" 2>&1 </dev/null &
       services+=($!)
-      until grep -q "listening on" "$log"; do
+      until grep -q "msg=listening" "$log"; do
         kill -0 $! 2>/dev/null || fail "the service ended: $(tail -n 20 "$log")"
         [ $SECONDS -lt $START_SECONDS ] || fail "the service is not up after $START_SECONDS s: $(tail -n 20 "$log")"
         sleep 0.2

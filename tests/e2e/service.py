@@ -63,7 +63,7 @@ class Service:
         self.address = None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r'listening on (unix:[^\s"]+|[^\s"]+:\d+)', line):
+            if found := re.search(r'msg=listening address="?(unix:[^\s"]+|[^\s"]+:\d+)', line):
                 self.address = found[1]
                 self._listening.set()
         self._listening.set()

@@ -13,7 +13,7 @@ from service import KEY, SECRET, Service
 # nobody is looked at only because time has passed
 NEVER = 3600
 LINES = ["homeserver", "homeserver is_joined", "homeserver fed_proxy", "homeserver delayed events"]
-LINES += ["homeserver to us", "homeserver pushes"]
+LINES += ["homeserver to service", "homeserver pushes"]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_an_hs_token_that_the_service_does_not_know_is_named(site):
         code, findings = doctor(site)
         assert code == 1
         expect(findings, "homeserver", "ok", "as_token")
-        expect(findings, "homeserver to us", "FAIL", "hs_token")
+        expect(findings, "homeserver to service", "FAIL", "hs_token")
         expect(findings, "homeserver pushes", "FAIL", "hs_token")
         # the id of the registration is in the file alone
         tokens = {"LIVEKIT_AS_TOKEN": site.as_token, "LIVEKIT_HS_TOKEN": site.hs_token}
@@ -82,12 +82,12 @@ def test_a_service_that_does_not_run_or_has_no_such_door_is_named(site):
     with site.without_service():
         code, findings = doctor(site)
         assert code == 1
-        expect(findings, "homeserver to us", "FAIL", "proxy_url")
+        expect(findings, "homeserver to service", "FAIL", "proxy_url")
         expect(findings, "homeserver pushes", "FAIL", "does the service run?")
     door = [name for name in site.settings if "_AS_" in name or "_HS_" in name]
     with other_service(site, door):
         findings = doctor(site)[1]
-        expect(findings, "homeserver to us", "FAIL", "LIVEKIT_AS_")
+        expect(findings, "homeserver to service", "FAIL", "LIVEKIT_AS_")
         expect(findings, "homeserver pushes", "FAIL", "is it this service?")
 
 
@@ -125,5 +125,5 @@ def test_features_that_are_off_are_named(site):
     expect(findings, "homeserver", "ok", "as_token")
     expect(findings, "homeserver is_joined", "FAIL", "MSC4502")
     expect(findings, "homeserver fed_proxy", "FAIL", "MSC4512")
-    expect(findings, "homeserver to us", "FAIL", "msc4512_enabled")
+    expect(findings, "homeserver to service", "FAIL", "msc4512_enabled")
     expect(findings, "homeserver pushes", "warn", "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS")

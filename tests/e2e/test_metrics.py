@@ -19,7 +19,7 @@ CONTRIB = pathlib.Path(__file__).parents[2] / "contrib"
 def scrape(start):
     homeserver = FakeHomeserver()
     service = start(LIVEKIT_FEDERATION_URL_OVERRIDES=homeserver.override, LIVEKIT_METRICS_BIND="127.0.0.1:0")
-    address = re.search(r"metrics at ([^\s\"]+)", service.text)[1]
+    address = re.search(r"msg=\"serving metrics\" address=([^\s\"]+)", service.text)[1]
     assert service.get_token(USER, SERVER).status == 200
     yield requests.get(f"http://{address}/metrics", timeout=10)
     homeserver.stop()

@@ -40,7 +40,7 @@ class Deployment:
     port: int = 8080
     files: dict = field(default_factory=dict)
     key: str = "devkey"
-    full_access: str = "nobody"
+    full_access: str = "none"
     warned_of: tuple = ()
 
 
@@ -72,9 +72,9 @@ DEPLOYMENTS = [
         },
         files={"key": "APIfromfile\n", "secret": f"{SECRET}\n"},
         key="APIfromfile",
-        full_access="everyone",
+        full_access="all",
     ),
-    Deployment(*compose("0.4", LIVEKIT_JWT_BIND=":8080", LIVEKIT_FULL_ACCESS_HOMESERVERS="*"), full_access="everyone"),
+    Deployment(*compose("0.4", LIVEKIT_JWT_BIND=":8080", LIVEKIT_FULL_ACCESS_HOMESERVERS="*"), full_access="all"),
     Deployment(
         *compose(
             "0.5",
@@ -193,7 +193,7 @@ DEPLOYMENTS = [
             "LIVEKIT_INSECURE_SKIP_VERIFY_TLS": "true",
         },
         port=6080,
-        full_access="everyone",
+        full_access="all",
         warned_of=("LIVEKIT_INSECURE_SKIP_VERIFY_TLS",),
     ),
     Deployment(
@@ -238,7 +238,7 @@ def running(deployment, namespace, folder):
     def read():
         for line in process.stderr:
             log.append(line)
-            if "listening on" in line:
+            if "msg=listening" in line:
                 listening.set()
         listening.set()
 
@@ -266,12 +266,12 @@ def test_a_deployment_of_the_forerunner_starts_us_unchanged(deployment, namespac
         health = subprocess.run([*inside, tmp_path / "lk-jwt-service-healthcheck"], capture_output=True, text=True)
         assert health.returncode == 0, health.stderr
 
-        started = next(line for line in log if "listening on" in line)
-        assert re.search(rf'key="?{re.escape(deployment.key)}"?\s', started), started
+        started = next(line for line in log if "msg=listening" in line)
+        assert re.search(rf'signing_key="?{re.escape(deployment.key)}"?\s', started), started
         assert re.search(rf'full_access="?{re.escape(deployment.full_access)}"?\s', started), started
-        assert re.search(rf'sfu="?{re.escape(deployment.environment["LIVEKIT_URL"])}"?\s', started), started
+        assert re.search(rf'sfu_url="?{re.escape(deployment.environment["LIVEKIT_URL"])}"?\s', started), started
         text = "".join(log)
         for name in deployment.warned_of:
             assert any("warn" in line.lower() and name in line for line in log), f"no warning of {name}:\n{text}"
         # what they set is known, whether it has an effect yet or not
-        assert "is not known" not in text and "did you mean" not in text, text
+        assert "is unknown" not in text and "did you mean" not in text, text

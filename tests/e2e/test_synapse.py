@@ -101,5 +101,5 @@ def test_the_openid_token_never_reaches_the_log(synapse, user, service):
     token = synapse.openid_token(*user)
     assert service.get_token(user[0], synapse.server_name, token).status == 200
     service.stop()
-    assert "listening on" in service.text
+    assert "msg=listening" in service.text
     assert token not in service.text and SECRET not in service.text

@@ -1,5 +1,5 @@
-//! `doctor` beside a homeserver: each way in which the two can be wired wrongly is told with its cure. Real Synapse's own answers are
-//! in `tests/e2e`.
+//! `doctor` in application-service mode: each wrong setting on either side is reported with what to do. The responses of a real Synapse
+//! are in `tests/e2e`.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use crate::appservice_reload;
 use crate::appservice_stage::{AppServiceStage, FakeResponse, json_response};
 use crate::process::{Exit, run_to_exit};
 
-/// For all of it, where a homeserver does not answer and every budget is used up.
-const IN_TIME: Duration = Duration::from_secs(180);
+/// Deadline with a homeserver that does not answer, so that all timeouts are used up.
+const DEADLINE: Duration = Duration::from_secs(180);
 
-/// AppServiceStage a homeserver that answers as Synapse does.
-fn well() -> AppServiceStage {
+/// A homeserver that answers as Synapse does, and a service beside it.
+fn start_valid() -> AppServiceStage {
     let stage = appservice_reload::start();
     let error = |errcode: &str| json!({ "errcode": errcode, "error": "never-logged" });
     for (end, status, body) in [
@@ -56,39 +56,39 @@ fn doctor(stage: &AppServiceStage) -> Exit {
     exit
 }
 
-fn expect(exit: &Exit, what: &str, verdict: &str, words: &str) {
-    let begin = format!("{verdict} {what}: ");
+fn expect(exit: &Exit, subject: &str, verdict: &str, words: &str) {
+    let begin = format!("{verdict} {subject}: ");
     let found = exit.stdout.lines().find(|line| line.starts_with(&begin));
     let found = found.is_some_and(|line| line.contains(words));
     assert!(found, "no {begin:?} with {words:?} in:\n{}", exit.stdout);
 }
 
 #[test]
-fn where_all_is_wired_rightly_nothing_fails() {
-    let stage = well();
+fn a_right_configuration_has_no_failures() {
+    let stage = start_valid();
     let exit = doctor(&stage);
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    for (what, words) in [
+    for (subject, words) in [
         ("homeserver", "own.example"),
         ("homeserver is_joined", "MSC4502"),
         ("homeserver fed_proxy", "MSC4512"),
         ("homeserver delayed events", "MSC4140"),
-        ("homeserver to us", "hs_token"),
+        ("homeserver to service", "hs_token"),
         ("homeserver pushes", "7 ms"),
     ] {
-        expect(&exit, what, "ok  ", words);
+        expect(&exit, subject, "ok  ", words);
     }
     assert!(!exit.stdout.contains("public URL"), "{exit:?}");
-    // and that is what the service would answer, if it were asked so by a real homeserver
+    // the service gives the response that the fake homeserver forwards
     let seen = stage.requests();
-    let wish = seen.iter().find(|r| r.path().ends_with("/get_token"));
-    let wish = serde_json::from_slice(&wish.unwrap().body).unwrap();
+    let request = seen.iter().find(|r| r.path().ends_with("/get_token"));
+    let request = serde_json::from_slice(&request.unwrap().body).unwrap();
     let invalid = (400, "M_INVALID_PARAM".to_owned());
-    assert_eq!(stage.request_as_alice(&wish).verdict(), invalid);
+    assert_eq!(stage.request_as_alice(&request).verdict(), invalid);
 }
 
 #[test]
-fn what_is_wired_wrongly_is_told_with_its_cure() {
+fn a_wrong_configuration_is_reported_with_what_to_do() {
     let (gone, denied) = ("404 Not Found", "403 Forbidden");
     let error = |errcode: &str| json!({ "errcode": errcode });
     let bad_status = |status: u16| json!({ "errcode": "M_BAD_STATUS", "status": status });
@@ -180,7 +180,7 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
             get_token,
             gone,
             error("M_UNRECOGNIZED"),
-            "homeserver to us",
+            "homeserver to service",
             "FAIL",
             "msc4512_enabled",
         ),
@@ -188,7 +188,7 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
             get_token,
             denied,
             error("M_FORBIDDEN"),
-            "homeserver to us",
+            "homeserver to service",
             "FAIL",
             "hs_token",
         ),
@@ -196,7 +196,7 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
             get_token,
             "400 Bad Request",
             error("M_BAD_JSON"),
-            "homeserver to us",
+            "homeserver to service",
             "FAIL",
             "LIVEKIT_AS_",
         ),
@@ -204,7 +204,7 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
             get_token,
             "500 Broken",
             error("M_UNKNOWN"),
-            "homeserver to us",
+            "homeserver to service",
             "FAIL",
             "proxy_url",
         ),
@@ -257,23 +257,23 @@ fn what_is_wired_wrongly_is_told_with_its_cure() {
             "registration",
         ),
     ];
-    for (end, status, body, what, verdict, words) in table {
-        let stage = well();
+    for (end, status, body, subject, verdict, words) in table {
+        let stage = start_valid();
         stage.set_response(end, json_response(status, &body));
         let exit = doctor(&stage);
-        expect(&exit, what, verdict, words);
+        expect(&exit, subject, verdict, words);
         assert_eq!(exit.code, Some(i32::from(verdict == "FAIL")), "{exit:?}");
     }
 }
 
 #[test]
-fn a_homeserver_that_rambles_or_says_nothing_ends_in_time() {
+fn a_homeserver_with_endless_or_no_responses_does_not_delay_the_end() {
     for answer in [
         FakeResponse::Hang,
         FakeResponse::Close,
         FakeResponse::Body("200 OK", vec![b' '; 10 << 20]),
     ] {
-        let (stage, begin) = (well(), Instant::now());
+        let (stage, begin) = (start_valid(), Instant::now());
         for end in ["account/whoami", "appservice/doctor%27s/ping"] {
             stage.set_response(end, answer.clone());
             let exit = doctor(&stage);
@@ -284,18 +284,18 @@ fn a_homeserver_that_rambles_or_says_nothing_ends_in_time() {
                 if end.contains("ping") { "ok  " } else { "FAIL" },
                 "http://",
             );
-            // the other one next
+            // for the next request
             stage.set_response(
                 "account/whoami",
                 json_response("200 OK", &json!({ "user_id": "@livekit:own.example" })),
             );
         }
-        assert!(begin.elapsed() < IN_TIME, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < DEADLINE, "{:?}", begin.elapsed());
     }
 }
 
 #[test]
-fn without_the_file_nobody_knows_the_id_to_ping_by() {
+fn without_the_registration_file_pings_are_not_checked() {
     let stage = AppServiceStage::start();
     stage.set_response(
         "account/whoami",

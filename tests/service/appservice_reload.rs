@@ -1,4 +1,4 @@
-//! SIGHUP with another registration: both sides are to know each other by its new tokens.
+//! Reload with a changed registration: homeserver and service authenticate each other with its new tokens.
 
 use std::fs;
 
@@ -7,11 +7,12 @@ use serde_json::json;
 use crate::appservice_stage::{
     AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, bearer_header, user_header,
 };
+use crate::reload::reload;
 
 const NEW_AS_TOKEN: &str = "never-logged-as-token-of-the-black-box-suite-new";
 const FILE: &str = "LIVEKIT_AS_REGISTRATION_FILE";
 
-/// As an administrator has it, with these ends of its tokens.
+/// A registration file whose tokens have this suffix.
 pub(crate) fn registration(end: &str) -> String {
     format!(
         "id: doctor's\nas_token: {AS_TOKEN}{end}\nhs_token: {HS_TOKEN}{end}\nproxy_prefix: rtc/livekit\nproxy_url: http://x\n\
@@ -19,7 +20,7 @@ pub(crate) fn registration(end: &str) -> String {
     )
 }
 
-/// With the registration in a file.
+/// Starts a service with its registration in a file.
 pub(crate) fn start() -> AppServiceStage {
     AppServiceStage::start_with(|settings| {
         let settings = settings.unset("LIVEKIT_AS_TOKEN").unset("LIVEKIT_HS_TOKEN");
@@ -28,7 +29,7 @@ pub(crate) fn start() -> AppServiceStage {
 }
 
 #[test]
-fn new_tokens_are_in_force_and_the_old_ones_are_not() {
+fn new_tokens_replace_the_old_ones() {
     let stage = start();
     let ask = |token: &str| {
         let fields = [bearer_header(token), user_header("@alice:own.example")];
@@ -42,8 +43,7 @@ fn new_tokens_are_in_force_and_the_old_ones_are_not() {
     let file = stage.settings.path(FILE);
     fs::write(&file, registration("-new")).unwrap();
     stage.set_as_token(NEW_AS_TOKEN);
-    stage.service.hang_up();
-    stage.service.wait_for_words(&["re-read", "registration"]);
+    reload(&stage.service);
     let before = stage.requests().len();
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
     let seen = stage.requests();
@@ -52,10 +52,10 @@ fn new_tokens_are_in_force_and_the_old_ones_are_not() {
     assert!(shown.eq([Some(as_token.as_str())]), "{seen:?}");
 
     fs::write(&file, "id: x\n").unwrap();
-    stage.service.hang_up();
-    let line = stage.service.wait_for_words(&["not re-read", FILE]);
+    reload(&stage.service);
+    let line = stage.service.wait_for_words(&["source refused", FILE]);
     assert!(
-        line.contains("level=error") && line.contains("registration"),
+        line.contains("level=error") && line.contains("source=\"application service\""),
         "{line}"
     );
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));

@@ -1,11 +1,11 @@
-//! Settings and commands, as an administrator meets them.
+//! Settings, `check-config`, `--help` and `--version`.
 
 use crate::client::{self, Address};
 use crate::process::{Service, run_to_exit};
 use crate::settings::{KEY, SECRET, Settings};
 use crate::stage::User;
 
-/// `EX_CONFIG` of sysexits.h: systemd is told not to try again.
+/// `EX_CONFIG` of sysexits.h: the systemd unit does not restart the service then.
 const WRONG_SETTING: Option<i32> = Some(78);
 
 #[test]
@@ -38,8 +38,8 @@ fn a_wrong_setting_ends_the_start_and_is_named() {
         for command in [&[][..], &["serve"], &["check-config"]] {
             let exit = run_to_exit(command, &Settings::complete().set(name, value));
             assert_eq!(exit.code, WRONG_SETTING, "{name}={value} {exit:?}");
-            let sentence = format!("{name}: expected");
-            assert!(exit.stderr.contains(&sentence), "{name}={value} {exit:?}");
+            let error = format!("{name}: expected");
+            assert!(exit.stderr.contains(&error), "{name}={value} {exit:?}");
             assert!(exit.stderr.contains("found"), "{name}={value} {exit:?}");
         }
     }
@@ -50,7 +50,7 @@ fn a_missing_setting_ends_the_start_and_is_named() {
     for name in ["LIVEKIT_URL", "LIVEKIT_KEY", "LIVEKIT_SECRET"] {
         for settings in [
             Settings::complete().unset(name),
-            // an empty value is an unset one
+            // an empty value counts as not set
             Settings::complete().set(name, ""),
         ] {
             let exit = run_to_exit(&[], &settings);
@@ -63,7 +63,7 @@ fn a_missing_setting_ends_the_start_and_is_named() {
 }
 
 #[test]
-fn a_bind_beside_an_older_name_for_it_is_an_error() {
+fn an_older_name_of_the_address_beside_it_is_an_error() {
     for older in ["LIVEKIT_JWT_PORT", "LK_JWT_PORT", "TOKEN_SERVER_PORT"] {
         let exit = run_to_exit(&[], &Settings::complete().set(older, "8080"));
         assert_eq!(exit.code, WRONG_SETTING, "{exit:?}");
@@ -73,7 +73,7 @@ fn a_bind_beside_an_older_name_for_it_is_an_error() {
 }
 
 #[test]
-fn the_older_names_for_the_port_still_work_and_warn() {
+fn older_names_of_the_port_work_with_a_warning() {
     for older in ["LIVEKIT_JWT_PORT", "LK_JWT_PORT", "TOKEN_SERVER_PORT"] {
         let settings = Settings::complete()
             .unset("LIVEKIT_JWT_BIND")
@@ -87,7 +87,7 @@ fn the_older_names_for_the_port_still_work_and_warn() {
 }
 
 #[test]
-fn what_kubernetes_injects_is_ignored_with_a_warning() {
+fn variables_of_kubernetes_are_ignored_with_a_warning() {
     let service = Service::start(
         &Settings::complete()
             .set("LIVEKIT_JWT_PORT", "tcp://10.0.0.1:8080")
@@ -102,7 +102,7 @@ fn what_kubernetes_injects_is_ignored_with_a_warning() {
 }
 
 #[test]
-fn an_unknown_name_is_answered_with_the_nearest_known_one() {
+fn an_unknown_name_draws_a_warning_with_the_nearest_setting() {
     for (wrong, meant) in [
         (
             "LIVEKIT_FULL_ACCESS_HOMESERVER",
@@ -121,14 +121,14 @@ fn an_unknown_name_is_answered_with_the_nearest_known_one() {
 }
 
 #[test]
-fn url_key_and_secret_are_enough_and_the_log_says_what_that_means() {
+fn url_key_and_secret_are_enough_and_a_warning_says_what_is_restricted() {
     let service = Service::start(&Settings::complete());
     let line = service.wait_for_log("LIVEKIT_FULL_ACCESS_HOMESERVERS");
     assert!(line.contains("restricted"), "{line}");
 }
 
 #[test]
-fn an_empty_host_is_every_address_of_both_families() {
+fn an_address_without_host_is_all_addresses_of_both_families() {
     let service = Service::start(&Settings::complete().set("LIVEKIT_JWT_BIND", ":0"));
     let Address::Tcp(address) = service.address() else {
         panic!("{:?}", service.address());
@@ -145,7 +145,7 @@ fn an_empty_host_is_every_address_of_both_families() {
 }
 
 #[test]
-fn a_bind_to_loopback_of_either_family_works() {
+fn loopback_addresses_of_both_families_work() {
     for bind in ["127.0.0.1:0", "[::1]:0", "localhost:0"] {
         let service = Service::start(&Settings::complete().set("LIVEKIT_JWT_BIND", bind));
         assert_eq!(service.request("GET", "/healthz").status, 200, "{bind}");
@@ -153,7 +153,7 @@ fn a_bind_to_loopback_of_either_family_works() {
 }
 
 #[test]
-fn a_unix_socket_is_served_even_after_a_crash_left_it_behind() {
+fn a_unix_socket_left_by_a_crash_is_replaced() {
     let settings = Settings::complete();
     let path = settings.path("socket");
     let settings = settings.set("LIVEKIT_JWT_BIND", format!("unix:{}", path.display()));
@@ -168,14 +168,14 @@ fn a_unix_socket_is_served_even_after_a_crash_left_it_behind() {
 }
 
 #[test]
-fn check_config_says_what_was_understood_and_masks_secrets() {
+fn check_config_prints_values_and_masks_secrets() {
     let settings = Settings::complete()
         .unset("LIVEKIT_SECRET")
         .set_file("LIVEKIT_SECRET_FROM_FILE", &format!("{SECRET}\n"))
         .set("LIVEKIT_LOCAL_HOMESERVERS", "example.com other.example");
     let exit = run_to_exit(&["check-config"], &settings);
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    for needle in [
+    for text in [
         "wss://sfu.example.com",
         "LIVEKIT_LOCAL_HOMESERVERS",
         "LIVEKIT_SECRET_FROM_FILE",
@@ -184,12 +184,12 @@ fn check_config_says_what_was_understood_and_masks_secrets() {
         "127.0.0.1:0",
         KEY,
     ] {
-        assert!(exit.stdout.contains(needle), "{needle} {exit:?}");
+        assert!(exit.stdout.contains(text), "{text} {exit:?}");
     }
 }
 
 #[test]
-fn a_wrong_secret_is_not_quoted_by_the_complaint_about_it() {
+fn errors_do_not_show_secrets() {
     for (name, value) in [
         ("LIVEKIT_KEYS", SECRET),
         ("LIVEKIT_KEYS", &format!("{SECRET}:")),
@@ -208,29 +208,28 @@ fn a_wrong_secret_is_not_quoted_by_the_complaint_about_it() {
 }
 
 #[test]
-fn our_own_file_of_authorities_has_to_hold_some() {
+fn livekit_ca_file_has_to_contain_certificates() {
     let settings = Settings::complete().set_file("LIVEKIT_CA_FILE", "127.0.0.1 localhost\n");
     for command in [&[][..], &["check-config"], &["--dev"]] {
         let exit = run_to_exit(command, &settings);
         assert_eq!(exit.code, WRONG_SETTING, "{command:?} {exit:?}");
-        let sentence = "LIVEKIT_CA_FILE: expected";
-        assert!(exit.stderr.contains(sentence), "{command:?} {exit:?}");
+        let error = "LIVEKIT_CA_FILE: expected";
+        assert!(exit.stderr.contains(error), "{command:?} {exit:?}");
     }
 }
 
-/// They are set for every program on the host, and what they name may be in use by others.
 #[test]
-fn authorities_for_every_program_are_done_without_if_they_are_of_no_use() {
+fn unusable_authorities_of_other_programs_are_ignored() {
     for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
         let complete = Settings::complete();
-        let nowhere = complete.path("nowhere");
-        let missing = complete.clone().set(name, nowhere.to_str().unwrap());
-        let of_no_use = [missing, complete.set_file(name, "127.0.0.1 localhost\n")];
-        for settings in of_no_use {
+        let missing_path = complete.path("nowhere");
+        let missing = complete.clone().set(name, missing_path.to_str().unwrap());
+        let unusable = [missing, complete.set_file(name, "127.0.0.1 localhost\n")];
+        for settings in unusable {
             let exit = run_to_exit(&["check-config"], &settings);
             assert_eq!(exit.code, Some(0), "{exit:?}");
-            let said = exit.stdout + &exit.stderr;
-            assert!(said.contains(&format!("{name} is ignored")), "{said}");
+            let output = exit.stdout + &exit.stderr;
+            assert!(output.contains(&format!("{name} is ignored")), "{output}");
             let service = Service::start(&settings);
             assert_eq!(service.request("GET", "/healthz").status, 200);
             service.wait_for_words(&["level=warn", name, "is ignored"]);
@@ -243,8 +242,8 @@ fn authorities_for_every_program_are_done_without_if_they_are_of_no_use() {
 fn help_and_version_need_no_settings() {
     let exit = run_to_exit(&["--help"], &Settings::none());
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    for needle in ["serve", "check-config", "--dev", "LIVEKIT_URL"] {
-        assert!(exit.stdout.contains(needle), "{needle} {exit:?}");
+    for text in ["serve", "check-config", "--dev", "LIVEKIT_URL"] {
+        assert!(exit.stdout.contains(text), "{text} {exit:?}");
     }
     let exit = run_to_exit(&["--version"], &Settings::none());
     assert_eq!(exit.code, Some(0), "{exit:?}");

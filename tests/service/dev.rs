@@ -1,4 +1,4 @@
-//! `--dev`: something to try on one's own machine, with credentials that everybody knows.
+//! `--dev`: a service on loopback, with public credentials.
 
 use crate::client::Address;
 use crate::homeserver::Homeserver;
@@ -13,24 +13,24 @@ const DEV_KEY: &str = "devkey";
 const DEV_SECRET: &str = "secret";
 
 #[test]
-fn it_runs_on_loopback_and_says_what_is_open_and_how_to_try_it() {
+fn it_runs_on_loopback_and_logs_what_is_open_and_how_to_try_it() {
     let settings = Settings::none().set("LIVEKIT_JWT_BIND", "127.0.0.1:0");
     let service = Service::start_with(&["--dev"], &settings);
     let Address::Tcp(address) = service.address() else {
         panic!("{:?}", service.address());
     };
     assert!(address.ip().is_loopback());
-    for needle in [DEV_KEY, "ws://localhost:7880", "can create rooms"] {
+    for needle in [DEV_KEY, "ws://localhost:7880", "can have rooms created"] {
         service.wait_for_log(needle);
     }
-    // the hint has the real port, and what it asks for is there
+    // with the port that the system chose
     service.wait_for_words(&["curl ", &format!("http://{address}/healthz")]);
     service.wait_for_words(&["curl ", &format!("http://{address}/get_token")]);
     assert_eq!(service.request("GET", "/healthz").status, 200);
 }
 
 #[test]
-fn it_gives_rooms_to_everyone() {
+fn users_of_all_homeservers_have_full_access() {
     let homeserver = Homeserver::honest();
     let sfu = Sfu::with_secret(Conduct::Serves, DEV_SECRET);
     let settings = Settings::listening()
@@ -44,7 +44,7 @@ fn it_gives_rooms_to_everyone() {
 }
 
 #[test]
-fn it_stays_on_loopback() {
+fn it_refuses_other_addresses_than_loopback() {
     for bind in ["0.0.0.0:0", ":0", "[::]:0"] {
         let settings = Settings::none().set("LIVEKIT_JWT_BIND", bind);
         let exit = run_to_exit(&["--dev"], &settings);

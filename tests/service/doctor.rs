@@ -1,4 +1,4 @@
-//! `doctor`: one line for each finding, which an administrator can act on, and an exit code.
+//! `doctor`: a line for each result, with what to do, and an exit code.
 
 use crate::client::Address;
 use crate::homeserver::Homeserver;
@@ -12,15 +12,15 @@ fn settings(sfu: &Sfu, homeserver: &Homeserver) -> Settings {
         .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name())
 }
 
-/// The last line about `what`.
-fn finding<'a>(exit: &'a Exit, what: &str) -> &'a str {
+/// The last line about a subject.
+fn result<'a>(exit: &'a Exit, subject: &str) -> &'a str {
     let mut lines = exit.stdout.lines().rev();
-    let line = lines.find(|line| line.get(5..).is_some_and(|line| line.starts_with(what)));
-    line.unwrap_or_else(|| panic!("nothing about {what} in {exit:?}"))
+    let line = lines.find(|line| line.get(5..).is_some_and(|line| line.starts_with(subject)));
+    line.unwrap_or_else(|| panic!("nothing about {subject} in {exit:?}"))
 }
 
 #[test]
-fn where_all_is_well_nothing_fails() {
+fn a_working_deployment_has_no_failures() {
     let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
     let settings = settings(&sfu, &homeserver);
     let service = Service::start(&settings);
@@ -33,13 +33,13 @@ fn where_all_is_well_nothing_fails() {
     );
     assert_eq!(exit.code, Some(0), "{exit:?}");
     let federation = format!("{} federation", homeserver.name());
-    for what in ["settings", "SFU", &federation, "public URL", "CORS"] {
-        assert!(finding(&exit, what).starts_with("ok  "), "{exit:?}");
+    for subject in ["settings", "SFU", &federation, "public URL", "CORS"] {
+        assert!(result(&exit, subject).starts_with("ok  "), "{exit:?}");
     }
 }
 
 #[test]
-fn what_is_amiss_is_named_with_its_cure() {
+fn failures_have_what_to_do() {
     let homeserver = Homeserver::honest();
     let other = Sfu::start(Conduct::Says(
         "401 Unauthorized",
@@ -47,18 +47,18 @@ fn what_is_amiss_is_named_with_its_cure() {
     ));
     let refused = run_to_exit(&["doctor"], &settings(&other, &homeserver));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    let line = finding(&refused, "SFU");
+    let line = result(&refused, "SFU");
     assert!(line.starts_with("FAIL") && line.contains("key"), "{line}");
 
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", nowhere.local_addr().unwrap());
-    drop(nowhere);
+    let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", unused_port.local_addr().unwrap());
+    drop(unused_port);
     let silent = settings(&other, &homeserver)
         .set("LIVEKIT_API_URL", url.as_str())
         .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", "nowhere.invalid");
     let exit = run_to_exit(&["doctor", &url], &silent);
     assert_eq!(exit.code, Some(1), "{exit:?}");
-    for (what, cure) in [
+    for (subject, advice) in [
         ("SFU", "LIVEKIT_API_URL"),
         (
             "nowhere.invalid federation",
@@ -66,13 +66,13 @@ fn what_is_amiss_is_named_with_its_cure() {
         ),
         ("public URL", "connection"),
     ] {
-        let line = finding(&exit, what);
-        assert!(line.starts_with("FAIL") && line.contains(cure), "{line}");
+        let line = result(&exit, subject);
+        assert!(line.starts_with("FAIL") && line.contains(advice), "{line}");
     }
     let wrong = run_to_exit(&["doctor"], &silent.set("LIVEKIT_LOG_LEVEL", "loud"));
     assert_eq!(wrong.code, Some(78), "{wrong:?}");
     assert!(
-        finding(&wrong, "settings").contains("LIVEKIT_LOG_LEVEL"),
+        result(&wrong, "settings").contains("LIVEKIT_LOG_LEVEL"),
         "{wrong:?}"
     );
 }

@@ -61,7 +61,7 @@ fn a_homeserver_with_a_public_address_is_reached_through_the_proxy() {
         assert_eq!(received.request.header("proxy-authorization"), None);
     }
     assert!(!stage.sfu.calls().is_empty());
-    let line = stage.service.wait_for_log("listening on ");
+    let line = stage.service.wait_for_log("msg=listening");
     assert!(line.contains(&format!("https_proxy=http://localhost:{}", proxy.port())));
     assert!(!stage.service.log().contains(BASIC));
 }

@@ -1,4 +1,4 @@
-//! `healthcheck`, which containers run beside the service, with the same settings.
+//! `healthcheck`, which containers run with the settings of the service.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use crate::process::{PROGRAM, Service, run_to_exit};
 use crate::settings::Settings;
 
 #[test]
-fn a_service_that_is_well_is_found_wherever_it_listens() {
+fn a_healthy_service_is_found_at_any_address() {
     let settings = Settings::complete();
     let socket = format!("unix:{}", settings.path("socket").display());
     let binds = [
@@ -25,14 +25,14 @@ fn a_service_that_is_well_is_found_wherever_it_listens() {
     ];
     for bind in binds {
         let service = Service::start(&settings.clone().set("LIVEKIT_JWT_BIND", bind));
-        let exit = run_to_exit(&["healthcheck"], &beside(&service, bind));
+        let exit = run_to_exit(&["healthcheck"], &settings_of(&service, bind));
         assert_eq!(exit.code, Some(0), "{bind} {exit:?}");
         assert_eq!(exit.stdout + &exit.stderr, "", "{bind}");
     }
 }
 
 #[test]
-fn the_older_name_of_the_port_is_read_too() {
+fn the_older_name_of_the_port_is_read() {
     let service = Service::start(&Settings::complete().set("LIVEKIT_JWT_BIND", ":0"));
     let Address::Tcp(address) = service.address() else {
         panic!("{:?}", service.address());
@@ -42,9 +42,9 @@ fn the_older_name_of_the_port_is_read_too() {
 }
 
 #[test]
-fn the_forerunner_s_name_for_it_works() {
+fn the_program_name_of_lk_jwt_service_works() {
     let service = Service::start(&Settings::complete());
-    let settings = beside(&service, "127.0.0.1:0");
+    let settings = settings_of(&service, "127.0.0.1:0");
     let ended = Command::new(PROGRAM)
         .arg0("/lk-jwt-service-healthcheck")
         .env_clear()
@@ -54,37 +54,34 @@ fn the_forerunner_s_name_for_it_works() {
 }
 
 #[test]
-fn a_service_that_is_gone_is_not_well() {
+fn a_service_that_has_ended_is_not_healthy() {
     let mut service = Service::start(&Settings::complete());
-    let settings = beside(&service, "127.0.0.1:0");
+    let settings = settings_of(&service, "127.0.0.1:0");
     service.kill();
     let exit = run_to_exit(&["healthcheck"], &settings);
     assert_eq!(exit.code, Some(1), "{exit:?}");
-    assert!(exit.stderr.contains("cannot be reached"), "{exit:?}");
+    assert!(exit.stderr.contains("cannot connect"), "{exit:?}");
 }
 
 #[test]
-fn a_service_that_says_something_else_or_nothing_is_not_well() {
+fn another_response_or_none_is_not_healthy() {
     let broken = &b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"[..];
-    for (answer, complaint) in [
-        (Some(broken), "expected a healthy answer"),
-        (Some(b"HTTP/1.1 200"), "expected a healthy answer"),
-        (Some(b""), "expected a healthy answer"),
-        (
-            Some(b"SSH-2.0-OpenSSH_9.2\r\n"),
-            "expected a healthy answer",
-        ),
-        // nothing at all: the check gives up by itself
-        (None, "does not answer"),
+    for (response, error) in [
+        (Some(broken), "expected status 200"),
+        (Some(b"HTTP/1.1 200"), "expected status 200"),
+        (Some(b""), "expected status 200"),
+        (Some(b"SSH-2.0-OpenSSH_9.2\r\n"), "expected status 200"),
+        // the check ends by itself
+        (None, "no response"),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let bind = listener.local_addr().unwrap().to_string();
-        let other = thread::spawn(move || {
+        let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 1024]);
-            match answer {
-                Some(answer) => stream.write_all(answer).unwrap(),
-                // until the check has gone
+            match response {
+                Some(response) => stream.write_all(response).unwrap(),
+                // until the check closes the connection
                 None => drop(stream.read(&mut [0; 1024])),
             }
         });
@@ -92,22 +89,22 @@ fn a_service_that_says_something_else_or_nothing_is_not_well() {
             &["healthcheck"],
             &Settings::none().set("LIVEKIT_JWT_BIND", bind),
         );
-        other.join().unwrap();
-        assert_eq!(exit.code, Some(1), "{answer:?} {exit:?}");
-        assert!(exit.stderr.contains(complaint), "{answer:?} {exit:?}");
+        server.join().unwrap();
+        assert_eq!(exit.code, Some(1), "{response:?} {exit:?}");
+        assert!(exit.stderr.contains(error), "{response:?} {exit:?}");
     }
 }
 
 #[test]
-fn a_wrong_bind_is_named() {
+fn a_wrong_address_is_named() {
     let settings = Settings::none().set("LIVEKIT_JWT_BIND", "nonsense");
     let exit = run_to_exit(&["healthcheck"], &settings);
     assert_eq!(exit.code, Some(78), "{exit:?}");
     assert!(exit.stderr.contains("LIVEKIT_JWT_BIND"), "{exit:?}");
 }
 
-/// What the check is told: the settings of the service, with the port that it got.
-fn beside(service: &Service, bind: &str) -> Settings {
+/// The settings of the service, with the port that it listens on.
+fn settings_of(service: &Service, bind: &str) -> Settings {
     let bind = match service.address() {
         Address::Tcp(address) => bind.replace(":0", &format!(":{}", address.port())),
         Address::Unix(_) => bind.to_owned(),

@@ -10,9 +10,9 @@ fn stage() -> Stage {
 }
 
 pub(crate) fn metrics_of(service: &Service) -> Address {
-    let line = service.wait_for_log("metrics at ");
-    let (_, rest) = line.split_once("metrics at ").unwrap();
-    Address::Tcp(rest.split('"').next().unwrap().parse().unwrap())
+    let line = service.wait_for_log("serving metrics");
+    let (_, rest) = line.split_once("address=").unwrap();
+    Address::Tcp(rest.split_whitespace().next().unwrap().parse().unwrap())
 }
 
 pub(crate) fn scrape(address: &Address) -> String {

@@ -57,12 +57,14 @@ impl Service {
             reader: Some(thread::spawn(move || kept.keep(stderr))),
             settings: settings.clone(),
         };
-        let line = service.wait_for_log("listening on ");
-        let (_, rest) = line.split_once("listening on ").unwrap();
-        let place = rest.split([' ', '"']).next().unwrap();
-        service.address = match place.strip_prefix("unix:") {
+        let line = service.wait_for_words(&["listening", "address", "sfu_url"]);
+        let (_, rest) = line.split_once("address").unwrap();
+        // logfmt or JSON
+        let rest = rest.trim_start_matches(['=', '"', ':']);
+        let address = rest.split([' ', '"']).next().unwrap();
+        service.address = match address.strip_prefix("unix:") {
             Some(path) => Address::Unix(path.into()),
-            None => Address::Tcp(place.parse().unwrap_or_else(|_| panic!("{line}"))),
+            None => Address::Tcp(address.parse().unwrap_or_else(|_| panic!("{line}"))),
         };
         service
     }

@@ -1,4 +1,4 @@
-//! `/readyz`: whether clients had better come, and why not, without a secret.
+//! `/readyz`: whether the service can issue tokens, and the reasons if it cannot.
 
 use serde_json::json;
 
@@ -19,42 +19,42 @@ fn ready(conduct: Conduct, change: impl FnOnce(Settings) -> Settings) -> (u16, s
 }
 
 #[test]
-fn who_can_do_its_work_is_ready() {
-    let answer = ready(Conduct::Serves, |settings| settings);
-    assert_eq!(answer, (200, json!({"status": "ready"})));
+fn a_working_service_is_ready() {
+    let response = ready(Conduct::Serves, |settings| settings);
+    assert_eq!(response, (200, json!({"status": "ready"})));
 }
 
 #[test]
-fn an_sfu_that_refuses_the_key_is_named_as_such() {
+fn an_sfu_that_refuses_the_key_is_a_reason() {
     let conduct = Conduct::Says(
         "401 Unauthorized",
         r#"{"code":"unauthenticated","msg":"invalid API key"}"#,
     );
     let reasons = json!(["the SFU refuses the API key"]);
-    let answer = ready(conduct, |settings| settings);
+    let response = ready(conduct, |settings| settings);
     assert_eq!(
-        answer,
+        response,
         (503, json!({"status": "not ready", "reasons": reasons}))
     );
 }
 
 #[test]
-fn an_sfu_that_is_not_there_is_named_as_such() {
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", nowhere.local_addr().unwrap());
-    drop(nowhere);
+fn an_sfu_that_does_not_answer_is_a_reason() {
+    let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", unused_port.local_addr().unwrap());
+    drop(unused_port);
     let reasons = json!(["the SFU does not answer as expected"]);
-    let answer = ready(Conduct::Serves, |settings| {
+    let response = ready(Conduct::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", url)
     });
     assert_eq!(
-        answer,
+        response,
         (503, json!({"status": "not ready", "reasons": reasons}))
     );
 }
 
 #[test]
-fn the_sfu_is_asked_once_however_many_ask_us() {
+fn many_requests_check_the_sfu_once() {
     let stage = Stage::full_access();
     for _ in 0..50 {
         assert_eq!(stage.service.request("GET", "/readyz").status, 200);

@@ -1,20 +1,47 @@
-//! SIGHUP: what files say anew takes effect as a whole, or not at all.
+//! Reload on SIGHUP: each source of settings is read on its own, and only what has changed is replaced.
 
 use std::fs;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::appservice_participants::{get_token, join};
-use crate::appservice_stage::{AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, user_header};
+use crate::appservice_stage::{
+    AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, user_header, wait_until,
+};
+use crate::call::post_webhook;
 use crate::homeserver::Homeserver;
 use crate::jwt;
+use crate::metrics::{metrics_of, scrape};
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
 use crate::sfu::{Conduct, Sfu};
 use crate::stage::LOOPBACK;
+use crate::token_client::{APP_KEY, any_request, app_entry, request_token};
 
 const NEW_SECRET: &str = "never-logged-the-secret-that-comes-next";
 
-/// Keys, list and level in files, as systemd hands credentials over.
+/// Reloads, and waits for the end. Returns the log of it.
+pub(crate) fn reload(service: &Service) -> String {
+    let before = service.log();
+    let reloads = |log: &str| log.matches("settings reloaded").count();
+    service.hang_up();
+    wait_until(
+        || reloads(&service.log()) > reloads(&before),
+        "no end of the reload",
+    );
+    service.log()[before.len()..].to_owned()
+}
+
+/// The line of the log about a source.
+fn source_line<'a>(log: &'a str, event: &str, source: &str) -> &'a str {
+    let source = format!("source={source}");
+    let mut lines = log.lines();
+    let line = lines.find(|line| line.contains(event) && line.contains(&source));
+    line.unwrap_or_else(|| panic!("{event} {source}: {log}"))
+}
+
+/// The SFU's keys are in a file.
 fn settings(sfu: &Sfu) -> Settings {
     Settings::listening()
         .set("LIVEKIT_URL", sfu.url())
@@ -22,8 +49,12 @@ fn settings(sfu: &Sfu) -> Settings {
         .set_file("LIVEKIT_KEY_FILE", &format!("{KEY}: {SECRET}\n"))
 }
 
+fn new_and_old_key() -> String {
+    format!("APInext: {NEW_SECRET}\n{KEY}: {SECRET}\n")
+}
+
 #[test]
-fn a_new_key_signs_and_the_old_one_still_proves_webhooks_while_it_is_there() {
+fn a_new_first_key_signs_and_a_wrong_key_file_is_refused() {
     let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
     let settings = settings(&sfu);
     let service = Service::start(&settings);
@@ -34,55 +65,138 @@ fn a_new_key_signs_and_the_old_one_still_proves_webhooks_while_it_is_there() {
     };
     assert_eq!(jwt::claims(&token("alice"), SECRET)["iss"], KEY);
 
-    fs::write(&file, format!("APInext: {NEW_SECRET}\n{KEY}: {SECRET}\n")).unwrap();
-    service.hang_up();
-    service.wait_for_words(&["re-read", "key=APInext"]);
+    fs::write(&file, new_and_old_key()).unwrap();
+    let log = reload(&service);
+    source_line(&log, "source re-read", "\"SFU keys\"");
+    assert!(log.contains("signing_key=APInext"), "{log}");
     assert_eq!(jwt::claims(&token("bob"), NEW_SECRET)["iss"], "APInext");
 
     for wrong in ["", "no pair at all: \n", "a: b\na: c\n"] {
         fs::write(&file, wrong).unwrap();
-        let before = service.log().matches("not re-read").count();
-        service.hang_up();
-        while service.log().matches("not re-read").count() == before {
-            std::thread::yield_now();
-        }
+        let log = reload(&service);
+        let line = source_line(&log, "source refused", "\"SFU keys\"");
+        assert!(line.contains("level=error"), "{line}");
+        assert!(line.contains("LIVEKIT_KEY_FILE"), "{line}");
         assert_eq!(jwt::claims(&token("carol"), NEW_SECRET)["iss"], "APInext");
     }
-    let line = service.wait_for_words(&["not re-read", "LIVEKIT_KEY_FILE"]);
-    assert!(line.contains("level=error"), "{line}");
 }
 
 #[test]
-fn a_homeserver_that_is_named_anew_has_full_access_and_the_level_changes() {
+fn a_wrong_policy_does_not_keep_out_a_new_key_of_the_sfu() {
+    let sfu = Sfu::start(Conduct::Serves);
+    let settings = settings(&sfu).set_file("TOKEN_SERVER_POLICY_FILE", &app_entry(""));
+    let service = Service::start(&settings);
+    let token = || {
+        let reply = request_token(service.address(), APP_KEY, &any_request());
+        reply.json()["participant_token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(jwt::claims(&token(), SECRET)["iss"], KEY);
+
+    fs::write(settings.path("TOKEN_SERVER_POLICY_FILE"), "[broken").unwrap();
+    fs::write(settings.path("LIVEKIT_KEY_FILE"), new_and_old_key()).unwrap();
+    let log = reload(&service);
+    let line = source_line(&log, "source refused", "policy");
+    assert!(line.contains("TOKEN_SERVER_POLICY_FILE"), "{line}");
+    assert_eq!(log.matches("source refused").count(), 1, "{log}");
+    source_line(&log, "source re-read", "\"SFU keys\"");
+    assert_eq!(jwt::claims(&token(), NEW_SECRET)["iss"], "APInext");
+}
+
+#[test]
+fn a_new_list_of_homeservers_and_a_new_log_level_take_effect() {
     let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
     let settings = settings(&sfu);
     let credentials = settings.path("credentials");
     fs::create_dir(&credentials).unwrap();
-    let put = |name: &str, value: &str| fs::write(credentials.join(name), value).unwrap();
-    put("LIVEKIT_FULL_ACCESS_HOMESERVERS", "elsewhere.example");
-    put("LIVEKIT_LOG_LEVEL", "info");
+    let write = |name: &str, value: &str| fs::write(credentials.join(name), value).unwrap();
+    write("LIVEKIT_FULL_ACCESS_HOMESERVERS", "elsewhere.example");
+    write("LIVEKIT_LOG_LEVEL", "info");
     let settings = settings.set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
     let settings = settings.unset("LIVEKIT_LOG_LEVEL");
     let service = Service::start(&settings);
-    let access = |name: &str| {
+    let has_full_access = |name: &str| {
         let user = homeserver.user(name);
         service.post("/get_token", &user.get_token()).jwt();
         let line = service.wait_for_words(&["token issued", &format!("@{name}:")]);
         line.contains("access=full")
     };
-    assert!(!access("alice"));
+    assert!(!has_full_access("alice"));
     assert!(!service.log().contains("level=debug"));
-    put("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name());
-    put("LIVEKIT_LOG_LEVEL", "debug");
-    service.hang_up();
-    service.wait_for_words(&["re-read", "homeservers=1 log_level=DEBUG"]);
-    assert!(access("bob"));
+    write("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name());
+    write("LIVEKIT_LOG_LEVEL", "debug");
+    let log = reload(&service);
+    let full_access = format!("full_access={}", homeserver.name());
+    assert!(log.contains("log_level=DEBUG"), "{log}");
+    assert!(log.replace('"', "").contains(&full_access), "{log}");
+    assert!(has_full_access("bob"));
     service.wait_for_words(&["level=debug"]);
     assert_eq!(sfu.calls().len(), 1);
 }
 
 #[test]
-fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_come_before() {
+fn caches_and_known_webhooks_outlast_a_reload_that_changes_the_key() {
+    let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
+    let settings = settings(&sfu).set("LIVEKIT_METRICS_BIND", "127.0.0.1:0");
+    let service = Service::start(&settings);
+    let alice = homeserver.user("alice").get_token();
+    let webhook = json!({
+        "event": "participant_left", "id": "EV_once", "createdAt": jwt::now().to_string(),
+        "room": {"name": "room"}, "participant": {"identity": "alice", "sid": "PA_1"},
+    });
+    let webhook = webhook.to_string();
+    let duplicates = || {
+        let metrics = scrape(&metrics_of(&service));
+        let name = "livekit_token_service_webhooks_total{outcome=\"duplicate\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(name));
+        count.map_or(0, |count| count.parse().unwrap())
+    };
+    assert_eq!(service.post("/get_token", &alice).status, 200);
+    assert_eq!(post_webhook(&service, webhook.as_bytes()).status, 200);
+    let (requests, connections) = (homeserver.requests().len(), homeserver.connections());
+    assert_eq!(duplicates(), 0);
+
+    fs::write(settings.path("LIVEKIT_KEY_FILE"), new_and_old_key()).unwrap();
+    reload(&service);
+    let reply = service.post("/get_token", &alice);
+    assert_eq!(jwt::claims(&reply.jwt(), NEW_SECRET)["iss"], "APInext");
+    assert_eq!(
+        homeserver.requests().len(),
+        requests,
+        "the OpenID token is cached"
+    );
+    assert_eq!(post_webhook(&service, webhook.as_bytes()).status, 200);
+    assert_eq!(duplicates(), 1);
+    let bob = homeserver.user("bob").get_token();
+    assert_eq!(service.post("/get_token", &bob).status, 200);
+    assert_eq!(
+        homeserver.connections(),
+        connections,
+        "the connection is reused"
+    );
+}
+
+#[test]
+fn dev_stays_dev() {
+    let settings = Settings::none().set("LIVEKIT_JWT_BIND", "127.0.0.1:0");
+    let service = Service::start_with(&["--dev"], &settings);
+    let issuer = || {
+        let body = json!({"room_name": "room", "participant_identity": "me"});
+        let reply = service.post("/token", &body).json();
+        let token = reply["participant_token"].as_str().unwrap().to_owned();
+        jwt::claims(&token, "secret")["iss"].clone()
+    };
+    assert_eq!(issuer(), "devkey");
+    let log = reload(&service);
+    assert!(!log.contains("source refused"), "{log}");
+    assert!(log.contains("full_access=all"), "{log}");
+    assert_eq!(issuer(), "devkey");
+}
+
+#[test]
+fn new_tokens_of_the_registration_hold_for_earlier_participants_too() {
     const NEXT_HS: &str = "never-logged-hs-token-that-comes-next";
     const NEXT_AS: &str = "never-logged-as-token-that-comes-next";
     let mut credentials = PathBuf::new();
@@ -97,27 +211,23 @@ fn new_tokens_of_the_registration_hold_for_both_sides_and_for_those_who_have_com
             .set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())
             .set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1")
     });
-    let place = stage.token_request();
+    let request = stage.token_request();
     let alice = get_token(&stage, 1);
 
     fs::write(credentials.join("LIVEKIT_AS_TOKEN"), NEXT_AS).unwrap();
     fs::write(credentials.join("LIVEKIT_HS_TOKEN"), NEXT_HS).unwrap();
     stage.set_as_token(NEXT_AS);
-    stage.service.hang_up();
-    stage.service.wait_for_words(&["re-read", "key="]);
+    reload(&stage.service);
 
-    assert_eq!(
-        stage.request_as_alice(&place).status,
-        403,
-        "the old hs_token"
-    );
+    let with_old_token = stage.request_as_alice(&request);
+    assert_eq!(with_old_token.status, 403);
     let fields = [
         format!("Authorization: Bearer {NEXT_HS}"),
         user_header("@bob:own.example"),
     ];
-    assert_eq!(stage.post(USER_PATH, &fields, &place).status, 200);
+    assert_eq!(stage.post(USER_PATH, &fields, &request).status, 200);
 
-    // only an answer to the new as_token can tell; until she came nobody asked
+    // only a request with the new as_token gets this answer; alice is checked when she joins
     stage.set_joined(false);
     join(&stage, &alice);
     stage

@@ -38,19 +38,24 @@ fn statuses(service: &Service) -> [u16; 6] {
 fn settings_open_endpoints_and_a_closed_endpoint_is_not_found() {
     let matrix = Service::start(&Settings::complete());
     assert_eq!(statuses(&matrix), [404, 404, 404, 400, 400, 404]);
-    matrix.wait_for_words(&["listening on", "matrix=open", "full_access=nobody"]);
-    assert!(!matrix.log().contains("token=open"));
+    matrix.wait_for_words(&["msg=listening", "matrix=true", "full_access=none"]);
+    assert!(!matrix.log().contains("token_endpoint=true"));
 
     let general = Service::start(&example_settings());
     assert_eq!(statuses(&general), [401, 200, 200, 404, 404, 404]);
-    general.wait_for_words(&["listening on", "token=open", "callers=none"]);
-    assert!(!general.log().contains("matrix=open"));
+    general.wait_for_words(&["msg=listening", "token_endpoint=true", "callers=none"]);
+    assert!(!general.log().contains("matrix=true"));
     // no warning about settings of Matrix
     assert!(!general.log().contains("HOMESERVERS"), "{}", general.log());
 
     let both = Service::start(&policy_settings(&app_entry("")));
     assert_eq!(statuses(&both), [401, 200, 200, 400, 400, 404]);
-    both.wait_for_words(&["listening on", "matrix=open", "token=open", "callers=app"]);
+    both.wait_for_words(&[
+        "msg=listening",
+        "matrix=true",
+        "token_endpoint=true",
+        "callers=app",
+    ]);
     for service in [&matrix, &general, &both] {
         assert_eq!(service.request("GET", "/healthz").status, 200);
         assert_eq!(service.request("HEAD", "/healthz").status, 200);
@@ -99,7 +104,7 @@ fn the_variables_of_the_example_server_work_unchanged() {
     let service = Service::start(&settings);
     service.wait_for_words(&[
         "level=warn",
-        "ANYBODY WHO REACHES /token",
+        "ANYONE WHO REACHES /token",
         "TOKEN_SERVER_AUTH",
     ]);
     let reply = service.post(
@@ -181,7 +186,7 @@ fn keygen_prints_a_key_and_its_hash() {
     // two keys of one caller
     let both = format!("{line}\n{}", again.stdout.lines().nth(1).unwrap());
     let service = Service::start(&example_settings().set_file("TOKEN_SERVER_API_KEYS_FILE", &both));
-    service.wait_for_words(&["token=open", "callers=booking"]);
+    service.wait_for_words(&["token_endpoint=true", "callers=booking"]);
     for key in [key, again.stdout.lines().next().unwrap()] {
         assert_eq!(
             request_token(service.address(), key, &any_request()).status,

@@ -1,198 +1,201 @@
-//! `doctor`: asks everyone whom the service would ask, and says what is amiss in words that lead to a cure.
+//! `doctor`: calls the servers that the service calls, and prints each problem with what to do about it.
 
 mod appservice;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cli;
-use crate::config::{Config, Environment};
+use super::EXIT_CONFIG;
+use crate::config::{Config, Environment, FetcherFactory, Mode};
 use crate::livekit::room_service::RoomServiceClient;
 use crate::matrix::client_api::{ClientApiDiscovery, DelayedEventSupport};
 use crate::matrix::federation::FederationClient;
 use crate::matrix::id::ServerName;
-use crate::matrix::openid;
-use crate::matrix::openid::{OpenIdRefusal, OpenIdToken, OpenIdVerifier};
+use crate::matrix::openid::{self, OpenIdRefusal, OpenIdToken, OpenIdVerifier};
 use crate::matrix::server_directory::ServerDirectory;
 use crate::net::base_url::BaseUrl;
 use crate::net::http_client::{FetchLimits, FetchRequest, FetchResponse, Fetcher, HttpRoute};
-use crate::net::permits::{MAX_CALLS_PER_SUBNET, PermitCounts};
+use crate::net::permits::PermitCounts;
+use crate::util::logging::escape_control_chars;
 
-use crate::app::{configured_server_fetcher, homeserver_fetcher_factory};
-
-/// For one call. Whoever takes longer is ill.
+/// Time for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const FETCH_LIMITS: FetchLimits = FetchLimits {
-    kind: "doctor",
-    connect_timeout: Duration::from_secs(5),
-    head_timeout: Duration::from_secs(8),
-    body_timeout: Duration::from_secs(3),
-    // a page of a proxy, of which nothing but its existence is looked at
+    // a proxy's page may be large, and only its existence matters
     max_body: 1 << 20,
-    max_subnet_calls: MAX_CALLS_PER_SUBNET,
+    ..FetchLimits::new("doctor")
 };
-/// A clock that is wrong by more is worth a warning: an SFU refuses what is off by a minute.
+/// Largest clock difference: the SFU refuses tokens that are off by a minute.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
-/// Homeservers that are asked; a list that is longer says nothing new.
+/// Homeservers that are checked; a longer list would say nothing new.
 const MAX_HOMESERVERS: usize = 50;
-/// No homeserver ever gave it out.
+/// A token that no homeserver has issued.
 const UNKNOWN_OPENID_TOKEN: &str = "livekit-token-service-doctor";
 
-/// Examines what the settings name, and the service at its public `url`. Gives the exit code: 0 if nothing has failed.
-pub(crate) fn run_doctor(
-    env: &Environment,
-    url: Option<BaseUrl>,
-    out: &mut impl Write,
-) -> io::Result<u8> {
-    let (config, report) = Config::read_with_defaults(env);
-    let mut chart = DoctorReport { out, failed: false };
-    for warning in report.warnings() {
-        chart.warn("settings", warning)?;
+/// Checks the servers that the settings name, and the service at its public `url`. Returns the exit code: 0 without failures.
+pub(crate) fn run(env: &Environment, url: Option<BaseUrl>, out: &mut impl Write) -> io::Result<u8> {
+    let (config, config_report) = Config::read(env, Mode::Serve);
+    let mut report = DoctorReport { out, failed: false };
+    for warning in &config_report.warnings {
+        report.warn("settings", warning)?;
     }
     let config = match config {
         Ok(config) => config,
         Err(errors) => {
             for error in errors {
-                chart.fail("settings", &error.to_string())?;
+                report.fail("settings", error)?;
             }
-            return Ok(cli::EXIT_CONFIG);
+            return Ok(EXIT_CONFIG);
         }
     };
-    chart.ok("settings", "understood")?;
-    check_sfu(&config, &mut chart)?;
-    check_proxy(&config, &mut chart)?;
-    check_homeservers(&config, &mut chart)?;
-    if let Some(own) = &config.appservice {
-        appservice::check_appservice(own, &config, &mut chart)?;
+    report.ok("settings", "valid")?;
+    let fetchers = config.network.fetchers(1);
+    check_sfu(&config, &fetchers, &mut report)?;
+    check_proxy(&config, &fetchers, &mut report)?;
+    if config.endpoints.matrix {
+        check_homeservers(&config, &fetchers, &mut report)?;
+    }
+    if let Some(appservice) = &config.appservice {
+        appservice::check_appservice(appservice, &fetchers, &mut report)?;
     }
     match url {
-        Some(url) => check_public_url(&config, &url, &mut chart)?,
-        // clients speak with their homeserver
-        None if !config.matrix_enabled && config.token_endpoint.is_none() => {}
-        None => chart.warn(
+        Some(url) => check_public_url(&config, &fetchers.direct(), &url, &mut report)?,
+        // in application-service mode alone, clients call their homeserver
+        None if !config.endpoints.matrix && !config.endpoints.token => {}
+        None => report.warn(
             "public URL",
-            "not examined: `doctor https://…` takes the URL that clients use",
+            "not checked: pass the URL that clients use (`doctor https://…`)",
         )?,
     }
-    Ok(u8::from(chart.failed))
+    Ok(u8::from(report.failed))
 }
 
-/// One line for each finding.
+/// Prints a line for each result.
 struct DoctorReport<'a, W> {
     out: &'a mut W,
     failed: bool,
 }
 
 impl<W: Write> DoctorReport<'_, W> {
-    fn ok(&mut self, what: &str, finding: &str) -> io::Result<()> {
-        self.write_line("ok  ", what, finding)
+    fn ok(&mut self, subject: &str, result: impl Display) -> io::Result<()> {
+        self.print("ok  ", subject, result)
     }
 
-    fn warn(&mut self, what: &str, finding: &str) -> io::Result<()> {
-        self.write_line("warn", what, finding)
+    fn warn(&mut self, subject: &str, result: impl Display) -> io::Result<()> {
+        self.print("warn", subject, result)
     }
 
-    fn fail(&mut self, what: &str, finding: &str) -> io::Result<()> {
+    fn fail(&mut self, subject: &str, result: impl Display) -> io::Result<()> {
         self.failed = true;
-        self.write_line("FAIL", what, finding)
+        self.print("FAIL", subject, result)
     }
 
-    /// Well, or the error.
-    fn record_result(
-        &mut self,
-        what: &str,
-        outcome: Result<&str, impl std::fmt::Display>,
-    ) -> io::Result<()> {
-        match outcome {
-            Ok(finding) => self.ok(what, finding),
-            Err(error) => self.fail(what, &error.to_string()),
+    /// A failure for an error.
+    fn result(&mut self, subject: &str, result: Result<&str, impl Display>) -> io::Result<()> {
+        match result {
+            Ok(text) => self.ok(subject, text),
+            Err(error) => self.fail(subject, error),
         }
     }
 
-    fn write_line(&mut self, verdict: &str, what: &str, finding: &str) -> io::Result<()> {
-        let finding = crate::util::logging::escape_control_chars(finding);
-        writeln!(self.out, "{verdict} {what}: {finding}")
+    fn print(&mut self, verdict: &str, subject: &str, result: impl Display) -> io::Result<()> {
+        let text = result.to_string();
+        let text = escape_control_chars(&text);
+        writeln!(self.out, "{verdict} {subject}: {text}")
     }
 }
 
-fn check_sfu(config: &Config, chart: &mut DoctorReport<'_, impl Write>) -> io::Result<()> {
-    let (url, key) = (config.sfu_api_url.clone(), config.api_keys[0].clone());
-    let rooms = RoomServiceClient::new(
-        configured_server_fetcher(config, 1),
-        url.clone(),
-        key.clone(),
-    );
-    match rooms.probe() {
-        Ok(()) => chart.ok(
+fn check_sfu(
+    config: &Config,
+    fetchers: &FetcherFactory,
+    report: &mut DoctorReport<'_, impl Write>,
+) -> io::Result<()> {
+    let (url, key) = (&config.sfu.api_url, config.sfu_keys.keys.signing());
+    let room_service = RoomServiceClient::new(fetchers.direct(), url.clone(), key.clone());
+    match room_service.probe() {
+        Ok(()) => report.ok(
             "SFU",
-            &format!("{url} answers and takes the key {}", key.id()),
+            format!("{url} answers and accepts API key {}", key.id()),
         )?,
-        Err(error) => chart.fail("SFU", &error.to_string())?,
+        Err(error) => report.fail("SFU", error)?,
     }
-    let answer = fetch_path(&configured_server_fetcher(config, 1), &url, "/");
-    let Some(date) = answer.ok().and_then(|answer| parse_date_header(&answer)) else {
-        return chart.warn("clock", "the SFU tells no time to compare with");
+    let response = fetch_path(&fetchers.direct(), url, "/");
+    let Some(date) = response
+        .ok()
+        .and_then(|response| parse_date_header(&response))
+    else {
+        return report.warn("clock", "not checked: the SFU sends no Date header");
     };
     let now = SystemTime::now();
     let skew = now
         .duration_since(date)
         .or_else(|_| date.duration_since(now));
     let skew = skew.unwrap_or_default();
-    let finding = format!("{} s apart from the SFU's", skew.as_secs());
+    let difference = format!("differs from the SFU's by {} s", skew.as_secs());
     if skew > MAX_CLOCK_SKEW {
-        return chart.fail(
+        return report.fail(
             "clock",
-            &format!("{finding}; let both follow one time server"),
+            format!("{difference}; use the same time server on both hosts"),
         );
     }
-    chart.ok("clock", &finding)
+    report.ok("clock", difference)
 }
 
-fn parse_date_header(answer: &FetchResponse) -> Option<SystemTime> {
-    let field = answer.headers.get("date")?.to_str().ok()?;
-    httpdate::parse_http_date(field).ok()
+fn parse_date_header(response: &FetchResponse) -> Option<SystemTime> {
+    let date = response.headers.get("date")?.to_str().ok()?;
+    httpdate::parse_http_date(date).ok()
 }
 
-/// Whether an HTTP server is where the proxy should be. What it lets through is seen when the homeservers are asked.
-fn check_proxy(config: &Config, chart: &mut DoctorReport<'_, impl Write>) -> io::Result<()> {
-    let Some(proxy) = &config.egress.proxy else {
+/// Checks that the proxy answers; whether it forwards shows in the checks of homeservers.
+fn check_proxy(
+    config: &Config,
+    fetchers: &FetcherFactory,
+    report: &mut DoctorReport<'_, impl Write>,
+) -> io::Result<()> {
+    let Some(proxy) = &config.network.proxy else {
         return Ok(());
     };
-    match fetch_path(&configured_server_fetcher(config, 1), proxy.url(), "/") {
-        Ok(_) => chart.ok(
+    match fetch_path(&fetchers.direct(), proxy.url(), "/") {
+        Ok(_) => report.ok(
             "proxy",
-            &format!("{proxy} answers; through it goes what is on public addresses, the SFU apart"),
+            format!("{proxy} answers; it is used for public addresses, except the SFU's"),
         ),
-        Err(error) => chart.fail(
+        Err(error) => report.fail(
             "proxy",
-            &format!("{proxy}: {error}; LIVEKIT_HTTPS_PROXY has to be where this host reaches it"),
+            format!(
+                "{proxy}: {error}; LIVEKIT_HTTPS_PROXY has to be a proxy that this host reaches"
+            ),
         ),
     }
 }
 
-fn check_homeservers(config: &Config, chart: &mut DoctorReport<'_, impl Write>) -> io::Result<()> {
-    if !config.matrix_enabled {
-        return Ok(());
-    }
-    let listed: Vec<_> = config.full_access.names().cloned().collect();
-    let fetcher = homeserver_fetcher_factory(config, 1);
+fn check_homeservers(
+    config: &Config,
+    fetchers: &FetcherFactory,
+    report: &mut DoctorReport<'_, impl Write>,
+) -> io::Result<()> {
+    let homeservers = &config.homeservers;
+    let listed = || homeservers.full_access.names().cloned();
+    let directory = |overrides| ServerDirectory::new(overrides, listed());
     let federation = FederationClient::new(
-        fetcher(),
-        ServerDirectory::new(config.federation_overrides.clone(), listed.clone()),
+        fetchers.homeserver(),
+        directory(homeservers.federation_overrides.clone()),
         PermitCounts::split(1),
     );
     let verifier = OpenIdVerifier::new(federation, Duration::ZERO);
-    let overrides = config.delegation.client_api_overrides.clone();
-    let client_api =
-        ClientApiDiscovery::new(fetcher(), ServerDirectory::new(overrides, listed.clone()));
-    if listed.is_empty() {
-        chart.warn(
+    let client_api = ClientApiDiscovery::new(
+        fetchers.homeserver(),
+        directory(homeservers.client_api_overrides.clone()),
+    );
+    if listed().next().is_none() {
+        report.warn(
             "homeservers",
-            "none is named in LIVEKIT_FULL_ACCESS_HOMESERVERS",
+            "not checked: LIVEKIT_FULL_ACCESS_HOMESERVERS names none",
         )?;
     }
-    for server in listed.iter().take(MAX_HOMESERVERS) {
-        check_homeserver(server, &verifier, &client_api, chart)?;
+    for server in listed().take(MAX_HOMESERVERS) {
+        check_homeserver(&server, &verifier, &client_api, report)?;
     }
     Ok(())
 }
@@ -201,56 +204,54 @@ fn check_homeserver(
     server: &ServerName,
     verifier: &OpenIdVerifier,
     client_api: &ClientApiDiscovery,
-    chart: &mut DoctorReport<'_, impl Write>,
+    report: &mut DoctorReport<'_, impl Write>,
 ) -> io::Result<()> {
-    let what = format!("{server} federation");
+    let subject = format!("{server} federation");
     match verifier.verify(server, &OpenIdToken::new(UNKNOWN_OPENID_TOKEN), None) {
         Err(openid::Error::Refused(OpenIdRefusal::UnknownToken(_))) => {
-            chart.ok(&what, "answers, and refuses a token that it never gave out")?;
+            report.ok(&subject, "answers, and refuses an OpenID token that it has not issued")?;
         }
         Ok(_) | Err(openid::Error::Refused(_)) => {
-            chart.fail(&what, "vouches for a token that it never gave out")?;
+            report.fail(&subject, "accepts an OpenID token that it has not issued")?;
         }
-        Err(error) => chart.fail(
-            &what,
-            &format!("{error}; LIVEKIT_FEDERATION_URL_OVERRIDES={server}=https://… names another way to it"),
+        Err(error) => report.fail(
+            &subject,
+            format!("{error}; LIVEKIT_FEDERATION_URL_OVERRIDES={server}=https://… sets another URL for it"),
         )?,
     }
-    let what = format!("{server} delayed events");
+    let subject = format!("{server} delayed events");
     match client_api.delayed_event_support(server) {
-        Ok(DelayedEventSupport::Supported(_)) => {
-            chart.ok(&what, "can be asked to restart and send them")
-        }
-        Ok(DelayedEventSupport::Unsupported) => chart.warn(
-            &what,
-            "says that it has none (MSC4140): clients keep their own leaves",
+        Ok(DelayedEventSupport::Supported(_)) => report.ok(&subject, "can be restarted and sent"),
+        Ok(DelayedEventSupport::Unsupported) => report.warn(
+            &subject,
+            "not supported (MSC4140): clients send their leaves themselves",
         ),
-        Err(error) => chart.warn(&what, &error.to_string()),
+        Err(error) => report.warn(&subject, error),
     }
 }
 
 fn check_public_url(
     config: &Config,
+    fetcher: &Fetcher,
     url: &BaseUrl,
-    chart: &mut DoctorReport<'_, impl Write>,
+    report: &mut DoctorReport<'_, impl Write>,
 ) -> io::Result<()> {
-    let fetcher = configured_server_fetcher(config, 1);
-    match fetch_path(&fetcher, url, "/healthz") {
-        Ok(answer) if answer.status == 200 => {
-            chart.ok("public URL", &format!("{url} leads here"))?
+    match fetch_path(fetcher, url, "/healthz") {
+        Ok(response) if response.status == 200 => {
+            report.ok("public URL", format!("{url} leads to this service"))?;
         }
-        Ok(answer) => {
-            let status = answer.status;
-            return chart.fail(
+        Ok(response) => {
+            let status = response.status;
+            return report.fail(
                 "public URL",
-                &format!(
-                    "{url}/healthz answers with status {status}: does the proxy pass the path on?"
+                format!(
+                    "{url}/healthz answers with status {status}: does the proxy forward the path?"
                 ),
             );
         }
-        Err(error) => return chart.fail("public URL", &format!("{url}: {error}")),
+        Err(error) => return report.fail("public URL", format!("{url}: {error}")),
     }
-    if !config.matrix_enabled {
+    if !config.endpoints.matrix {
         return Ok(());
     }
     let target = format!("{}/get_token", url.path());
@@ -258,39 +259,44 @@ fn check_public_url(
         post: Some(("application/json", b"{}")),
         ..FetchRequest::get(&target)
     };
-    let answer = fetcher.fetch(
-        &HttpRoute::administrator_url(url),
-        request,
-        FETCH_LIMITS,
-        Instant::now() + CALL_TIMEOUT,
-    );
-    match answer {
-        Err(error) => chart.fail("public URL", &format!("POST {target}: {error}")),
-        Ok(answer) if answer.status != 400 => {
-            let status = answer.status;
-            chart.fail(
+    let response = match fetch(fetcher, url, request) {
+        Ok(response) if response.status == 400 => response,
+        Ok(response) => {
+            let status = response.status;
+            return report.fail(
                 "public URL",
-                &format!("POST {target} answers with status {status}, not 400: is it this service?"),
-            )
+                format!(
+                    "POST {target} answers with status {status} instead of 400: is it this service?"
+                ),
+            );
         }
-        Ok(answer) => match answer.headers.get_all("access-control-allow-origin").iter().count() {
-            1 => chart.ok("CORS", "one Access-Control-Allow-Origin"),
-            0 => chart.fail("CORS", "no Access-Control-Allow-Origin: the proxy takes it away"),
-            count => chart.fail(
-                "CORS",
-                &format!("{count} times Access-Control-Allow-Origin, which browsers refuse: the proxy must not add its own"),
-            ),
-        },
+        Err(error) => return report.fail("public URL", format!("POST {target}: {error}")),
+    };
+    let origins = response.headers.get_all("access-control-allow-origin");
+    match origins.iter().count() {
+        1 => report.ok("CORS", "one Access-Control-Allow-Origin header"),
+        0 => report.fail("CORS", "no Access-Control-Allow-Origin header: the proxy removes it"),
+        count => report.fail(
+            "CORS",
+            format!("{count} Access-Control-Allow-Origin headers, which browsers refuse: the proxy must not add its own"),
+        ),
     }
 }
 
 fn fetch_path(fetcher: &Fetcher, url: &BaseUrl, path: &str) -> Result<FetchResponse, String> {
     let target = format!("{}{path}", url.path());
-    let answer = fetcher.fetch(
-        &HttpRoute::administrator_url(url),
-        FetchRequest::get(&target),
-        FETCH_LIMITS,
+    fetch(fetcher, url, FetchRequest::get(&target))
+}
+
+fn fetch(
+    fetcher: &Fetcher,
+    url: &BaseUrl,
+    request: FetchRequest<'_>,
+) -> Result<FetchResponse, String> {
+    let (route, deadline) = (
+        HttpRoute::administrator_url(url),
         Instant::now() + CALL_TIMEOUT,
     );
-    answer.map_err(|error| error.to_string())
+    let response = fetcher.fetch(&route, request, FETCH_LIMITS, deadline);
+    response.map_err(|error| error.to_string())
 }

@@ -24,7 +24,7 @@ const MAX_CONNECT_HEAD: usize = 8 * 1024;
 const MAX_FIELDS: usize = 64;
 
 /// The proxy of `LIVEKIT_HTTPS_PROXY`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Proxy {
     url: BaseUrl,
     /// Value of `Proxy-Authorization`.

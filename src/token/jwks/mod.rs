@@ -22,7 +22,7 @@ use crate::net::base_url::BaseUrl;
 use crate::net::http_client::{FetchLimits, FetchRequest, Fetcher, HttpRoute};
 use crate::net::permits::{KeyedPermitPool, MAX_CALLS_PER_SUBNET};
 use crate::util::single_flight::SingleFlight;
-use crate::util::sync::{lock, spawn};
+use crate::util::sync::{Swappable, lock, spawn};
 
 /// Time between two fetches in the background; a withdrawn key stays valid for as long.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
@@ -130,6 +130,14 @@ impl JwksRefresher {
         }
     }
 
+    /// Replaces the source of fetchers, also of key sets in use.
+    pub(crate) fn replace_fetchers(&mut self, new_fetcher: impl Fn() -> Fetcher + Send + 'static) {
+        for key_set in self.key_sets.iter().filter_map(Weak::upgrade) {
+            key_set.fetcher.replace(new_fetcher());
+        }
+        self.new_fetcher = Box::new(new_fetcher);
+    }
+
     /// The key set at `url`: the one in use, so that a reload keeps its keys, or a new one. The first URL starts the thread.
     ///
     /// # Errors
@@ -187,7 +195,7 @@ fn refresh_key_sets(new_key_sets: &Receiver<Weak<RemoteJwks>>) {
 #[derive(Debug)]
 pub struct RemoteJwks {
     url: JwksUrl,
-    fetcher: Fetcher,
+    fetcher: Swappable<Fetcher>,
     state: Mutex<JwksState>,
     fetches: SingleFlight<(), ()>,
     waiters: Arc<KeyedPermitPool<()>>,
@@ -206,7 +214,7 @@ impl RemoteJwks {
     fn new(url: JwksUrl, fetcher: Fetcher) -> Self {
         Self {
             url,
-            fetcher,
+            fetcher: Swappable::new(fetcher),
             state: Mutex::default(),
             fetches: SingleFlight::new(),
             waiters: KeyedPermitPool::new(),
@@ -276,6 +284,7 @@ impl RemoteJwks {
         let request = FetchRequest::get(&self.url.target);
         let response = self
             .fetcher
+            .get()
             .fetch(&route, request, JWKS_FETCH_LIMITS, deadline)
             .map_err(|error| error.to_string())?;
         match response.status {

@@ -1,53 +1,41 @@
-use std::fs;
-use std::path::PathBuf;
-
-use super::*;
-use crate::config::environment::Environment;
-use crate::config::tests::TempDir;
+use super::super::reader::SettingsReader;
+use super::super::sfu::{MAX_API_KEYS, read_keys};
+use super::{Environment, Mode, TempDir};
+use crate::livekit::access_token::{ApiKey, ApiKeys};
 
 const LONG: &str = "0123456789abcdef0123456789abcdef";
 
-fn read_from(variables: &[(&str, &str)], dev: bool) -> (Vec<String>, Vec<String>, Vec<String>) {
+/// Key ids, errors and warnings.
+fn read_from(variables: &[(&str, &str)], mode: Mode) -> (Vec<String>, Vec<String>, Vec<String>) {
     let env: Environment = variables.iter().copied().collect();
-    let mut reader = SettingsReader::new(&env);
-    let keys = read(&mut reader, dev).map_or(Vec::new(), |keys| keys.keys);
-    let shown = reader
-        .report
-        .settings()
+    let mut reader = SettingsReader::new(&env, mode);
+    let keys = read_keys(&mut reader).map(|config| config.keys);
+    let ids = keys
         .iter()
-        .map(|s| format!("{} = {} from {}", s.name, s.display_value, s.origin))
-        .collect::<Vec<_>>()
-        .join("\n");
-    assert!(!shown.contains(LONG), "{shown}");
-    (
-        keys.iter().map(|key| key.id().to_owned()).collect(),
-        reader.errors.iter().map(ToString::to_string).collect(),
-        reader.report.warnings().to_vec(),
-    )
+        .flat_map(|keys| keys.all())
+        .map(|key| key.id().to_owned());
+    let report = format!("{:?}", reader.report);
+    assert!(!report.contains(LONG), "{report}");
+    let errors = reader.errors.iter().map(ToString::to_string).collect();
+    (ids.collect(), errors, reader.report.warnings)
 }
 
-/// The ids of keys that are accepted without a word.
+/// The ids of keys that are accepted without a warning.
 fn ids(variables: &[(&str, &str)]) -> Vec<String> {
-    let (ids, errors, warnings) = read_from(variables, false);
+    let (ids, errors, warnings) = read_from(variables, Mode::Serve);
     assert_eq!((errors, warnings), (Vec::new(), Vec::new()));
     ids
 }
 
 fn errors(variables: &[(&str, &str)]) -> Vec<String> {
-    let (ids, errors, _) = read_from(variables, false);
+    let (ids, errors, _) = read_from(variables, Mode::Serve);
     assert_eq!(ids, [""; 0]);
     assert!(errors.iter().all(|error| !error.contains(LONG)));
     errors
 }
 
-fn file(scratch: &TempDir, name: &str, content: &str) -> PathBuf {
-    let path = scratch.path().join(name);
-    fs::write(&path, content).unwrap();
-    path
-}
-
 #[test]
-fn both_pairs_of_names_and_any_mixture_give_the_key() {
+fn either_name_of_key_and_secret_works() {
     for key in ["LIVEKIT_KEY", "LIVEKIT_API_KEY"] {
         for secret in ["LIVEKIT_SECRET", "LIVEKIT_API_SECRET"] {
             assert_eq!(ids(&[(key, " APIx "), (secret, LONG)]), ["APIx"]);
@@ -64,11 +52,11 @@ fn both_pairs_of_names_and_any_mixture_give_the_key() {
 }
 
 #[test]
-fn either_half_may_stand_in_a_file() {
-    let scratch = TempDir::new();
-    let key = file(&scratch, "key", "\nAPIx\n");
-    let secret = file(&scratch, "secret", &format!("  {LONG}\r\n"));
-    let (key, secret) = (key.to_str().unwrap(), secret.to_str().unwrap());
+fn key_and_secret_can_each_be_in_a_file() {
+    let directory = TempDir::new();
+    let key = directory.file("key", "\nAPIx\n");
+    let secret = directory.file("secret", &format!("  {LONG}\r\n"));
+    let (key, secret) = (&*key, &*secret);
     for (name, file) in [
         ("LIVEKIT_SECRET_FROM_FILE", secret),
         ("LIVEKIT_SECRET_FILE", secret),
@@ -88,32 +76,28 @@ fn either_half_may_stand_in_a_file() {
 }
 
 #[test]
-fn a_key_file_may_hold_several_keys_as_yaml_has_them() {
-    let scratch = TempDir::new();
+fn a_key_file_can_hold_several_keys_in_yaml() {
+    let directory = TempDir::new();
     let text = format!(
-        "# ours\n\nAPIb: {LONG}\r\n\"APIa\": '{LONG}#:x' # old\n  APIc : {LONG}  # note\nAPId:{LONG}\n"
+        "# comment\n\nAPIb: {LONG}\r\n\"APIa\": '{LONG}#:x' # old\n  APIc : {LONG}  # note\nAPId:{LONG}\n"
     );
-    let path = file(&scratch, "keys", &text);
-    let path = path.to_str().unwrap();
+    let path = directory.file("keys", &text);
     assert_eq!(
-        ids(&[("LIVEKIT_KEY_FILE", path)]),
+        ids(&[("LIVEKIT_KEY_FILE", &path)]),
         ["APIb", "APIa", "APIc", "APId"]
     );
-    let quoted = KeyListContent::Pairs(vec![("a".into(), "s#:x".into()), ("b".into(), "s".into())]);
-    let (KeyListContent::Pairs(expected), KeyListContent::Pairs(found)) = (
-        quoted,
-        parse_key_list("'a': \"s#:x\" # c\nb: s # c", &['\n']),
-    ) else {
-        panic!("expected pairs");
-    };
-    assert_eq!(found, expected);
+    let list = "'a': \"s#:x\" # c\nb: s # c";
+    let env = [("LIVEKIT_KEYS", list)].into_iter().collect();
+    let keys = read_keys(&mut SettingsReader::new(&env, Mode::Serve));
+    let expected = ApiKeys::new(ApiKey::new("a", "s#:x"), [ApiKey::new("b", "s")]);
+    assert_eq!(keys.unwrap().keys, expected);
 }
 
 #[test]
 fn a_list_is_separated_by_commas_or_lines_and_the_first_signs() {
     let list = format!("APIb: {LONG}, APIa: {LONG}\nAPIb: {LONG},");
     assert_eq!(ids(&[("LIVEKIT_KEYS", &list)]), ["APIb", "APIa"]);
-    // a pair of its own comes before a list; a key alone chooses from it
+    // a separate pair comes before the list; a key alone chooses from it
     assert_eq!(
         ids(&[
             ("LIVEKIT_KEYS", &list),
@@ -129,8 +113,8 @@ fn a_list_is_separated_by_commas_or_lines_and_the_first_signs() {
 }
 
 #[test]
-fn a_wrong_line_is_named_by_its_number_and_never_repeated() {
-    let scratch = TempDir::new();
+fn a_wrong_line_is_named_by_its_number_and_not_shown() {
+    let directory = TempDir::new();
     for (text, number) in [
         (format!("\n# c\nAPIa: {LONG}\n{LONG}\n"), 4),
         (format!("{LONG}\n{LONG}x"), 1),
@@ -140,9 +124,9 @@ fn a_wrong_line_is_named_by_its_number_and_never_repeated() {
         (format!("APIa: \"{LONG}\n"), 1),
         (format!("APIa: \"{LONG}\" x\n"), 1),
     ] {
-        let path = file(&scratch, "keys", &text);
+        let path = directory.file("keys", &text);
         assert_eq!(
-            errors(&[("LIVEKIT_KEY_FILE", path.to_str().unwrap())]),
+            errors(&[("LIVEKIT_KEY_FILE", &path)]),
             [format!(
                 "LIVEKIT_KEY_FILE: expected `key: secret`, found something else in line {number}"
             )]
@@ -159,7 +143,7 @@ fn a_wrong_line_is_named_by_its_number_and_never_repeated() {
 }
 
 #[test]
-fn half_a_pair_names_the_variable_that_is_missing() {
+fn half_a_pair_is_an_error_of_the_other_half() {
     assert_eq!(
         errors(&[("LIVEKIT_API_KEY", "APIx")]),
         [
@@ -186,15 +170,15 @@ fn half_a_pair_names_the_variable_that_is_missing() {
 }
 
 #[test]
-fn the_same_half_twice_with_two_values_is_a_contradiction() {
-    let scratch = TempDir::new();
-    let path = file(&scratch, "secret", &format!("{LONG}!"));
+fn different_values_for_the_same_half_are_a_conflict() {
+    let directory = TempDir::new();
+    let path = directory.file("secret", &format!("{LONG}!"));
     assert_eq!(
         errors(&[
             ("LIVEKIT_KEY", "APIx"),
             ("LIVEKIT_API_KEY", "APIy"),
             ("LIVEKIT_SECRET", LONG),
-            ("LIVEKIT_SECRET_FILE", path.to_str().unwrap()),
+            ("LIVEKIT_SECRET_FILE", &path),
         ]),
         [
             "LIVEKIT_API_KEY: expected the same as in LIVEKIT_KEY, found another value",
@@ -215,7 +199,7 @@ fn the_same_half_twice_with_two_values_is_a_contradiction() {
 }
 
 #[test]
-fn halves_of_the_wrong_shape_are_refused_without_being_repeated() {
+fn a_wrong_half_is_refused_and_not_shown() {
     let pair = format!("APIx: {LONG}");
     assert_eq!(
         errors(&[("LIVEKIT_KEY", &pair), ("LIVEKIT_SECRET", LONG)]),
@@ -233,31 +217,36 @@ fn halves_of_the_wrong_shape_are_refused_without_being_repeated() {
 }
 
 #[test]
-fn short_secrets_draw_a_warning_that_does_not_show_them() {
+fn a_short_secret_draws_a_warning_that_does_not_show_it() {
     let (ids, errors, warnings) = read_from(
         &[("LIVEKIT_KEY", "APIx"), ("LIVEKIT_SECRET", "hunter2")],
-        false,
+        Mode::Serve,
     );
     assert_eq!((ids, errors), (vec!["APIx".to_owned()], Vec::new()));
     assert_eq!(
         warnings,
-        [r#"LIVEKIT_SECRET: the secret of API key "APIx" has 7 bytes; the SFU wants 32 or more"#]
+        [
+            r#"LIVEKIT_SECRET: the secret of API key "APIx" has 7 bytes; the SFU requires 32 or more"#
+        ]
     );
 }
 
 #[test]
-fn only_dev_brings_a_key_of_its_own_and_only_where_none_is_given() {
-    let (ids, errors, warnings) = read_from(&[], true);
+fn dev_has_a_key_only_if_none_is_set() {
+    let (ids, errors, warnings) = read_from(&[], Mode::Dev);
     assert_eq!(ids, ["devkey"]);
     assert_eq!((errors, warnings), (Vec::new(), Vec::new()));
-    let (ids, ..) = read_from(&[("LIVEKIT_KEY", "APIx"), ("LIVEKIT_SECRET", LONG)], true);
+    let (ids, ..) = read_from(
+        &[("LIVEKIT_KEY", "APIx"), ("LIVEKIT_SECRET", LONG)],
+        Mode::Dev,
+    );
     assert_eq!(ids, ["APIx"]);
-    let (ids, errors, _) = read_from(&[("LIVEKIT_KEY", "devkey")], true);
+    let (ids, errors, _) = read_from(&[("LIVEKIT_KEY", "devkey")], Mode::Dev);
     assert_eq!((ids.len(), errors.len()), (0, 1));
 }
 
 #[test]
-fn there_is_an_end_to_the_keys() {
+fn the_number_of_keys_is_bounded() {
     let list = |n| -> String { (0..n).map(|i| format!("API{i}: {LONG}\n")).collect() };
     assert_eq!(
         ids(&[("LIVEKIT_KEYS", &list(MAX_API_KEYS))]).len(),

@@ -1,29 +1,119 @@
-//! Where the service listens.
+//! Where the service listens, and what clients may take of it. A reload changes none of it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
-use super::reader::{SettingValue, SettingsReader, quote_redacted};
-use super::report::SettingOrigin;
-use super::table;
-use crate::net::address::Host;
+use super::reader::{Reported, SettingValue, SettingsReader, quote_redacted};
+use super::suggest::is_kubernetes_service_link;
+use super::table::{
+    LIVEKIT_JWT_BIND, LIVEKIT_JWT_PORT, LIVEKIT_MAX_CONNECTIONS,
+    LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS, LIVEKIT_METRICS_BIND, LIVEKIT_RATE_PER_ADDRESS,
+    LIVEKIT_TRUSTED_PROXIES, LK_JWT_PORT, Setting, TOKEN_SERVER_PORT,
+};
+use super::values::{parse_digits, parse_networks};
+use crate::net::address::{Host, Network};
 
 /// Longest path of a unix socket, in bytes: what `sun_path` holds on Linux without its final zero (unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Longest host name, in bytes (RFC 1035).
 const MAX_HOST_BYTES: usize = 253;
-/// Names that forerunners of this service had for the port.
-const DEPRECATED_NAMES: [&str; 3] = ["LIVEKIT_JWT_PORT", "LK_JWT_PORT", "TOKEN_SERVER_PORT"];
-const BIND: &str = "LIVEKIT_JWT_BIND";
-const BIND_EXPECTED: &str = ":8080, host:8080, [::1]:8080 or unix:/path";
 
-/// Where the service listens. Port 0 is any free port.
+/// Listening addresses and limits of clients.
+#[derive(Debug, Clone)]
+pub(crate) struct ListenConfig {
+    /// Address for clients.
+    pub bind: BindAddress,
+    /// The variable that sets `bind`.
+    pub(super) bind_setting: &'static Setting,
+    /// Address for `/metrics`.
+    pub metrics_bind: Option<BindAddress>,
+    /// Proxies, in addition to loopback, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Connections of all clients.
+    pub max_connections: usize,
+    /// Connections of one public address.
+    pub max_connections_per_address: usize,
+    /// Token requests of one public address a minute; zero is no limit.
+    pub rate_per_address: u32,
+}
+
+pub(super) fn read(reader: &mut SettingsReader<'_>) -> Result<ListenConfig, Reported> {
+    let bind = read_bind(reader);
+    let metrics_bind = reader.parse_optional(&LIVEKIT_METRICS_BIND, parse_bind);
+    let trusted_proxies = reader.parse(&LIVEKIT_TRUSTED_PROXIES, parse_networks);
+    let max_connections = reader.integer(&LIVEKIT_MAX_CONNECTIONS);
+    let max_connections_per_address = reader.integer(&LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS);
+    let rate_per_address = reader.integer(&LIVEKIT_RATE_PER_ADDRESS);
+    let (bind, bind_setting) = bind?;
+    Ok(ListenConfig {
+        bind,
+        bind_setting,
+        metrics_bind: metrics_bind?,
+        trusted_proxies: trusted_proxies?,
+        max_connections: max_connections?,
+        max_connections_per_address: max_connections_per_address?,
+        rate_per_address: rate_per_address?,
+    })
+}
+
+/// Reads `LIVEKIT_JWT_BIND` or one of its older names. Returns the variable too.
+pub(super) fn read_bind(
+    reader: &mut SettingsReader<'_>,
+) -> Result<(BindAddress, &'static Setting), Reported> {
+    let mut values = vec![reader.value(&LIVEKIT_JWT_BIND)];
+    for older in [&LIVEKIT_JWT_PORT, &LK_JWT_PORT, &TOKEN_SERVER_PORT] {
+        values.push(read_older_port(reader, older));
+    }
+    let values: Result<Vec<_>, Reported> = values.into_iter().collect();
+    let mut values = values?.into_iter().flatten();
+    let first = values.next();
+    let first = first.unwrap_or_else(|| reader.default_value(&LIVEKIT_JWT_BIND));
+    let mut result = Ok(());
+    for other in values {
+        let expected = format!("nothing beside {}", first.setting.name);
+        result = Err(reader.invalid(other.setting, expected, quote_redacted(&other.text)));
+    }
+    result?;
+    let setting = first.setting;
+    if setting.is_current() {
+        return Ok((reader.parse_value(first, parse_bind)?, setting));
+    }
+    let bind = reader.parse_value(first, |text| {
+        parse_port(text).map(BindAddress::AllInterfaces).ok_or(text)
+    })?;
+    let (older, current) = (setting.name, LIVEKIT_JWT_BIND.name);
+    reader.report.warn(format!(
+        "{older} is an older name; write {current}={bind} instead"
+    ));
+    Ok((bind, setting))
+}
+
+fn read_older_port(
+    reader: &mut SettingsReader<'_>,
+    setting: &'static Setting,
+) -> Result<Option<SettingValue>, Reported> {
+    let value = reader.value(setting)?;
+    let name = setting.name;
+    if value
+        .as_ref()
+        .is_some_and(|value| is_kubernetes_service_link(&value.text))
+    {
+        reader.report.warn(format!(
+            "{name} is ignored: Kubernetes sets it for a service of that name, unless enableServiceLinks is false"
+        ));
+        return Ok(None);
+    }
+    Ok(value)
+}
+
+/// An address to listen on. Port 0 is any free port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BindAddress {
+pub(crate) enum BindAddress {
     /// `:8080`: every address, IPv6 and IPv4.
     AllInterfaces(u16),
-    /// An address, or a name to be looked up at start.
+    /// An address, or a name that is resolved at start.
     Tcp {
         /// The address or name.
         host: Host,
@@ -35,8 +125,8 @@ pub enum BindAddress {
 }
 
 impl BindAddress {
-    /// Parses `:8080`, `host:8080`, `192.0.2.1:8080`, `[::1]:8080` or `unix:/path`; none if it is nothing of these.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// Parses `:8080`, `host:8080`, `192.0.2.1:8080`, `[::1]:8080` or `unix:/path`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             let fits = path.starts_with('/')
                 && !path.ends_with('/')
@@ -61,7 +151,7 @@ impl BindAddress {
     }
 
     /// Whether only this host can connect.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::AllInterfaces(_) => false,
             Self::Tcp { host, .. } => match host {
@@ -72,22 +162,32 @@ impl BindAddress {
             Self::Unix(_) => true,
         }
     }
+
+    /// The socket addresses of a host and port; a name is resolved.
+    pub(crate) fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(match host {
+            Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
+            Host::Dns(name) => (&**name, port).to_socket_addrs()?.collect(),
+        })
+    }
 }
 
 impl fmt::Display for BindAddress {
-    /// As it stands in `LIVEKIT_JWT_BIND`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AllInterfaces(port) => write!(f, ":{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", Path::display(path)),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
+fn parse_bind(text: &str) -> Result<BindAddress, &str> {
+    BindAddress::parse(text).ok_or(text)
+}
+
 fn parse_port(text: &str) -> Option<u16> {
-    let digits = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten()
+    parse_digits(text).ok().filter(|_| text.len() <= 5)
 }
 
 fn is_host_name(host: &str) -> bool {
@@ -95,91 +195,21 @@ fn is_host_name(host: &str) -> bool {
     host.len() <= MAX_HOST_BYTES && host.bytes().all(fits)
 }
 
-/// Reads `LIVEKIT_JWT_BIND` or one of its older names; gives the name of the variable too.
-pub(super) fn read(
-    reader: &mut SettingsReader<'_>,
-    default: &str,
-    origin: SettingOrigin,
-) -> Option<(BindAddress, &'static str)> {
-    let before = reader.errors.len();
-    let current = reader.read_value(BIND);
-    let older: Vec<SettingValue> = DEPRECATED_NAMES
-        .into_iter()
-        .filter_map(|name| read_deprecated_port(reader, name))
-        .collect();
-    let mut set = current.iter().chain(&older);
-    let first = set.next().map(|value| value.name);
-    for value in set {
-        let expected = format!("nothing beside {}", first.unwrap_or(BIND));
-        reader.push_invalid(value.name, expected, quote_redacted(&value.text));
-    }
-    if reader.errors.len() > before {
-        return None;
-    }
-    if let Some(port) = older.into_iter().next() {
-        let name = port.name;
-        let bind = reader.parse_value(port, "a port from 0 to 65535", |text| {
-            parse_port(text).map(BindAddress::AllInterfaces).ok_or(text)
-        })?;
-        reader.report.add_warning(format!(
-            "{name} is an older name; write LIVEKIT_JWT_BIND={bind} instead"
-        ));
-        return Some((bind, name));
-    }
-    let value = current.unwrap_or_else(|| SettingValue {
-        name: BIND,
-        text: default.into(),
-        origin,
-    });
-    let bind = reader.parse_value(value, BIND_EXPECTED, |text| {
-        BindAddress::parse(text).ok_or(text)
-    })?;
-    Some((bind, BIND))
-}
-
-/// Reads `LIVEKIT_METRICS_BIND`: nowhere, if it is not set.
-pub(super) fn read_metrics_bind(reader: &mut SettingsReader<'_>) -> Option<Option<BindAddress>> {
-    let before = reader.errors.len();
-    match reader.read_value("LIVEKIT_METRICS_BIND") {
-        None if reader.errors.len() > before => None,
-        None => Some(None),
-        Some(value) => reader
-            .parse_value(value, BIND_EXPECTED, |text| {
-                BindAddress::parse(text).ok_or(text)
-            })
-            .map(Some),
-    }
-}
-
-fn read_deprecated_port(
-    reader: &mut SettingsReader<'_>,
-    name: &'static str,
-) -> Option<SettingValue> {
-    let value = reader.read_value(name)?;
-    if table::is_kubernetes_service_link(&value.text) {
-        reader.report.add_warning(format!(
-            "{name} is ignored: Kubernetes set it for a service of that name (enableServiceLinks: false would spare it)"
-        ));
-        return None;
-    }
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::environment::Environment;
+    use crate::config::{Environment, Mode};
 
     fn read_from(variables: &[(&str, &str)]) -> (Option<BindAddress>, Vec<String>, Vec<String>) {
         let env: Environment = variables.iter().copied().collect();
-        let mut reader = SettingsReader::new(&env);
-        let bind = read(&mut reader, ":8080", SettingOrigin::Default).map(|(bind, _)| bind);
+        let mut reader = SettingsReader::new(&env, Mode::Serve);
+        let bind = read_bind(&mut reader).ok().map(|(bind, _)| bind);
         let errors = reader.errors.iter().map(ToString::to_string).collect();
-        (bind, errors, reader.report.warnings().to_vec())
+        (bind, errors, reader.report.warnings)
     }
 
     #[test]
-    fn every_form_of_address_is_understood_and_shown_as_it_was_written() {
+    fn every_form_of_address_is_parsed_and_displayed_unchanged() {
         for (text, local) in [
             (":8080", false),
             (":0", false),
@@ -202,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn other_texts_are_refused() {
         let long = format!("unix:/{}", "a".repeat(MAX_SOCKET_PATH_BYTES));
         for text in [
             "",
@@ -238,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn the_older_names_of_the_port_still_work_and_warn() {
-        for name in DEPRECATED_NAMES {
+    fn older_names_of_the_port_work_with_a_warning() {
+        for name in ["LIVEKIT_JWT_PORT", "LK_JWT_PORT", "TOKEN_SERVER_PORT"] {
             let (bind, errors, warnings) = read_from(&[(name, "8090")]);
             assert_eq!(bind, Some(BindAddress::AllInterfaces(8090)));
             assert_eq!(errors, [""; 0]);
@@ -260,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_for_the_port_is_enough() {
+    fn several_variables_for_the_port_are_refused() {
         let (bind, errors, _) = read_from(&[
             ("LIVEKIT_JWT_BIND", ":8080"),
             ("LK_JWT_PORT", "8080"),
@@ -282,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_kubernetes_injects_is_ignored() {
+    fn a_port_injected_by_kubernetes_is_ignored() {
         let (bind, errors, warnings) = read_from(&[
             ("LIVEKIT_JWT_PORT", "tcp://10.0.0.1:8080"),
             ("LIVEKIT_JWT_BIND", ":9000"),
