@@ -46,7 +46,7 @@ const JWKS_FETCH_LIMITS: FetchLimits = FetchLimits {
 };
 
 /// The URL of a JWKS.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwksUrl {
     base: BaseUrl,
     /// Path and query.
@@ -105,12 +105,6 @@ impl fmt::Display for JwksUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.base.tls() { "https" } else { "http" };
         write!(f, "{scheme}://{}{}", self.base.authority(), self.target)
-    }
-}
-
-impl fmt::Debug for JwksUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

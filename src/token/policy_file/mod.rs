@@ -88,14 +88,14 @@ struct PolicyFileToml {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PolicyFileTomlEntry {
-    keys: Option<Vec<Spanned<String>>>,
+    keys: Option<TextList>,
     jwt: Option<Spanned<JwtIssuerSettings>>,
-    rooms: Option<Spanned<Vec<Spanned<String>>>>,
-    identities: Option<Spanned<Vec<Spanned<String>>>>,
-    grants: Option<Vec<Spanned<String>>>,
-    grants_on_request: Option<Vec<Spanned<String>>>,
-    sources: Option<Spanned<Vec<Spanned<String>>>>,
-    agents: Option<Vec<Spanned<String>>>,
+    rooms: Option<TextList>,
+    identities: Option<TextList>,
+    grants: Option<TextList>,
+    grants_on_request: Option<TextList>,
+    sources: Option<TextList>,
+    agents: Option<TextList>,
     max_metadata_bytes: Option<Spanned<u64>>,
     max_attributes_bytes: Option<Spanned<u64>>,
     lifetime_seconds: Option<Spanned<u64>>,
@@ -146,6 +146,9 @@ impl SpannedError {
         }
     }
 }
+
+/// Strings with their positions.
+type TextList = Spanned<Vec<Spanned<String>>>;
 
 type SpannedResult<T> = Result<T, SpannedError>;
 
@@ -218,14 +221,11 @@ fn parse_caller(
             policy.identities = vec![NamePattern::equal_to_claim(claim)];
         }
     }
-    let key_hashes = parse_list(entry.keys.as_deref(), |text| {
-        // the text is not repeated: it may be the key itself
-        let expected = "keys: expected sha256: and 64 hexadecimal digits, as keygen prints them";
-        ApiKeyHash::parse(text).ok_or_else(|| expected.to_owned())
-    })?;
+    let mut key_hashes = Vec::new();
+    parse_list(&entry.keys, 0, parse_key_hash, &mut key_hashes)?;
     Ok(PolicyFileCaller {
         policy,
-        key_hashes: key_hashes.unwrap_or_default(),
+        key_hashes,
         jwt: entry.jwt.as_ref().map(|jwt| jwt.get_ref().clone()),
         sets_identities: entry.identities.is_some(),
     })
@@ -233,96 +233,105 @@ fn parse_caller(
 
 fn apply_entry(entry: &PolicyFileTomlEntry, base: &CallerPolicy) -> SpannedResult<CallerPolicy> {
     let mut policy = base.clone();
-    let pattern = |text: &str| NamePattern::parse(text).map_err(|invalid| invalid.to_string());
-    let pattern_without_identity = |text: &str| match pattern(text)? {
-        pattern if pattern.uses_identity() => Err("{identity} is allowed in rooms only".into()),
-        pattern => Ok(pattern),
-    };
-    if let Some(rooms) = &entry.rooms {
-        policy.rooms = parse_non_empty_list(rooms, "rooms", pattern)?;
-    }
-    if let Some(identities) = &entry.identities {
-        policy.identities =
-            parse_non_empty_list(identities, "identities", pattern_without_identity)?;
-    }
-    if let Some(grants) = parse_list(entry.grants.as_deref(), parse_grant)? {
-        policy.grants = grants.into_iter().collect();
-    }
-    if let Some(grants) = parse_list(entry.grants_on_request.as_deref(), parse_grant)? {
-        policy.grants_on_request = grants.into_iter().collect();
-    }
-    if let Some(sources) = &entry.sources {
-        let name = "sources (to forbid publishing, omit canPublish from grants)";
-        let sources = parse_non_empty_list(sources, name, parse_source)?;
-        policy.sources = sources.into_iter().collect();
-    }
-    if let Some(agents) = parse_list(entry.agents.as_deref(), pattern_without_identity)? {
-        policy.agents = agents;
-    }
-    apply_numbers(entry, &mut policy)?;
+    parse_list(&entry.rooms, 1, parse_pattern, &mut policy.rooms)?;
+    let identities = &mut policy.identities;
+    parse_list(&entry.identities, 1, parse_static_pattern, identities)?;
+    parse_list(&entry.grants, 0, parse_grant, &mut policy.grants)?;
+    let grants_on_request = &mut policy.grants_on_request;
+    parse_list(&entry.grants_on_request, 0, parse_grant, grants_on_request)?;
+    parse_list(&entry.sources, 1, parse_source, &mut policy.sources)?;
+    parse_list(&entry.agents, 0, parse_static_pattern, &mut policy.agents)?;
+    let bytes = 0..=MAX_METADATA as u64;
+    parse_number(&entry.max_metadata_bytes, bytes, &mut policy.max_metadata)?;
+    let (bytes, max_bytes) = (0..=MAX_ATTRIBUTES as u64, &mut policy.max_attributes);
+    parse_number(&entry.max_attributes_bytes, bytes, max_bytes)?;
+    let (lengths, min_length) = (0..=MAX_MIN_NAME_LENGTH, &mut policy.min_name_length);
+    parse_number(&entry.min_name_length, lengths, min_length)?;
+    policy.min_name_length = policy.min_name_length.max(1);
+    let (rates, rate) = (0..=MAX_REQUESTS_PER_MINUTE, &mut policy.requests_per_minute);
+    parse_number(&entry.requests_per_minute, rates, rate)?;
+    apply_lifetimes(entry, &mut policy)?;
     policy.random_room = entry.random_room.unwrap_or(policy.random_room);
     policy.random_identity = entry.random_identity.unwrap_or(policy.random_identity);
     Ok(policy)
 }
 
-fn apply_numbers(entry: &PolicyFileTomlEntry, policy: &mut CallerPolicy) -> SpannedResult<()> {
-    let size = |value, name, max| {
-        let number = check_range(value, name, 0..=max)?;
-        Ok(number.and_then(|number| usize::try_from(number).ok()))
-    };
-    let bytes = &entry.max_metadata_bytes;
-    if let Some(max) = size(bytes, "max_metadata_bytes", MAX_METADATA as u64)? {
-        policy.max_metadata = max;
-    }
-    let bytes = &entry.max_attributes_bytes;
-    if let Some(max) = size(bytes, "max_attributes_bytes", MAX_ATTRIBUTES as u64)? {
-        policy.max_attributes = max;
-    }
-    let length = &entry.min_name_length;
-    if let Some(min) = size(length, "min_name_length", MAX_MIN_NAME_LENGTH)? {
-        policy.min_name_length = min.max(1);
-    }
-    let rate = &entry.requests_per_minute;
-    let rate = check_range(rate, "requests_per_minute", 0..=MAX_REQUESTS_PER_MINUTE)?;
-    if let Some(rate) = rate.and_then(|rate| u32::try_from(rate).ok()) {
-        policy.requests_per_minute = rate;
-    }
-    apply_lifetimes(entry, policy)
-}
-
 /// A default lifetime alone raises the maximum, a maximum alone lowers the default.
 fn apply_lifetimes(entry: &PolicyFileTomlEntry, policy: &mut CallerPolicy) -> SpannedResult<()> {
-    let lifetime = |value, name| check_range(value, name, MIN_LIFETIME..=MAX_LIFETIME);
-    let max = lifetime(&entry.max_lifetime_seconds, "max_lifetime_seconds")?;
-    let default = lifetime(&entry.lifetime_seconds, "lifetime_seconds")?;
-    let inherited = policy.max_lifetime;
-    policy.max_lifetime = max.unwrap_or(default.map_or(inherited, |own| own.max(inherited)));
-    policy.default_lifetime = default.unwrap_or(policy.default_lifetime.min(policy.max_lifetime));
-    match &entry.lifetime_seconds {
-        Some(value) if policy.default_lifetime > policy.max_lifetime => {
-            let reason = format!(
-                "lifetime_seconds: expected at most max_lifetime_seconds, which is {}",
-                policy.max_lifetime
-            );
-            Err(SpannedError::new(value, reason))
-        }
-        _ => Ok(()),
+    let lifetimes = MIN_LIFETIME..=MAX_LIFETIME;
+    let (default, max) = (&mut policy.default_lifetime, &mut policy.max_lifetime);
+    parse_number(&entry.lifetime_seconds, lifetimes.clone(), default)?;
+    if entry.lifetime_seconds.is_some() {
+        *max = (*max).max(*default);
     }
+    parse_number(&entry.max_lifetime_seconds, lifetimes, max)?;
+    match &entry.lifetime_seconds {
+        None => *default = (*default).min(*max),
+        Some(value) if default > max => {
+            let reason =
+                format!("lifetime_seconds: expected at most max_lifetime_seconds, which is {max}");
+            return Err(SpannedError::new(value, reason));
+        }
+        Some(_) => {}
+    }
+    Ok(())
 }
 
-fn check_range(
+/// Parses a number into `target`, which stays as it is if the number is not in the file.
+fn parse_number<T: TryFrom<u64>>(
     value: &Option<Spanned<u64>>,
-    name: &str,
     range: RangeInclusive<u64>,
-) -> SpannedResult<Option<u64>> {
-    match value {
-        Some(number) if !range.contains(number.get_ref()) => {
+    target: &mut T,
+) -> SpannedResult<()> {
+    let Some(value) = value else { return Ok(()) };
+    let number = *value.get_ref();
+    match T::try_from(number) {
+        Ok(number_in_range) if range.contains(&number) => *target = number_in_range,
+        _ => {
             let (min, max) = range.into_inner();
-            let found = number.get_ref();
-            let reason = format!("{name}: expected {min} to {max}, found {found}");
-            Err(SpannedError::new(number, reason))
+            let reason = format!("expected {min} to {max}, found {number}");
+            return Err(SpannedError::new(value, reason));
         }
-        value => Ok(value.as_ref().map(|number| *number.get_ref())),
+    }
+    Ok(())
+}
+
+/// Parses a list of `min` to [`MAX_LIST_ENTRIES`] entries into `target`, which stays as it is if the list is not in the file. Where
+/// an empty list could be mistaken for no restriction, `min` is 1.
+fn parse_list<T, C: FromIterator<T>>(
+    list: &Option<TextList>,
+    min: usize,
+    parse: impl Fn(&str) -> Result<T, String>,
+    target: &mut C,
+) -> SpannedResult<()> {
+    let Some(list) = list else { return Ok(()) };
+    let texts = list.get_ref();
+    if !(min..=MAX_LIST_ENTRIES).contains(&texts.len()) {
+        let reason = format!("expected a list of {min} to {MAX_LIST_ENTRIES} entries");
+        return Err(SpannedError::new(list, reason));
+    }
+    let values = texts
+        .iter()
+        .map(|text| parse(text.get_ref()).map_err(|reason| SpannedError::new(text, reason)));
+    *target = values.collect::<SpannedResult<C>>()?;
+    Ok(())
+}
+
+fn parse_key_hash(text: &str) -> Result<ApiKeyHash, String> {
+    // the text is not repeated: it may be the key itself
+    let expected = "keys: expected sha256: and 64 hexadecimal digits, as keygen prints them";
+    ApiKeyHash::parse(text).ok_or_else(|| expected.to_owned())
+}
+
+fn parse_pattern(text: &str) -> Result<NamePattern, String> {
+    NamePattern::parse(text).map_err(|invalid| invalid.to_string())
+}
+
+/// Parses a pattern that does not depend on the participant's identity.
+fn parse_static_pattern(text: &str) -> Result<NamePattern, String> {
+    match parse_pattern(text)? {
+        pattern if pattern.uses_identity() => Err("{identity} is allowed in rooms only".into()),
+        pattern => Ok(pattern),
     }
 }
 
@@ -340,37 +349,9 @@ fn parse_source(word: &str) -> Result<TrackSource, String> {
     TrackSource::parse(word).ok_or_else(|| {
         let sources = TrackSource::ALL.iter();
         let accepted: Vec<_> = sources.map(|source| source.as_str()).collect();
-        let accepted = accepted.join(", ");
-        format!("expected sources of {accepted}, found {word:?}")
+        format!(
+            "expected sources of {}, found {word:?}",
+            accepted.join(", ")
+        )
     })
-}
-
-/// Parses a list that must not be empty, because an empty list could be mistaken for no restriction.
-fn parse_non_empty_list<T>(
-    list: &Spanned<Vec<Spanned<String>>>,
-    name: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> SpannedResult<Vec<T>> {
-    match parse_list(Some(list.get_ref()), parse)? {
-        Some(values) if !values.is_empty() => Ok(values),
-        _ => Err(SpannedError::new(
-            list,
-            format!("{name}: expected at least one"),
-        )),
-    }
-}
-
-fn parse_list<T>(
-    texts: Option<&[Spanned<String>]>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> SpannedResult<Option<Vec<T>>> {
-    let Some(texts) = texts else { return Ok(None) };
-    if let Some(excess) = texts.get(MAX_LIST_ENTRIES) {
-        let reason = format!("expected at most {MAX_LIST_ENTRIES} in a list");
-        return Err(SpannedError::new(excess, reason));
-    }
-    let values = texts
-        .iter()
-        .map(|text| parse(text.get_ref()).map_err(|reason| SpannedError::new(text, reason)));
-    values.collect::<SpannedResult<_>>().map(Some)
 }

@@ -102,7 +102,11 @@ fn an_error_names_its_line() {
         ("\n[defaults]", 2, "unknown field `defaults`"),
         ("[default]\nroom = ['a']", 2, "unknown field `room`"),
         ("[default]\n\nrooms = 'a'", 3, "invalid type"),
-        ("[default]\nrooms = []", 2, "rooms: expected at least one"),
+        (
+            "[default]\nrooms = []",
+            2,
+            "expected a list of 1 to 100 entries",
+        ),
         (
             "[default]\nrooms = [\n 'a',\n '{user}']",
             4,
@@ -129,7 +133,11 @@ fn an_error_names_its_line() {
             2,
             "expected sources of camera",
         ),
-        ("[default]\nsources = []", 2, "sources"),
+        (
+            "[default]\nsources = []",
+            2,
+            "expected a list of 1 to 100 entries",
+        ),
         ("[default]\nkeys = []", 1, "[default] is not a caller"),
         (
             "[default]\nmax_metadata_bytes = 524289",
@@ -192,6 +200,6 @@ fn lists_are_bounded() {
     assert!(
         parse_text(&rooms(MAX_LIST_ENTRIES + 1))
             .unwrap_err()
-            .contains("at most 100")
+            .contains("1 to 100 entries")
     );
 }
