@@ -41,16 +41,16 @@ const DNS_PORT: u16 = 53;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SrvTarget {
     /// Name in lower case, without the final dot; empty if the record says that there is no such service.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub host: String,
+    pub port: u16,
 }
 
 /// SRV records of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SrvAnswer {
     /// In the order in which to try them; empty without a record.
-    pub(crate) targets: Vec<SrvTarget>,
-    pub(crate) ttl: Duration,
+    pub targets: Vec<SrvTarget>,
+    pub ttl: Duration,
 }
 
 /// Looks up the SRV records of an absolute name. A name without records is no error.
