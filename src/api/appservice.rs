@@ -1,20 +1,20 @@
 //! The endpoints of application-service mode, which only our homeserver may use. Browsers talk to the homeserver, so that responses have
 //! no CORS header fields.
 
-use log::{debug, info};
+use log::debug;
 use serde::Serialize;
 
 use super::refusal::Refusal;
-use super::request::{ApiRequest, RequestContext};
+use super::request::RequestContext;
 use super::{request_body, transaction};
 use crate::exchange::access::AccessLevel;
 use crate::exchange::appservice::{
-    AppServiceExchange, AppServiceToken, HomeserverProof, HsTokenError, MscVersion, ProxyHeaders,
+    AppServiceExchange, AppServiceToken, Error, HomeserverProof, HsTokenError, LocalUser,
+    MscVersion, ProxyHeaders,
 };
 use crate::matrix::id::{RoomId, UserId};
 use crate::membership::Membership;
 use crate::server::HttpResponse;
-use crate::util::metrics;
 use crate::util::sync::Swappable;
 
 /// The endpoints of application-service mode.
@@ -61,19 +61,15 @@ impl AppServiceApi {
         version: MscVersion,
     ) -> Result<HttpResponse, Refusal> {
         let exchange = self.exchange.get();
-        let (homeserver, headers) = (context.homeserver?, proxy_headers(context.request));
-        let user = exchange
-            .authenticator
-            .authenticate_user(homeserver, headers)?;
-        let request = request_body::parse_client_token(context.request.body)?;
-        let (server, membership) = (request.server.as_ref(), &request.membership);
-        let token = exchange.issue_client_token(&user, server, membership, version)?;
-        let (user, room) = (user.id(), &membership.room);
+        let user = authenticate_user(&exchange, context)?;
+        let (server, membership) = request_body::parse_client_token(context.request.body)?;
+        let token = exchange.issue_client_token(&user, server.as_ref(), &membership, version)?;
+        let (user, access) = (user.id(), AccessLevel::Full);
         Ok(token_response(
             context,
             user,
-            AccessLevel::Full,
-            room,
+            access,
+            &membership.room,
             &token,
         ))
     }
@@ -84,19 +80,17 @@ impl AppServiceApi {
         context: &RequestContext<'_>,
     ) -> Result<HttpResponse, Refusal> {
         let exchange = self.exchange.get();
-        let (homeserver, headers) = (context.homeserver?, proxy_headers(context.request));
-        let origin = exchange
-            .authenticator
-            .authenticate_origin(homeserver, headers)?;
-        let request = request_body::parse_federation_token(context.request.body)?;
-        let (user, membership) = (&request.user, &request.membership);
-        let token = exchange.issue_federation_token(&origin, user, membership)?;
-        let room = &membership.room;
+        let (homeserver, headers) = (authenticated(context)?, proxy_headers(context));
+        let authenticator = &exchange.authenticator;
+        let origin = authenticator.authenticate_origin(homeserver, headers)?;
+        let (user, membership) = request_body::parse_federation_token(context.request.body)?;
+        let token = exchange.issue_federation_token(&origin, &user, &membership)?;
+        let access = AccessLevel::Restricted;
         Ok(token_response(
             context,
-            user,
-            AccessLevel::Restricted,
-            room,
+            &user,
+            access,
+            &membership.room,
             &token,
         ))
     }
@@ -107,20 +101,16 @@ impl AppServiceApi {
         context: &RequestContext<'_>,
     ) -> Result<HttpResponse, Refusal> {
         let exchange = self.exchange.get();
-        let (homeserver, headers) = (context.homeserver?, proxy_headers(context.request));
-        let user = exchange
-            .authenticator
-            .authenticate_user(homeserver, headers)?;
-        let request = request_body::parse_client_delegate(context.request.body)?;
-        let (membership, delay_id) = (&request.membership, &request.delay_id);
-        let leave = exchange.delegate_leave(&user, membership, delay_id)?;
-        context.log_delegated(user.id(), &leave);
+        let user = authenticate_user(&exchange, context)?;
+        let (membership, delay_id) = request_body::parse_client_delegate(context.request.body)?;
+        let leave = exchange.delegate_leave(&user, &membership, &delay_id)?;
+        context.record_leave(user.id(), &leave);
         Ok(HttpResponse::empty_object())
     }
 
     /// `app/v1/ping`: the homeserver tests the connection (Matrix spec v1.16, application service API, "Pinging").
     pub(super) fn ping(&self, context: &RequestContext<'_>) -> Result<HttpResponse, Refusal> {
-        context.homeserver?;
+        authenticated(context)?;
         Ok(HttpResponse::empty_object())
     }
 
@@ -130,7 +120,7 @@ impl AppServiceApi {
         &self,
         context: &RequestContext<'_>,
     ) -> Result<HttpResponse, Refusal> {
-        context.homeserver?;
+        authenticated(context)?;
         let departures = transaction::parse_departures(context.request.body)?;
         let participants: usize = departures
             .iter()
@@ -138,7 +128,7 @@ impl AppServiceApi {
             .sum();
         debug!(
             request:% = context.id,
-            client:% = context.request.client,
+            client:% = context.client(),
             departures = departures.len(),
             participants;
             "transaction received"
@@ -147,14 +137,27 @@ impl AppServiceApi {
     }
 }
 
-fn proxy_headers<'a>(request: &ApiRequest<'a>) -> ProxyHeaders<'a> {
+fn authenticated(context: &RequestContext<'_>) -> Result<HomeserverProof, Error> {
+    context.route.homeserver.map_err(Error::from)
+}
+
+fn authenticate_user(
+    exchange: &AppServiceExchange,
+    context: &RequestContext<'_>,
+) -> Result<LocalUser, Error> {
+    let (homeserver, headers) = (authenticated(context)?, proxy_headers(context));
+    exchange
+        .authenticator
+        .authenticate_user(homeserver, headers)
+}
+
+fn proxy_headers<'a>(context: &RequestContext<'a>) -> ProxyHeaders<'a> {
     ProxyHeaders {
-        user: request.matrix_user,
-        origin: request.matrix_origin,
+        user: context.single_header("X-Matrix-User-Identifier"),
+        origin: context.single_header("X-Matrix-Origin"),
     }
 }
 
-/// Logs and counts a token, and puts it into a response.
 fn token_response(
     context: &RequestContext<'_>,
     user: &UserId,
@@ -162,27 +165,10 @@ fn token_response(
     matrix_room: &RoomId,
     token: &AppServiceToken,
 ) -> HttpResponse {
-    let access = access.as_str();
-    let (jwt, participant) = match token {
-        AppServiceToken::Issued(token, participant) => (token.expose(), Some(participant)),
-        AppServiceToken::Relayed(token) => (&**token, None),
+    let (jwt, source, participant) = match token {
+        AppServiceToken::Issued(token, key) => (token.expose(), "appservice", Some(key)),
+        AppServiceToken::Relayed(token) => (&**token, "appservice_relay", None),
     };
-    info!(
-        request:% = context.id,
-        client:% = context.request.client,
-        endpoint = context.endpoint,
-        user:%,
-        access,
-        matrix_room = matrix_room.as_str(),
-        room = participant.map(|participant| participant.room.as_str()),
-        identity = participant.map(|participant| participant.identity.as_str()),
-        ms = context.elapsed_ms();
-        "{}", if participant.is_some() { "token issued" } else { "token relayed" }
-    );
-    let source = match participant {
-        Some(_) => "appservice",
-        None => "appservice_relay",
-    };
-    metrics::count_token_issued(source, access);
+    context.record_token(source, user, access, matrix_room, participant, None);
     HttpResponse::json(200, &JwtResponse { jwt })
 }

@@ -1,6 +1,5 @@
 //! The endpoints of standalone mode: `/get_token`, `/sfu/get` and `/delegate_delayed_leave`.
 
-use log::info;
 use serde::Serialize;
 
 use super::refusal::{ExchangeOperation, Refusal};
@@ -8,7 +7,6 @@ use super::request::RequestContext;
 use super::request_body;
 use crate::exchange::standalone::{Exchange, ExchangeRequest};
 use crate::server::HttpResponse;
-use crate::util::metrics;
 use crate::util::sync::Swappable;
 
 /// What a reload of the settings replaces.
@@ -47,29 +45,22 @@ impl MatrixApi {
     ) -> Result<HttpResponse, Refusal> {
         let request = parse(context.request.body)?;
         let state = self.0.get();
-        let client = context.request.client.0;
+        let client = context.client().0;
         let issued = state.exchange.issue_token(&request, client);
         let issued = issued.map_err(|error| {
             let operation = ExchangeOperation::IssueToken;
             Refusal::from_exchange(&error, operation).with_server(&request.server_name)
         })?;
-        let access = issued.access_level.as_str();
-        let leave = issued.leave.as_ref();
-        info!(
-            request:% = context.id,
-            client:% = context.request.client,
-            endpoint = context.endpoint,
-            user:% = issued.user.id(),
-            access,
-            matrix_room = request.room.as_str(),
-            room:% = issued.participant.room,
-            identity:% = issued.participant.identity,
-            leave = leave.map(|leave| leave.id.to_string()).as_deref(),
-            delay_ms = leave.map(|leave| leave.delay.as_millis() as u64),
-            ms = context.elapsed_ms();
-            "token issued"
+        let (user, room) = (issued.user.id(), &request.room);
+        let (participant, leave) = (Some(&issued.participant), issued.leave.as_ref());
+        context.record_token(
+            "matrix",
+            user,
+            issued.access_level,
+            room,
+            participant,
+            leave,
         );
-        metrics::count_token_issued("matrix", access);
         let response = TokenResponse {
             jwt: issued.access_token.expose(),
             url: &state.livekit_url,
@@ -83,7 +74,7 @@ impl MatrixApi {
         context: &RequestContext<'_>,
     ) -> Result<HttpResponse, Refusal> {
         let (request, leave) = request_body::parse_delegate_delayed_leave(context.request.body)?;
-        let client = context.request.client.0;
+        let client = context.client().0;
         let delegated = self
             .0
             .get()
@@ -93,7 +84,7 @@ impl MatrixApi {
             let operation = ExchangeOperation::DelegateLeave;
             Refusal::from_exchange(&error, operation).with_server(&request.server_name)
         })?;
-        context.log_delegated(user.id(), &leave);
+        context.record_leave(user.id(), &leave);
         Ok(HttpResponse::empty_object())
     }
 }

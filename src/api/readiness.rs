@@ -1,6 +1,5 @@
 //! Readiness (`/readyz`): the SFU answers and accepts the API key, and delegated leaves can be stored.
 
-use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,37 +17,18 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait for the very first result; later requests get the last result at once.
 const FIRST_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A reason not to send clients here; fit for the public.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadinessProblem {
-    /// The first check of the SFU has not ended.
-    SfuNotChecked,
-    /// No connection, no response, or an unexpected one.
-    SfuUnreachable,
-    /// The SFU does not know the API key, or has another secret for it.
-    ApiKeyRefused,
-    /// The store of delegated leaves fails.
-    LeaveStoreFailing,
-}
-
-impl fmt::Display for ReadinessProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SfuNotChecked => "the SFU has not answered yet",
-            Self::SfuUnreachable => "the SFU does not answer as expected",
-            Self::ApiKeyRefused => "the SFU refuses the API key",
-            Self::LeaveStoreFailing => "delegated leaves cannot be stored",
-        })
-    }
-}
+// Reasons not to send clients here; fit for the public.
+const SFU_NOT_CHECKED: &str = "the SFU has not answered yet";
+const SFU_UNREACHABLE: &str = "the SFU does not answer as expected";
+const API_KEY_REFUSED: &str = "the SFU refuses the API key";
+const LEAVE_STORE_FAILING: &str = "delegated leaves cannot be written down";
 
 /// The response to a readiness probe: 200, or 503 with the problems.
-pub(super) fn readiness_response(problems: &[ReadinessProblem]) -> HttpResponse {
-    if problems.is_empty() {
-        return HttpResponse::json(200, &json!({ "status": "ready" }));
+pub(super) fn readiness_response(problems: &[&str]) -> HttpResponse {
+    match problems {
+        [] => HttpResponse::json(200, &json!({ "status": "ready" })),
+        reasons => HttpResponse::json(503, &json!({ "status": "not ready", "reasons": reasons })),
     }
-    let reasons: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    HttpResponse::json(503, &json!({ "status": "not ready", "reasons": reasons }))
 }
 
 /// Checks the SFU in the background when readiness is requested, and remembers the result.
@@ -64,7 +44,7 @@ struct SfuStatus {
     room_service: Arc<RoomServiceClient>,
     last_check: Option<Instant>,
     check_running: bool,
-    last_result: Option<Result<(), ReadinessProblem>>,
+    last_result: Option<Result<(), &'static str>>,
 }
 
 impl Readiness {
@@ -93,18 +73,18 @@ impl Readiness {
     }
 
     /// Problems found by the last check; empty if the service is ready.
-    pub(crate) fn problems(self: &Arc<Self>) -> Vec<ReadinessProblem> {
+    pub(crate) fn problems(self: &Arc<Self>) -> Vec<&'static str> {
         let mut problems: Vec<_> = self.sfu_result().err().into_iter().collect();
         if let Some(cause) = self.delegation.store_problem() {
             debug!(cause:%; "leave store failing");
-            problems.push(ReadinessProblem::LeaveStoreFailing);
+            problems.push(LEAVE_STORE_FAILING);
         }
         metrics::set_ready(problems.is_empty());
         problems
     }
 
     /// The last result. Starts another check if that is due; only the very first one is waited for.
-    fn sfu_result(self: &Arc<Self>) -> Result<(), ReadinessProblem> {
+    fn sfu_result(self: &Arc<Self>) -> Result<(), &'static str> {
         let now = Instant::now();
         let mut sfu = lock(&self.sfu_status);
         let due = |last: Instant| now >= last + CHECK_INTERVAL;
@@ -117,16 +97,15 @@ impl Readiness {
         }
         let first = |sfu: &mut SfuStatus| sfu.last_result.is_none() && sfu.check_running;
         let sfu = wait_timeout_while(&self.sfu_checked, sfu, FIRST_CHECK_TIMEOUT, first);
-        sfu.last_result
-            .unwrap_or(Err(ReadinessProblem::SfuNotChecked))
+        sfu.last_result.unwrap_or(Err(SFU_NOT_CHECKED))
     }
 
     fn check_sfu(&self, room_service: &RoomServiceClient) {
         let response = room_service.probe();
         let result = match &response {
             Ok(()) => Ok(()),
-            Err(room_service::Error::KeyRefused(_)) => Err(ReadinessProblem::ApiKeyRefused),
-            Err(_) => Err(ReadinessProblem::SfuUnreachable),
+            Err(room_service::Error::KeyRefused(_)) => Err(API_KEY_REFUSED),
+            Err(_) => Err(SFU_UNREACHABLE),
         };
         let mut sfu = lock(&self.sfu_status);
         if sfu.last_result.replace(result) != Some(result) {

@@ -28,20 +28,26 @@ const NO_CALLER_CONFIGURED: &str = "No caller is configured: set TOKEN_SERVER_AP
 /// A refused request: its response, and what log and metrics say about it.
 pub(super) struct Refusal {
     pub response: HttpResponse,
-    /// Level of the log line. An error of the SFU or of a listed homeserver concerns the administrator, other homeservers' errors do
-    /// not.
-    pub level: Level,
     /// Label of the metric.
     pub reason: &'static str,
     pub cause: String,
-    /// Set for refusals that a flood can cause: a warning per second has their number and the last one.
+    /// Level of the log line. An error of the SFU or of a listed homeserver concerns the administrator, other homeservers' errors do
+    /// not. `None`: no line.
+    pub level: Option<Level>,
+    /// For refusals that a flood can cause: a warning per second has their number and the last one.
     pub throttle: Option<RefusalThrottle>,
+    pub details: Box<RefusalDetails>,
+}
+
+/// More fields of the log line.
+#[derive(Default)]
+pub(super) struct RefusalDetails {
     /// The homeserver that the client names.
     pub server: Option<String>,
     /// The caller of `POST /token`.
     pub caller: Option<String>,
     pub api_key_id: Option<String>,
-    /// The field of the request that is refused.
+    /// The refused field of the request.
     pub field: Option<String>,
 }
 
@@ -54,16 +60,6 @@ pub(super) enum RefusalThrottle {
     ParticipantRate,
     HsToken,
     Webhook,
-}
-
-impl RefusalThrottle {
-    /// The level of the log line of each refusal, beside the warning; `None`: no line.
-    pub(super) fn level_of_each(self) -> Option<Level> {
-        match self {
-            Self::Busy | Self::AddressRate | Self::CallerRate => Some(Level::Debug),
-            Self::ParticipantRate | Self::HsToken | Self::Webhook => None,
-        }
-    }
 }
 
 /// The warnings per second.
@@ -87,86 +83,75 @@ pub(super) enum ExchangeOperation {
 }
 
 impl Refusal {
-    fn new(
-        level: Level,
-        reason: &'static str,
-        response: HttpResponse,
-        cause: impl fmt::Display,
-    ) -> Self {
+    /// A refusal that is logged at level info.
+    fn new(reason: &'static str, response: HttpResponse, cause: impl fmt::Display) -> Self {
         Self {
             response,
-            level,
             reason,
             cause: cause.to_string(),
+            level: Some(Level::Info),
             throttle: None,
-            server: None,
-            caller: None,
-            api_key_id: None,
-            field: None,
+            details: Box::default(),
         }
     }
 
-    fn throttled(
-        throttle: RefusalThrottle,
-        reason: &'static str,
-        response: HttpResponse,
-        cause: impl fmt::Display,
-    ) -> Self {
-        Self {
-            throttle: Some(throttle),
-            ..Self::new(Level::Debug, reason, response, cause)
-        }
+    fn with_level(mut self, level: Level) -> Self {
+        self.level = Some(level);
+        self
     }
 
-    pub(super) fn with_server(self, server: &str) -> Self {
-        Self {
-            server: Some(server.to_owned()),
-            ..self
-        }
+    fn throttled(mut self, throttle: RefusalThrottle) -> Self {
+        self.level = match throttle {
+            RefusalThrottle::Busy | RefusalThrottle::AddressRate | RefusalThrottle::CallerRate => {
+                Some(Level::Debug)
+            }
+            _ => None,
+        };
+        self.throttle = Some(throttle);
+        self
     }
 
-    pub(super) fn with_caller(self, caller: &AuthenticatedCaller) -> Self {
-        Self {
-            caller: Some(caller.name().to_string()),
-            api_key_id: caller.api_key_id().map(str::to_owned),
-            ..self
-        }
+    pub(super) fn with_server(mut self, server: &str) -> Self {
+        self.details.server = Some(server.to_owned());
+        self
+    }
+
+    pub(super) fn with_caller(mut self, caller: &AuthenticatedCaller) -> Self {
+        self.details.caller = Some(caller.name().to_string());
+        self.details.api_key_id = caller.api_key_id().map(str::to_owned);
+        self
     }
 
     /// The client's address exceeded its rate limit; `response` is a 429.
     pub(super) fn address_rate_limited(response: HttpResponse) -> Self {
-        let cause = "too many requests of this address";
-        Self::throttled(
-            RefusalThrottle::AddressRate,
+        Self::new(
             "rate_limited",
             response,
-            cause,
+            "too many requests of this address",
         )
+        .throttled(RefusalThrottle::AddressRate)
     }
 
     /// An error of standalone mode.
     pub(super) fn from_exchange(error: &standalone::Error, operation: ExchangeOperation) -> Self {
         use standalone::Error;
         // one text for all reasons, so that clients learn nothing about other servers
-        let unauthorized = || {
-            matrix(
-                401,
-                "M_UNAUTHORIZED",
-                "The OpenID token could not be verified",
-            )
+        let unauthorized = |reason| {
+            let text = "The OpenID token could not be verified";
+            Self::new(reason, matrix(401, "M_UNAUTHORIZED", text), error)
         };
-        let (level, reason, response) = match error {
+        match error {
             Error::NotAuthenticated {
                 error: openid::Error::Federation(_),
                 listed: true,
-            } => (Level::Warn, "unauthenticated", unauthorized()),
+            } => unauthorized("unauthenticated").with_level(Level::Warn),
             Error::InvalidServerName(_) | Error::NotAuthenticated { .. } => {
-                (Level::Info, "unauthenticated", unauthorized())
+                unauthorized("unauthenticated")
             }
-            Error::UserMismatch(..) => (Level::Info, "identity_mismatch", unauthorized()),
+            Error::UserMismatch(..) => unauthorized("identity_mismatch"),
             Error::InvalidIdentity(invalid) => {
                 let response = matrix(400, "M_BAD_JSON", &format!("device_id: {invalid}"));
-                (Level::Info, "bad_request", response)
+                Self::new("bad_request", response, error)
             }
             Error::Busy(limit, after) => {
                 let response = match limit {
@@ -177,24 +162,67 @@ impl Refusal {
                         HttpResponse::matrix_busy(*after)
                     }
                 };
-                return Self::throttled(RefusalThrottle::Busy, "busy", response, error);
+                Self::new("busy", response, error).throttled(RefusalThrottle::Busy)
             }
-            Error::RoomNotCreated(..) => room_not_created(),
+            Error::RoomNotCreated(..) => Self::room_not_created(error),
             Error::DelegationForbidden(_) => {
                 let text = "Delegated leaves are not for users of this homeserver";
                 let response = match operation {
                     ExchangeOperation::IssueToken => matrix(400, "M_BAD_JSON", text),
                     ExchangeOperation::DelegateLeave => matrix(403, "M_FORBIDDEN", text),
                 };
-                (Level::Info, "delegation_forbidden", response)
+                Self::new("delegation_forbidden", response, error)
             }
             Error::DelegationFailed {
                 error: failure,
                 listed,
                 ..
-            } => delegation_failed(failure, operation, *listed),
+            } => Self::delegation_failed(failure, operation, *listed, error),
+        }
+    }
+
+    fn room_not_created(cause: &dyn fmt::Display) -> Self {
+        let response = matrix(500, "M_UNKNOWN", "Unable to create room on SFU");
+        Self::new("room_creation_failed", response, cause).with_level(Level::Error)
+    }
+
+    fn delegation_failed(
+        error: &delegation::Error,
+        operation: ExchangeOperation,
+        listed: bool,
+        cause: &dyn fmt::Display,
+    ) -> Self {
+        use ExchangeOperation::DelegateLeave;
+        use delegation::Error;
+        let response = match (error, operation) {
+            (Error::NotSupported | Error::NoClientApi(client_api::Error::NotFound(_)), _) => {
+                let text = "The homeserver is not known to support delayed events";
+                matrix(400, "M_BAD_JSON", text)
+            }
+            (Error::OwnedByOtherUser, _) | (_, ExchangeOperation::IssueToken) => {
+                matrix(400, "M_BAD_JSON", "No leave can be delegated now")
+            }
+            (Error::NoClientApi(client_api::Error::Busy(after)), DelegateLeave) => {
+                HttpResponse::matrix_busy(*after)
+            }
+            (Error::UserQuotaExceeded, DelegateLeave) => {
+                HttpResponse::matrix_rate_limited(DELEGATION_RETRY_AFTER)
+            }
+            (
+                Error::ServerQuotaExceeded
+                | Error::CapacityExceeded
+                | Error::NotStored(_)
+                | Error::Stopping,
+                DelegateLeave,
+            ) => HttpResponse::matrix_busy(DELEGATION_RETRY_AFTER),
         };
-        Self::new(level, reason, response, error)
+        let level = match error {
+            Error::NotStored(_) => Level::Error,
+            Error::ServerQuotaExceeded | Error::CapacityExceeded => Level::Warn,
+            Error::NotSupported | Error::NoClientApi(_) if listed => Level::Warn,
+            _ => Level::Info,
+        };
+        Self::new("delegation_failed", response, cause).with_level(level)
     }
 }
 
@@ -212,57 +240,17 @@ pub(super) fn detail_rate_limited(after: Duration) -> HttpResponse {
     detail(429, "Too many requests").with_retry_after(after)
 }
 
-type Outcome = (Level, &'static str, HttpResponse);
-
-fn room_not_created() -> Outcome {
-    let response = matrix(500, "M_UNKNOWN", "Unable to create room on SFU");
-    (Level::Error, "room_creation_failed", response)
-}
-
-fn delegation_failed(
-    error: &delegation::Error,
-    operation: ExchangeOperation,
-    listed: bool,
-) -> Outcome {
-    use delegation::Error;
-    let level = match error {
-        Error::NotStored(_) => Level::Error,
-        Error::ServerQuotaExceeded | Error::CapacityExceeded => Level::Warn,
-        Error::NotSupported | Error::NoClientApi(_) if listed => Level::Warn,
-        _ => Level::Info,
-    };
-    let not_now = || matrix(400, "M_BAD_JSON", "No leave can be delegated now");
-    let response = match (error, operation) {
-        (Error::NotSupported | Error::NoClientApi(client_api::Error::NotFound(_)), _) => {
-            let text = "The homeserver is not known to support delayed events";
-            matrix(400, "M_BAD_JSON", text)
-        }
-        (Error::OwnedByOtherUser, _) | (_, ExchangeOperation::IssueToken) => not_now(),
-        (Error::NoClientApi(client_api::Error::Busy(after)), ExchangeOperation::DelegateLeave) => {
-            HttpResponse::matrix_busy(*after)
-        }
-        (Error::UserQuotaExceeded, ExchangeOperation::DelegateLeave) => {
-            HttpResponse::matrix_rate_limited(DELEGATION_RETRY_AFTER)
-        }
-        (
-            Error::ServerQuotaExceeded
-            | Error::CapacityExceeded
-            | Error::NotStored(_)
-            | Error::Stopping,
-            ExchangeOperation::DelegateLeave,
-        ) => HttpResponse::matrix_busy(DELEGATION_RETRY_AFTER),
-    };
-    (level, "delegation_failed", response)
-}
-
 impl From<request_body::Error> for Refusal {
     fn from(error: request_body::Error) -> Self {
         let errcode = match error {
             request_body::Error::NotJson => "M_NOT_JSON",
             request_body::Error::InvalidField(..) => "M_BAD_JSON",
         };
-        let response = matrix(400, errcode, &error.to_string());
-        Self::new(Level::Info, "bad_request", response, error)
+        Self::new(
+            "bad_request",
+            matrix(400, errcode, &error.to_string()),
+            error,
+        )
     }
 }
 
@@ -270,89 +258,74 @@ impl From<request_body::Error> for Refusal {
 impl From<appservice::Error> for Refusal {
     fn from(error: appservice::Error) -> Self {
         use appservice::Error;
-        let forbidden = |text| matrix(403, "M_FORBIDDEN", text);
-        let invalid = |text| matrix(400, "M_INVALID_PARAM", text);
-        let failed = |text| matrix(502, "M_UNKNOWN", text);
-        let throttled =
-            |throttle, reason, response| Self::throttled(throttle, reason, response, &error);
+        let refuse = |reason, response| Self::new(reason, response, &error);
+        let forbidden = |reason, text| refuse(reason, matrix(403, "M_FORBIDDEN", text));
+        let invalid = |reason, text| refuse(reason, matrix(400, "M_INVALID_PARAM", text));
+        let failed = |reason, text| refuse(reason, matrix(502, "M_UNKNOWN", text));
         let homeserver_only = "This is for the homeserver only";
-        let (level, reason, response) = match &error {
-            Error::NotAuthenticated(cause) => {
-                let response = match cause {
-                    HsTokenError::Missing => matrix(401, "M_UNAUTHORIZED", homeserver_only),
-                    HsTokenError::Wrong => forbidden(homeserver_only),
-                };
-                return throttled(RefusalThrottle::HsToken, "unauthenticated", response);
+        match &error {
+            Error::NotAuthenticated(HsTokenError::Missing) => {
+                let response = matrix(401, "M_UNAUTHORIZED", homeserver_only);
+                refuse("unauthenticated", response).throttled(RefusalThrottle::HsToken)
+            }
+            Error::NotAuthenticated(HsTokenError::Wrong) => {
+                forbidden("unauthenticated", homeserver_only).throttled(RefusalThrottle::HsToken)
             }
             Error::InvalidProxyHeaders(_) => {
-                let response = forbidden("The homeserver does not say who asks");
-                (Level::Warn, "identity_mismatch", response)
+                forbidden("identity_mismatch", "The homeserver does not say who asks")
+                    .with_level(Level::Warn)
             }
             Error::UserNotJoined(_) | Error::ServerNotJoined(_) => {
-                (Level::Info, "not_joined", forbidden("Not in the room"))
+                forbidden("not_joined", "Not in the room")
             }
             Error::OriginMismatch(..) => {
-                let response = forbidden("The user is of another server");
-                (Level::Info, "identity_mismatch", response)
+                forbidden("identity_mismatch", "The user is of another server")
             }
             Error::UnknownLiveKitUrl(_) => {
-                let response = invalid("The url is not of an SFU of this service");
-                (Level::Info, "unknown_sfu", response)
+                invalid("unknown_sfu", "The url is not of an SFU of this service")
             }
             Error::Busy(_) | Error::Homeserver(homeserver::Error::Busy) => {
-                let response = HttpResponse::matrix_busy(BUSY_RETRY_AFTER);
-                return throttled(RefusalThrottle::Busy, "busy", response);
+                refuse("busy", HttpResponse::matrix_busy(BUSY_RETRY_AFTER))
+                    .throttled(RefusalThrottle::Busy)
             }
-            Error::Homeserver(_) => {
-                let response = failed("The homeserver cannot be asked");
-                (Level::Error, "homeserver_error", response)
-            }
+            Error::Homeserver(_) => failed("homeserver_error", "The homeserver cannot be asked")
+                .with_level(Level::Error),
             Error::RelayFailed(relay) => match relay.failure {
                 RelayFailure::Forbidden => {
-                    let response = forbidden("The other server forbids it");
-                    (Level::Info, "relay_refused", response)
+                    forbidden("relay_refused", "The other server forbids it")
                 }
                 RelayFailure::BadRequest => {
-                    let response = invalid("The other server finds it invalid");
-                    (Level::Info, "relay_refused", response)
+                    invalid("relay_refused", "The other server finds it invalid")
                 }
                 // every other failure counts as one of the other server (MSC4195)
                 RelayFailure::Failed(..) | RelayFailure::NoResponse(_) => {
-                    let response = failed("The other server gives no token");
-                    (Level::Info, "relay_failed", response)
+                    failed("relay_failed", "The other server gives no token")
                 }
             },
             Error::RateLimited(_, after) => {
-                let response = HttpResponse::matrix_rate_limited(*after);
-                return throttled(RefusalThrottle::ParticipantRate, "rate_limited", response);
+                refuse("rate_limited", HttpResponse::matrix_rate_limited(*after))
+                    .throttled(RefusalThrottle::ParticipantRate)
             }
             Error::ParticipantLimit(quota) => {
-                let response = HttpResponse::matrix_rate_limited(quota.retry_after);
-                return throttled(RefusalThrottle::ParticipantRate, "busy", response);
+                refuse("busy", HttpResponse::matrix_rate_limited(quota.retry_after))
+                    .throttled(RefusalThrottle::ParticipantRate)
             }
-            Error::RoomNotCreated(_) => room_not_created(),
+            Error::RoomNotCreated(_) => Self::room_not_created(&error),
             Error::DelayedEventNotFound(_) => {
-                let response = invalid("No such delayed event in this room");
-                (Level::Info, "delegation_failed", response)
+                invalid("delegation_failed", "No such delayed event in this room")
             }
             Error::DelegationFailed(failure) => {
-                delegation_failed(failure, ExchangeOperation::DelegateLeave, true)
+                let operation = ExchangeOperation::DelegateLeave;
+                Self::delegation_failed(failure, operation, true, &error)
             }
-        };
-        Self::new(level, reason, response, error)
-    }
-}
-
-impl From<HsTokenError> for Refusal {
-    fn from(error: HsTokenError) -> Self {
-        appservice::Error::from(error).into()
+        }
     }
 }
 
 impl From<webhook::Error> for Refusal {
     fn from(error: webhook::Error) -> Self {
         let response = matrix(401, "M_UNAUTHORIZED", "The webhook could not be verified");
-        Self::throttled(RefusalThrottle::Webhook, "unauthenticated", response, error)
+        Self::new("unauthenticated", response, error).throttled(RefusalThrottle::Webhook)
     }
 }
 
@@ -360,29 +333,31 @@ impl From<webhook::Error> for Refusal {
 impl From<token::Error> for Refusal {
     fn from(error: token::Error) -> Self {
         use token::Error;
-        let text = match &error {
-            Error::NoCallerConfigured => NO_CALLER_CONFIGURED,
-            Error::MissingCredentials => "Show an API key or a token of your login as a Bearer",
+        let unauthorized = |text| {
+            let response = detail(401, text).with_header("WWW-Authenticate", "Bearer");
+            Self::new("unauthenticated", response, &error)
+        };
+        match &error {
+            Error::NoCallerConfigured => unauthorized(NO_CALLER_CONFIGURED),
+            Error::MissingCredentials => {
+                unauthorized("Show an API key or a token of your login as a Bearer")
+            }
             // one text for all reasons, so that guesses reveal nothing
             Error::UnsupportedCredentials | Error::UnknownApiKey | Error::JwtRejected(_) => {
-                "The credentials are not accepted"
+                unauthorized("The credentials are not accepted")
             }
             Error::KeysUnavailable(after) => {
                 let response = detail(503, "The keys of the login cannot be had at present");
                 let response = response.with_retry_after(*after);
-                return Self::new(Level::Info, "keys_unavailable", response, error);
+                Self::new("keys_unavailable", response, &error)
             }
             Error::RateLimited(name, after) => {
                 let response = detail_rate_limited(*after);
-                let throttle = RefusalThrottle::CallerRate;
-                return Self {
-                    caller: Some(name.to_string()),
-                    ..Self::throttled(throttle, "rate_limited", response, &error)
-                };
+                let mut refusal = Self::new("rate_limited", response, &error);
+                refusal.details.caller = Some(name.to_string());
+                refusal.throttled(RefusalThrottle::CallerRate)
             }
-        };
-        let response = detail(401, text).with_header("WWW-Authenticate", "Bearer");
-        Self::new(Level::Info, "unauthenticated", response, error)
+        }
     }
 }
 
@@ -390,8 +365,7 @@ impl From<token_body::Error> for Refusal {
     fn from(error: token_body::Error) -> Self {
         match error {
             token_body::Error::Invalid(ref errors) => {
-                let response = unprocessable(errors);
-                Self::new(Level::Info, "bad_request", response, error)
+                Self::new("bad_request", unprocessable(errors), error)
             }
             token_body::Error::Refused(error) => error.into(),
         }
@@ -408,10 +382,9 @@ impl From<PolicyError> for Refusal {
             PolicyError::Invalid { .. } => ("bad_request", detail(400, error.to_string())),
             PolicyError::Forbidden { .. } => ("forbidden", detail(403, error.to_string())),
         };
-        Self {
-            field: Some(error.field().to_owned()),
-            ..Self::new(Level::Info, reason, response, error)
-        }
+        let mut refusal = Self::new(reason, response, &error);
+        refusal.details.field = Some(error.field().to_owned());
+        refusal
     }
 }
 

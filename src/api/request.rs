@@ -1,44 +1,22 @@
-//! A request on its way through the API.
+//! A request on its way through the endpoints, and what the log says about it.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use log::{info, log, warn};
 
 use super::refusal::{Refusal, RefusalThrottles};
+use super::router::RequestRoute;
 use crate::exchange::DelegatedLeave;
-use crate::exchange::appservice::{HomeserverProof, HsTokenError};
-use crate::matrix::id::UserId;
-use crate::server::{ClientAddress, HttpResponse};
-use crate::token::Credentials;
+use crate::exchange::access::AccessLevel;
+use crate::livekit::id::ParticipantKey;
+use crate::matrix::id::{RoomId, UserId};
+use crate::server::{ClientAddress, HttpRequest, HttpResponse};
 use crate::util::metrics;
 use crate::util::random;
 
-/// A complete request. Header fields and body may hold secrets: never logged.
-pub(crate) struct ApiRequest<'a> {
-    pub method: &'a str,
-    /// Path and query as sent.
-    pub target: &'a str,
-    /// Address of the client.
-    pub client: ClientAddress,
-    /// The address that rate limits apply to; `None` for a client without limits.
-    pub rate_key: Option<IpAddr>,
-    /// `Authorization`; empty if there are several.
-    pub authorization: Option<&'a str>,
-    pub body: &'a [u8],
-    /// Credentials for `POST /token`.
-    pub credentials: Credentials<'a>,
-    pub content_type: Option<&'a str>,
-    /// `Origin`: the web page that sends the request.
-    pub origin: Option<&'a str>,
-    /// `X-Matrix-User-Identifier`; empty if there are several.
-    pub matrix_user: Option<&'a str>,
-    /// `X-Matrix-Origin`; empty if there are several.
-    pub matrix_origin: Option<&'a str>,
-    /// `Access-Control-Request-Method` and `Access-Control-Request-Headers` of a preflight.
-    pub preflight: Option<(&'a str, Option<&'a str>)>,
-}
+/// A request as the server hands it over; without a route it is for the metrics.
+pub(super) type ApiRequest<'a> = HttpRequest<'a, Option<RequestRoute>>;
 
 /// Identifies a request in the log.
 #[derive(Debug, Clone, Copy)]
@@ -50,44 +28,77 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// A request with its id, its endpoint's name and the time when its processing started.
+/// A request with its route, its id and the time when its processing started.
 pub(super) struct RequestContext<'a> {
     pub request: &'a ApiRequest<'a>,
+    pub route: RequestRoute,
     pub id: RequestId,
-    pub endpoint: &'static str,
     pub started: Instant,
-    /// Whether our homeserver sends the request.
-    pub homeserver: Result<HomeserverProof, HsTokenError>,
     throttles: &'a RefusalThrottles,
 }
 
 impl<'a> RequestContext<'a> {
     pub(super) fn start(
         request: &'a ApiRequest<'a>,
-        endpoint: &'static str,
-        homeserver: Result<HomeserverProof, HsTokenError>,
+        route: RequestRoute,
         throttles: &'a RefusalThrottles,
     ) -> Self {
         Self {
             request,
+            route,
             id: RequestId(u32::from_ne_bytes(random::bytes())),
-            endpoint,
             started: Instant::now(),
-            homeserver,
             throttles,
         }
+    }
+
+    pub(super) fn client(&self) -> ClientAddress {
+        self.request.origin.client
+    }
+
+    /// The only value of a header field; see [`single`].
+    pub(super) fn single_header(&self, name: &'static str) -> Option<&'a str> {
+        single(self.request.header_values(name))
     }
 
     pub(super) fn elapsed_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Logs a delayed leave that was taken over without a token.
-    pub(super) fn log_delegated(&self, user: &UserId, leave: &DelegatedLeave) {
+    /// Logs and counts a token for a Matrix user. A token without a participant was relayed.
+    pub(super) fn record_token(
+        &self,
+        source: &'static str,
+        user: &UserId,
+        access: AccessLevel,
+        matrix_room: &RoomId,
+        participant: Option<&ParticipantKey>,
+        leave: Option<&DelegatedLeave>,
+    ) {
+        let access = access.as_str();
+        metrics::count_token_issued(source, access);
         info!(
             request:% = self.id,
-            client:% = self.request.client,
-            endpoint = self.endpoint,
+            client:% = self.client(),
+            endpoint = self.route.name(),
+            user:%,
+            access,
+            matrix_room = matrix_room.as_str(),
+            room = participant.map(|participant| participant.room.as_str()),
+            identity = participant.map(|participant| participant.identity.as_str()),
+            leave = leave.map(|leave| leave.id.to_string()).as_deref(),
+            delay_ms = leave.map(|leave| leave.delay.as_millis() as u64),
+            ms = self.elapsed_ms();
+            "{}", if participant.is_some() { "token issued" } else { "token relayed" }
+        );
+    }
+
+    /// Logs a delayed leave that was taken over without a token.
+    pub(super) fn record_leave(&self, user: &UserId, leave: &DelegatedLeave) {
+        info!(
+            request:% = self.id,
+            client:% = self.client(),
+            endpoint = self.route.name(),
             user:%,
             room:% = leave.participant.room,
             identity:% = leave.participant.identity,
@@ -100,15 +111,12 @@ impl<'a> RequestContext<'a> {
 
     /// Logs and counts a refusal. Returns the response.
     pub(super) fn refuse(&self, refusal: Refusal) -> HttpResponse {
-        let (id, client, endpoint) = (self.id, self.request.client, self.endpoint);
+        let (id, client, endpoint) = (self.id, self.client(), self.route.name());
         let (status, reason, cause) = (refusal.response.status, refusal.reason, &*refusal.cause);
-        let caller = refusal.caller.as_deref();
+        let details = &refusal.details;
+        let caller = details.caller.as_deref();
         metrics::count_refusal(reason);
-        let level = match refusal.throttle {
-            None => Some(refusal.level),
-            Some(throttle) => throttle.level_of_each(),
-        };
-        if let Some(level) = level {
+        if let Some(level) = refusal.level {
             log!(
                 level,
                 request:% = id,
@@ -116,10 +124,10 @@ impl<'a> RequestContext<'a> {
                 endpoint,
                 status,
                 reason,
-                server = refusal.server.as_deref(),
+                server = details.server.as_deref(),
                 caller,
-                key = refusal.api_key_id.as_deref(),
-                field = refusal.field.as_deref(),
+                key = details.api_key_id.as_deref(),
+                field = details.field.as_deref(),
                 ms = self.elapsed_ms(),
                 cause;
                 "request refused"
@@ -141,5 +149,14 @@ impl<'a> RequestContext<'a> {
             });
         }
         refusal.response
+    }
+}
+
+/// The only value of a header field; an empty text, which proves nothing, if there are several.
+pub(super) fn single<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let first = values.next();
+    match values.next() {
+        None => first,
+        Some(_) => Some(""),
     }
 }

@@ -42,28 +42,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A request of our homeserver's user for a token.
-#[derive(Debug)]
-pub(crate) struct ClientTokenRequest {
-    /// The homeserver that the SFU belongs to, if the client names one.
-    pub server: Option<ServerName>,
-    pub membership: CallMembership,
-}
-
-/// A request of another homeserver for a token for its user.
-#[derive(Debug)]
-pub(crate) struct FederationTokenRequest {
-    pub user: UserId,
-    pub membership: CallMembership,
-}
-
-/// A request of our homeserver's user to take over a delayed leave.
-#[derive(Debug)]
-pub(crate) struct ClientDelegateRequest {
-    pub membership: CallMembership,
-    pub delay_id: DelayId,
-}
-
 /// Parses the body of `POST /get_token` (MSC4195).
 ///
 /// # Errors
@@ -120,38 +98,34 @@ pub fn parse_delegate_delayed_leave(
     }
 }
 
-/// Parses the body of `POST /_matrix/client/…/rtc/livekit/get_token`.
-pub(crate) fn parse_client_token(body: &[u8]) -> Result<ClientTokenRequest, Error> {
+/// Parses the body of `POST /_matrix/client/…/rtc/livekit/get_token`: a membership, and the homeserver that the SFU belongs to if the
+/// client names one.
+pub(super) fn parse_client_token(
+    body: &[u8],
+) -> Result<(Option<ServerName>, CallMembership), Error> {
     let body = parse_object(body)?;
     let body = BodyObject(&body);
     let server = match body.get("server_name") {
         None => None,
         Some(_) => Some(body.parse("server_name", ServerName::parse)?),
     };
-    Ok(ClientTokenRequest {
-        server,
-        membership: parse_call_membership(&body)?,
-    })
+    Ok((server, parse_call_membership(&body)?))
 }
 
-/// Parses the body of `POST /_matrix/federation/…/rtc/livekit/get_token`.
-pub(crate) fn parse_federation_token(body: &[u8]) -> Result<FederationTokenRequest, Error> {
+/// Parses the body of `POST /_matrix/federation/…/rtc/livekit/get_token`: a user and their membership.
+pub(super) fn parse_federation_token(body: &[u8]) -> Result<(UserId, CallMembership), Error> {
     let body = parse_object(body)?;
     let body = BodyObject(&body);
-    Ok(FederationTokenRequest {
-        user: body.parse("user_id", UserId::parse)?,
-        membership: parse_call_membership(&body)?,
-    })
+    let user = body.parse("user_id", UserId::parse)?;
+    Ok((user, parse_call_membership(&body)?))
 }
 
-/// Parses the body of `POST /_matrix/client/…/rtc/livekit/delegate_delayed_leave`.
-pub(crate) fn parse_client_delegate(body: &[u8]) -> Result<ClientDelegateRequest, Error> {
+/// Parses the body of `POST /_matrix/client/…/rtc/livekit/delegate_delayed_leave`: a membership and its delayed leave.
+pub(super) fn parse_client_delegate(body: &[u8]) -> Result<(CallMembership, DelayId), Error> {
     let body = parse_object(body)?;
     let body = BodyObject(&body);
-    Ok(ClientDelegateRequest {
-        membership: parse_call_membership(&body)?,
-        delay_id: body.parse("delay_id", DelayId::parse)?,
-    })
+    let membership = parse_call_membership(&body)?;
+    Ok((membership, body.parse("delay_id", DelayId::parse)?))
 }
 
 fn parse_openid_token(body: &BodyObject<'_>) -> Result<(String, OpenIdToken), Error> {
@@ -434,24 +408,13 @@ mod tests {
     #[test]
     fn an_error_names_the_invalid_field_of_a_proxied_body() {
         let text = proxied_body().to_string();
-        assert!(
-            parse_client_token(text.as_bytes())
-                .unwrap()
-                .server
-                .is_none()
-        );
+        assert!(parse_client_token(text.as_bytes()).unwrap().0.is_none());
         assert_eq!(
-            parse_federation_token(text.as_bytes())
-                .unwrap()
-                .user
-                .as_str(),
+            parse_federation_token(text.as_bytes()).unwrap().0.as_str(),
             "@a:hs"
         );
         assert_eq!(
-            parse_client_delegate(text.as_bytes())
-                .unwrap()
-                .delay_id
-                .as_str(),
+            parse_client_delegate(text.as_bytes()).unwrap().1.as_str(),
             "d"
         );
         let assert_named = |error: Option<Error>, name: &str| {

@@ -24,7 +24,7 @@ pub(super) const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error in the form of the Matrix API.
 #[derive(Serialize)]
-struct MatrixErrorBody<'a> {
+struct MatrixErrorResponse<'a> {
     errcode: &'a str,
     error: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ impl HttpResponse {
     }
 
     pub(super) fn matrix_error(status: u16, errcode: &str, error: &str) -> Self {
-        let body = MatrixErrorBody {
+        let body = MatrixErrorResponse {
             errcode,
             error,
             retry_after_ms: None,
@@ -70,7 +70,7 @@ impl HttpResponse {
 
     /// 429 in the form of the Matrix API.
     pub(super) fn matrix_rate_limited(after: Duration) -> Self {
-        let body = MatrixErrorBody {
+        let body = MatrixErrorResponse {
             errcode: "M_LIMIT_EXCEEDED",
             error: "Too many requests",
             retry_after_ms: Some(after.as_micros().div_ceil(1000).max(1) as u64),

@@ -52,49 +52,45 @@ enum Audience {
     Application,
 }
 
-impl Endpoint {
-    /// The endpoint's name in log and metrics.
-    fn as_str(self) -> &'static str {
+impl Audience {
+    /// An error, with its text for the Matrix API and for the example server.
+    fn unrecognized(self, status: u16, matrix: &str, application: &str) -> HttpResponse {
         match self {
-            Self::GetToken => "get_token",
-            Self::SfuGet => "sfu/get",
-            Self::DelegateDelayedLeave => "delegate_delayed_leave",
-            Self::SfuWebhook => "sfu_webhook",
-            Self::Liveness => "healthz",
-            Self::Readiness => "readyz",
-            Self::Token => "token",
-            Self::Health => "health",
-            Self::Root => "root",
-            Self::ClientGetToken(_) => "client/get_token",
-            Self::ClientDelegateDelayedLeave => "client/delegate_delayed_leave",
-            Self::FederationGetToken => "federation/get_token",
-            Self::Ping => "ping",
-            Self::Transactions => "transactions",
-            Self::Unknown => "unknown",
+            Self::Application => detail(status, application),
+            _ => HttpResponse::matrix_error(status, "M_UNRECOGNIZED", matrix),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Name in log and metrics, audience, and methods as `Allow` lists them.
+    fn description(self) -> (&'static str, Audience, &'static str) {
+        use Audience::{Application, Homeserver, Matrix};
+        const POST: &str = "POST, OPTIONS";
+        const PROBE: &str = "GET, HEAD, OPTIONS";
+        match self {
+            Self::GetToken => ("get_token", Matrix, POST),
+            Self::SfuGet => ("sfu/get", Matrix, POST),
+            Self::DelegateDelayedLeave => ("delegate_delayed_leave", Matrix, POST),
+            Self::SfuWebhook => ("sfu_webhook", Matrix, POST),
+            Self::Liveness => ("healthz", Matrix, PROBE),
+            Self::Readiness => ("readyz", Matrix, PROBE),
+            Self::Token => ("token", Application, "POST"),
+            Self::Health => ("health", Application, "GET, HEAD"),
+            Self::Root => ("root", Application, "GET, HEAD"),
+            Self::ClientGetToken(_) => ("client/get_token", Homeserver, "POST"),
+            Self::ClientDelegateDelayedLeave => {
+                ("client/delegate_delayed_leave", Homeserver, "POST")
+            }
+            Self::FederationGetToken => ("federation/get_token", Homeserver, "POST"),
+            Self::Ping => ("ping", Homeserver, "POST"),
+            Self::Transactions => ("transactions", Homeserver, "PUT"),
+            Self::Unknown => ("unknown", Matrix, ""),
         }
     }
 
     fn audience(self) -> Audience {
-        match self {
-            Self::ClientGetToken(_)
-            | Self::ClientDelegateDelayedLeave
-            | Self::FederationGetToken
-            | Self::Ping
-            | Self::Transactions => Audience::Homeserver,
-            Self::Token | Self::Health | Self::Root => Audience::Application,
-            _ => Audience::Matrix,
-        }
-    }
-
-    /// Methods, as `Allow` lists them.
-    fn methods(self) -> &'static str {
-        match self {
-            Self::Liveness | Self::Readiness => "GET, HEAD, OPTIONS",
-            Self::Health | Self::Root => "GET, HEAD",
-            Self::Transactions => "PUT",
-            _ if self.audience() == Audience::Matrix => "POST, OPTIONS",
-            _ => "POST",
-        }
+        self.description().1
     }
 
     fn is_rate_limited(self) -> bool {
@@ -162,6 +158,11 @@ pub(crate) struct RequestRoute {
 }
 
 impl RequestRoute {
+    /// The endpoint's name in log and metrics.
+    pub(super) fn name(self) -> &'static str {
+        self.endpoint.description().0
+    }
+
     /// Whether our homeserver pushes events.
     pub(super) fn is_transaction(self) -> bool {
         self.endpoint == Endpoint::Transactions && self.homeserver.is_ok()
@@ -263,79 +264,59 @@ impl Router {
 
     /// Answers a request. May wait for other servers.
     pub(super) fn respond(&self, route: RequestRoute, request: &ApiRequest<'_>) -> HttpResponse {
-        let endpoint = route.endpoint.as_str();
-        let context = RequestContext::start(request, endpoint, route.homeserver, &self.throttles);
-        let response = self.respond_with_cors(route, &context);
-        metrics::count_request(endpoint, response.status, context.started.elapsed());
+        let context = RequestContext::start(request, route, &self.throttles);
+        let audience = match &self.token {
+            _ if route.enabled => route.endpoint.audience(),
+            // with `POST /token` alone, there are no Matrix clients
+            Some(_) if self.matrix.is_none() => Audience::Application,
+            _ => Audience::Matrix,
+        };
+        let response = match (audience, &self.token) {
+            (Audience::Application, Some(token)) => {
+                let preflight = match request.method {
+                    "OPTIONS" if route.enabled => token.preflight(request),
+                    _ => None,
+                };
+                preflight.unwrap_or_else(|| {
+                    let mut response = self.answer(audience, &context);
+                    response.headers.extend(token.cors_headers(request));
+                    response
+                })
+            }
+            (Audience::Matrix, _) => self.answer(audience, &context).with_matrix_cors(),
+            _ => self.answer(audience, &context),
+        };
+        metrics::count_request(route.name(), response.status, context.started.elapsed());
         response
     }
 
-    fn respond_with_cors(&self, route: RequestRoute, context: &RequestContext<'_>) -> HttpResponse {
-        let (request, token) = (context.request, self.token.as_ref());
-        let audience = match route.endpoint {
-            // with `POST /token` alone, there are no Matrix clients
-            _ if !route.enabled && self.matrix.is_none() && token.is_some() => {
-                Audience::Application
-            }
-            _ if !route.enabled => Audience::Matrix,
-            endpoint => endpoint.audience(),
-        };
-        let is_application = audience == Audience::Application;
-        if is_application
-            && route.enabled
-            && request.method == "OPTIONS"
-            && let Some(response) = token.and_then(|token| token.preflight(request))
-        {
-            return response;
-        }
-        let mut response = self.answer(route.endpoint, route.enabled, audience, context);
-        match audience {
-            Audience::Matrix => response.with_matrix_cors(),
-            Audience::Homeserver => response,
-            Audience::Application => {
-                let headers = token.map(|token| token.cors_headers(request));
-                response.headers.extend(headers.into_iter().flatten());
-                response
-            }
-        }
-    }
-
-    fn answer(
-        &self,
-        endpoint: Endpoint,
-        enabled: bool,
-        audience: Audience,
-        context: &RequestContext<'_>,
-    ) -> HttpResponse {
-        let request = context.request;
-        let is_application = audience == Audience::Application;
-        match request.method {
+    fn answer(&self, audience: Audience, context: &RequestContext<'_>) -> HttpResponse {
+        let (method, route) = (context.request.method, context.route);
+        let (_, _, methods) = route.endpoint.description();
+        if method == "OPTIONS" && (!route.enabled || audience == Audience::Matrix) {
             // also for unknown paths: a failed preflight would hide the 404 from the web page
-            "OPTIONS" if !enabled || audience == Audience::Matrix => return HttpResponse::empty(),
-            _ if !enabled => return reject_unknown_path(is_application, context),
-            method if !endpoint.methods().split(", ").any(|name| name == method) => {
-                let response = match is_application {
-                    true => detail(405, "Method Not Allowed"),
-                    false => {
-                        HttpResponse::matrix_error(405, "M_UNRECOGNIZED", "Unrecognized method")
-                    }
-                };
-                return response.with_header("Allow", endpoint.methods());
-            }
-            _ => {}
+            return HttpResponse::empty();
         }
-        if endpoint.is_rate_limited()
-            && let Err(after) = self.rate_limiter.check(request.rate_key)
+        if !route.enabled {
+            return reject_unknown_path(audience, context);
+        }
+        if !methods.split(", ").any(|name| name == method) {
+            return audience
+                .unrecognized(405, "Unrecognized method", "Method Not Allowed")
+                .with_header("Allow", methods);
+        }
+        if route.endpoint.is_rate_limited()
+            && let Err(after) = self.rate_limiter.check(context.request.origin.limit_key)
         {
-            return context.refuse(Refusal::address_rate_limited(match is_application {
-                true => detail_rate_limited(after),
-                false => HttpResponse::matrix_rate_limited(after),
+            return context.refuse(Refusal::address_rate_limited(match audience {
+                Audience::Application => detail_rate_limited(after),
+                _ => HttpResponse::matrix_rate_limited(after),
             }));
         }
-        match self.handle(endpoint, context) {
+        match self.handle(route.endpoint, context) {
             Some(Ok(response)) => response,
             Some(Err(refusal)) => context.refuse(refusal),
-            None => reject_unknown_path(is_application, context),
+            None => reject_unknown_path(audience, context),
         }
     }
 
@@ -369,22 +350,18 @@ impl Router {
     }
 }
 
-fn reject_unknown_path(is_application: bool, context: &RequestContext<'_>) -> HttpResponse {
-    let request = context.request;
-    let path = truncate_chars(path_of(request.target), MAX_LOGGED_PATH_CHARS);
+fn reject_unknown_path(audience: Audience, context: &RequestContext<'_>) -> HttpResponse {
+    let path = path_of(context.request.target);
     info!(
         request:% = context.id,
-        client:% = request.client,
-        endpoint = context.endpoint,
+        client:% = context.client(),
+        endpoint = context.route.name(),
         status = 404,
-        method = request.method,
-        path;
+        method = context.request.method,
+        path = truncate_chars(path, MAX_LOGGED_PATH_CHARS);
         "request refused"
     );
-    match is_application {
-        true => detail(404, "Not Found"),
-        false => HttpResponse::matrix_error(404, "M_UNRECOGNIZED", "Unrecognized request"),
-    }
+    audience.unrecognized(404, "Unrecognized request", "Not Found")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics;
-use super::request::ApiRequest;
+use super::request::single;
 use super::router::{RequestRoute, Router, path_of};
 use super::token::API_KEY_HEADER;
 use crate::server::{
@@ -90,27 +90,7 @@ impl Service for ApiService {
             let (method, path) = (request.method, path_of(request.target));
             return metrics::respond(method, path, &self.stats, self.router.gauge_values());
         };
-        let single = |name| single(request.header_values(name));
-        let request = ApiRequest {
-            method: request.method,
-            target: request.target,
-            client: request.origin.client,
-            rate_key: request.origin.limit_key,
-            authorization: single("Authorization"),
-            body: request.body,
-            credentials: Credentials::parse(
-                request.header_values(API_KEY_HEADER),
-                request.header_values("Authorization"),
-            ),
-            content_type: request.header("Content-Type"),
-            origin: request.header("Origin"),
-            matrix_user: single("X-Matrix-User-Identifier"),
-            matrix_origin: single("X-Matrix-Origin"),
-            preflight: request
-                .header("Access-Control-Request-Method")
-                .map(|method| (method, request.header("Access-Control-Request-Headers"))),
-        };
-        self.router.respond(route, &request)
+        self.router.respond(route, request)
     }
 
     fn refuse(&self, refusal: RequestRefusal) -> HttpResponse {
@@ -128,15 +108,6 @@ fn refusal_response(refusal: RequestRefusal) -> HttpResponse {
         _ => HttpResponse::matrix_error(refusal.status(), "M_UNKNOWN", refusal.message()),
     };
     response.with_matrix_cors()
-}
-
-/// The only value of a header field; an empty text, which proves nothing, if there are several.
-fn single<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let first = values.next();
-    match values.next() {
-        None => first,
-        Some(_) => Some(""),
-    }
 }
 
 #[cfg(test)]

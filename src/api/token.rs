@@ -71,12 +71,15 @@ impl TokenApi {
 
     /// CORS header fields of a response.
     pub(super) fn cors_headers(&self, request: &ApiRequest<'_>) -> ResponseHeaders {
-        self.allowed_origins.response_headers(request.origin)
+        let origin = request.header("Origin");
+        self.allowed_origins.response_headers(origin)
     }
 
     /// The response to a preflight; `None` if the request is not one.
     pub(super) fn preflight(&self, request: &ApiRequest<'_>) -> Option<HttpResponse> {
-        let (origin, (method, headers)) = (request.origin?, request.preflight?);
+        let origin = request.header("Origin")?;
+        let method = request.header("Access-Control-Request-Method")?;
+        let headers = request.header("Access-Control-Request-Headers");
         let (granted, cors_headers) =
             self.allowed_origins
                 .preflight(origin, method, headers, CORS_METHODS);
@@ -94,15 +97,19 @@ impl TokenApi {
         context: &RequestContext<'_>,
     ) -> Result<HttpResponse, Refusal> {
         let request = context.request;
+        let credentials = Credentials::parse(
+            request.header_values(API_KEY_HEADER),
+            request.header_values("Authorization"),
+        );
         let now = unix_seconds_now();
         let caller = self.token_source.authenticate(
-            request.credentials,
-            request.rate_key,
+            credentials,
+            request.origin.limit_key,
             context.started,
             now,
         )?;
         let refuse = |refusal: Refusal| refusal.with_caller(&caller);
-        let body = token_body::parse_token_body(request.content_type, request.body)
+        let body = token_body::parse_token_body(request.header("Content-Type"), request.body)
             .map_err(|error| refuse(error.into()))?;
         let status = if body.is_standard_form { 201 } else { 200 };
         let reply = self
@@ -160,8 +167,8 @@ fn log_issued(
     let agents = grant.profile.agents.iter();
     info!(
         request:% = context.id,
-        client:% = context.request.client,
-        endpoint = context.endpoint,
+        client:% = context.client(),
+        endpoint = context.route.name(),
         caller:% = caller.name(),
         key = caller.api_key_id(),
         room:% = grant.room,

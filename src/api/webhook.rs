@@ -46,11 +46,14 @@ impl WebhookApi {
 
     /// Receives a webhook. The SFU repeats it after any response but 200 and 401.
     pub(super) fn receive(&self, context: &RequestContext<'_>) -> Result<HttpResponse, Refusal> {
-        let request = context.request;
         let now = unix_seconds_now();
         let delivery = self
             .receiver
-            .receive(request.authorization, request.body, now)
+            .receive(
+                context.single_header("Authorization"),
+                context.request.body,
+                now,
+            )
             .inspect_err(|_| metrics::count_webhook("unauthenticated"))?;
         let outcome = match delivery {
             WebhookDelivery::New { id, event } => self.handle(&id, &event),

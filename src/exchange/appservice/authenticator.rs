@@ -96,26 +96,12 @@ impl AppServiceAuthenticator {
     ) -> Result<LocalUser, Error> {
         let user = match (headers.user, headers.origin) {
             (Some(user), None) => UserId::parse(user).ok(),
-            (None, _) => {
-                return Err(Error::InvalidProxyHeaders(
-                    "X-Matrix-User-Identifier: expected a user id, found none",
-                ));
-            }
-            (Some(_), Some(_)) => {
-                return Err(Error::InvalidProxyHeaders(
-                    "X-Matrix-Origin: expected none beside X-Matrix-User-Identifier",
-                ));
-            }
+            _ => None,
         };
-        match user {
-            Some(user) if *user.server() == self.server_name => Ok(LocalUser(user)),
-            Some(_) => Err(Error::InvalidProxyHeaders(
-                "X-Matrix-User-Identifier: expected a user of LIVEKIT_HS_SERVER_NAME",
-            )),
-            None => Err(Error::InvalidProxyHeaders(
-                "X-Matrix-User-Identifier: expected a user id",
-            )),
-        }
+        let user = user.filter(|user| *user.server() == self.server_name);
+        user.map(LocalUser).ok_or(Error::InvalidProxyHeaders(
+            "expected X-Matrix-User-Identifier with a user of LIVEKIT_HS_SERVER_NAME, and no X-Matrix-Origin",
+        ))
     }
 
     /// Authenticates the homeserver of a request on a path of the server-server API.
@@ -126,26 +112,12 @@ impl AppServiceAuthenticator {
     ) -> Result<OriginServer, Error> {
         let origin = match (headers.origin, headers.user) {
             (Some(origin), None) => ServerName::parse(origin).ok(),
-            (None, _) => {
-                return Err(Error::InvalidProxyHeaders(
-                    "X-Matrix-Origin: expected a server name, found none",
-                ));
-            }
-            (Some(_), Some(_)) => {
-                return Err(Error::InvalidProxyHeaders(
-                    "X-Matrix-User-Identifier: expected none beside X-Matrix-Origin",
-                ));
-            }
+            _ => None,
         };
-        match origin {
-            Some(origin) if origin != self.server_name => Ok(OriginServer(origin)),
-            Some(_) => Err(Error::InvalidProxyHeaders(
-                "X-Matrix-Origin: expected another server than LIVEKIT_HS_SERVER_NAME",
-            )),
-            None => Err(Error::InvalidProxyHeaders(
-                "X-Matrix-Origin: expected a server name",
-            )),
-        }
+        let origin = origin.filter(|origin| *origin != self.server_name);
+        origin.map(OriginServer).ok_or(Error::InvalidProxyHeaders(
+            "expected X-Matrix-Origin with another server than LIVEKIT_HS_SERVER_NAME, and no X-Matrix-User-Identifier",
+        ))
     }
 }
 
