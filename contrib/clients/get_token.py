@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A token with Python requests: TOKEN_API_KEY=lts_… get_token.py https://tokens.example.com/token appointment-42 alice
+"""Requests an access token with Python's requests: TOKEN_API_KEY=lts_… get_token.py https://tokens.example.com/token appointment-42 alice
 
 For the backend of an application, which may keep an API key (`livekit-token-service keygen` makes one)."""
 
@@ -10,7 +10,7 @@ import requests
 
 
 def get_token(endpoint, api_key, room, name, **more):
-    """The reply as a dictionary: `token`, `url`, `expires_at` and LiveKit's own names for them."""
+    """Returns the reply as a dictionary: `token`, `url`, `expires_at` and LiveKit's own names for them."""
     reply = requests.post(
         endpoint,
         json={"room_name": room, "participant_name": name, **more},
@@ -18,7 +18,7 @@ def get_token(endpoint, api_key, room, name, **more):
         timeout=10,
     )
     if not reply.ok:
-        # what is amiss, by field; never the key
+        # the errors by field; never the key
         raise RuntimeError(f"no token: {reply.status_code} {reply.json().get('detail')}")
     return reply.json()
 

@@ -1,16 +1,17 @@
-"""What every test may ask for; the services that a failed test had started show their logs."""
+"""Fixtures of all tests. The log of every service is printed, so that pytest shows it for a failed test."""
 
 import pytest
 
-import lab
-import token_door
+import fake_internet
+import token_endpoint_service
 from fake_sfu import FakeSfu
+from network_namespace import NetworkNamespace
 from service import KEY, SECRET, Service
 
 
 @pytest.fixture
 def start():
-    """Starts the service with the given settings, and stops it after the test."""
+    """Starts services with the given settings, and stops them after the test."""
     started = []
 
     def start(namespace=None, arguments=(), as_init=False, **settings):
@@ -33,31 +34,31 @@ def sfu():
 
 @pytest.fixture(scope="session")
 def namespace():
-    namespace = lab.Namespace()
+    namespace = NetworkNamespace()
     yield namespace
     namespace.close()
 
 
 @pytest.fixture(scope="session")
 def authority():
-    return lab.CertificateAuthority()
+    return fake_internet.CertificateAuthority()
 
 
 @pytest.fixture
-def world(namespace, authority, start):
-    """An internet of its own: names, certificates and homeservers, with the service in the midst of it."""
-    world = lab.World(namespace, authority, start)
-    yield world
-    world.close()
+def internet(namespace, authority, start):
+    """A network namespace with a name server, certificates and homeservers."""
+    internet = fake_internet.FakeInternet(namespace, authority, start)
+    yield internet
+    internet.close()
 
 
 @pytest.fixture
 def policy_file(tmp_path):
-    """Writes a policy file with these rules for the one caller."""
+    """Writes a policy file with the given rules for the caller `e2e`."""
 
     def policy_file(**rules):
         file = tmp_path / "policy.toml"
-        file.write_text(token_door.policy(**rules))
+        file.write_text(token_endpoint_service.policy(**rules))
         return file
 
     return policy_file

@@ -1,6 +1,6 @@
-"""A homeserver without TLS and discovery, for tests whose subject is what stands in front of the service.
+"""A homeserver without TLS and discovery, for tests of what is in front of the service.
 
-A fake: Synapse has its own tests, and here a homeserver of one user and one token is enough."""
+A fake: tests with a real Synapse are elsewhere, and here a homeserver of one user and one OpenID token is enough."""
 
 import http.server
 import threading

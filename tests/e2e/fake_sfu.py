@@ -1,7 +1,6 @@
-"""A stand-in for the LiveKit SFU: the real one is in no package registry that a test machine can reach.
+"""A fake of the LiveKit SFU, for tests that choose who is in a room and need no media.
 
-It reads requests with LiveKit's own protobuf classes and checks tokens with LiveKit's own verifier, so that a
-call which it accepts is one that the SDKs' authors would recognise."""
+It reads requests with LiveKit's own protobuf classes and checks access tokens with LiveKit's own verifier. test_call.py has the real one."""
 
 import base64
 import hashlib
@@ -25,13 +24,14 @@ ROOM_SERVICE = "/twirp/livekit.RoomService/"
 
 
 class NotFound(Exception):
-    """Nobody of that name in such a room."""
+    """The room has no participant of that identity."""
 
 
 class FakeSfu:
-    """Listens on loopback from the constructor on; `rooms` are the requests for rooms that it accepted, in order.
+    """Listens on loopback from the constructor on. `rooms` are the accepted CreateRoom requests in order, `refusals` the refused requests.
 
-    `present` says who is in a call: (room, identity) -> sid, and `attributes` what they brought along; `looked_up` are those that it was asked about, `removed` those that it put out."""
+    A test sets `present` (participants in a call: (room, identity) -> sid) and `attributes` ((room, identity) -> attributes of the access
+    token). `looked_up` and `removed` are the participants of the GetParticipant and RemoveParticipant requests, as (room, identity)."""
 
     def __init__(self, key, secret, port=0):
         self.rooms, self.refusals, self.present, self.looked_up, self.removed = [], [], {}, [], []
@@ -95,8 +95,8 @@ class FakeSfu:
     def _list_participants(self, grants, body):
         room = ListParticipantsRequest.FromString(body).room
         assert grants.room_admin and grants.room == room, grants
-        here = [(identity, sid) for (name, identity), sid in list(self.present.items()) if name == room]
-        return ListParticipantsResponse(participants=[self._participant(room, *who) for who in here])
+        present = [(identity, sid) for (name, identity), sid in list(self.present.items()) if name == room]
+        return ListParticipantsResponse(participants=[self._participant(room, *entry) for entry in present])
 
     def _participant(self, room, identity, sid):
         attributes = self.attributes.get((room, identity), {})
@@ -126,11 +126,11 @@ class FakeSfu:
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # a call begins with everybody at once
+    request_queue_size = 128  # at the start of a call all participants connect at once
 
 
 class WebSocketSfu:
-    """Accepts one WebSocket, remembers its request line, and shouts back the first four bytes it hears."""
+    """Accepts one WebSocket, records its request line, and returns the first four bytes in upper case."""
 
     def __init__(self):
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""tinyproxy, as the one way out of a network."""
+"""tinyproxy as the forward proxy of a network."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ BasicAuth {USER} {PASSWORD}
 
 
 class ForwardProxy:
-    """Runs in the namespace until `stop`; without `connect_ports` it leads to any."""
+    """Runs in the namespace until `stop`. Without `connect_ports` CONNECT is allowed to every port."""
 
     def __init__(self, namespace, folder, connect_ports=()):
         config, self._log = folder / "tinyproxy.conf", folder / "tinyproxy.log"
@@ -25,10 +25,10 @@ class ForwardProxy:
         command = ["ip", "netns", "exec", namespace.name, "tinyproxy", "-d", "-c", config]
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while "Accepting connections" not in self.text:
-            assert time.monotonic() < until and self._process.poll() is None, f"no tinyproxy:\n{self.text}"
-            time.sleep(0.02)  # between two looks
+            assert time.monotonic() < deadline and self._process.poll() is None, f"tinyproxy did not start:\n{self.text}"
+            time.sleep(0.02)
 
     @staticmethod
     def url(password=PASSWORD, host=ADDRESS):
@@ -39,8 +39,8 @@ class ForwardProxy:
         return self._log.read_text()
 
     @property
-    def asked(self):
-        """What a tunnel was asked to, in order."""
+    def connect_targets(self):
+        """The targets of all CONNECT requests, in order."""
         return re.findall(r"CONNECT (\S+) HTTP/1\.1", self.text)
 
     def stop(self):

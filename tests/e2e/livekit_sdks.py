@@ -1,4 +1,4 @@
-"""What LiveKit's own SDKs read out of a token, and the names of MSC4195 computed a second time."""
+"""Access tokens as LiveKit's own SDKs verify them, and the hashed names of MSC4195, computed independently of the service."""
 
 import base64
 import hashlib
@@ -11,19 +11,19 @@ from livekit.api import TokenVerifier
 VERIFY = pathlib.Path(__file__).parent / "node" / "verify.cjs"
 
 
-def python_verdict(token, key, secret):
-    """The claims, or an exception of the SDK."""
+def verify_with_python_sdk(token, key, secret):
+    """The claims; raises the SDK's exception if it refuses the access token."""
     return TokenVerifier(key, secret).verify(token)
 
 
-def node_verdict(token, key, secret):
-    """The claims as JSON; the SDK's refusal is an AssertionError."""
+def verify_with_node_sdk(token, key, secret):
+    """The claims as JSON; raises AssertionError if the SDK refuses the access token."""
     done = subprocess.run(["node", VERIFY, key, secret], input=token, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def name_of(*parts):
+def hashed_name(*parts):
     """Unpadded base64 of SHA-256 over the canonical JSON array of `parts`."""
     canonical = json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()
     return base64.b64encode(hashlib.sha256(canonical).digest()).decode().rstrip("=")

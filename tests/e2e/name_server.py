@@ -1,4 +1,4 @@
-"""A name server whose every answer, right or wrong, a test decides."""
+"""A fake DNS server whose answers, right or wrong, a test chooses."""
 
 import collections
 import ipaddress
@@ -7,7 +7,7 @@ import threading
 
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, SRV, A, DNSRecord
 
-from network import NAME_SERVER
+from network_namespace import NAME_SERVER
 
 TTL = 300  # seconds
 
@@ -18,7 +18,7 @@ class NameServer:
     def __init__(self, namespace):
         self.queries = []
         self._records = collections.defaultdict(list)
-        self._turns = {}
+        self._sequences = {}
         self._faults = {}
         with namespace.inside():
             self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -28,7 +28,7 @@ class NameServer:
         threading.Thread(target=self._serve_tcp, daemon=True).start()
 
     def address(self, name, *addresses):
-        """A and AAAA records; a name without any exists, and has none."""
+        """Adds A and AAAA records. Without addresses the name exists and has none."""
         for address in addresses:
             if ":" in address:
                 self._add(name, "AAAA", AAAA(tuple(ipaddress.IPv6Address(address).packed)))
@@ -41,24 +41,24 @@ class NameServer:
     def alias(self, name, target):
         self._add(name, "CNAME", CNAME(target))
 
-    def in_turn(self, name, *answers):
-        """A different IPv4 address at each A query; the last one stays."""
-        self._turns[name] = list(answers)
+    def address_sequence(self, name, *answers):
+        """Answers each A query with the next IPv4 address; the last one is repeated."""
+        self._sequences[name] = list(answers)
 
-    def fault(self, kind, break_it):
-        """`break_it(query, answer)` returns the datagrams that go out for queries of this type."""
-        self._faults[kind] = break_it
+    def fault(self, kind, datagrams):
+        """Replaces the UDP answers to queries of a type by the datagrams that `datagrams(query, answer)` returns."""
+        self._faults[kind] = datagrams
 
-    def asked(self, kind):
-        """The names of all queries of a type."""
-        return [name for name, asked, _ in self.queries if asked == kind]
+    def queried_names(self, kind):
+        """The names in all queries of a type, in order."""
+        return [name for name, query_type, _ in self.queries if query_type == kind]
 
     def close(self):
         for listener in self._udp, self._tcp:
             try:
                 listener.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # an unconnected UDP socket says so, and wakes its reader all the same
+                pass  # an unconnected UDP socket reports an error, and wakes its reader all the same
             listener.close()
 
     def _add(self, name, kind, data):
@@ -67,9 +67,9 @@ class NameServer:
     def _answer(self, query):
         name, kind = str(query.q.qname).rstrip(".").lower(), QTYPE[query.q.qtype]
         reply = query.reply()
-        if kind == "A" and name in self._turns:
-            turns = self._turns[name]
-            reply.add_answer(RR(name, QTYPE.A, ttl=0, rdata=A(turns.pop(0) if len(turns) > 1 else turns[0])))
+        if kind == "A" and name in self._sequences:
+            sequence = self._sequences[name]
+            reply.add_answer(RR(name, QTYPE.A, ttl=0, rdata=A(sequence.pop(0) if len(sequence) > 1 else sequence[0])))
             return reply
         while alias := self._records.get((name, "CNAME")):
             reply.add_answer(*alias)
@@ -79,7 +79,7 @@ class NameServer:
             reply.header.rcode = RCODE.NXDOMAIN
         return reply
 
-    def _note(self, query, transport):
+    def _record(self, query, transport):
         self.queries.append((str(query.q.qname).rstrip(".").lower(), QTYPE[query.q.qtype], transport))
 
     def _serve_udp(self):
@@ -91,7 +91,7 @@ class NameServer:
             if not packet:
                 return  # closed
             query = DNSRecord.parse(packet)
-            self._note(query, "udp")
+            self._record(query, "udp")
             answer, fault = self._answer(query), self._faults.get(QTYPE[query.q.qtype])
             for datagram in fault(query, answer) if fault else [answer.pack()]:
                 self._udp.sendto(datagram, client)
@@ -104,6 +104,6 @@ class NameServer:
                 return
             with connection, connection.makefile("rb") as stream:
                 query = DNSRecord.parse(stream.read(int.from_bytes(stream.read(2), "big")))
-                self._note(query, "tcp")
+                self._record(query, "tcp")
                 answer = self._answer(query).pack()
                 connection.sendall(len(answer).to_bytes(2, "big") + answer)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the commands of README.md word for word, in order, from the root of the project.
+# Runs the commands of README.md unchanged and in order, from the root of the project.
 #
-# Every block fenced as ```sh is a bash script of its own, and must succeed. Two comments on the line before a block change that:
-#   <!-- runs until stopped -->   the block is a service: it stays up for the blocks that follow, from its "msg=listening" on
-#   <!-- not run here: WHO -->    the block needs something more; WHO runs it
+# Each block fenced as ```sh is a bash script, and must succeed. A comment on the line before a block changes that:
+#   <!-- runs until stopped -->   the block starts a service, which runs until the last block has ended
+#   <!-- not run here: WHERE -->  the block needs more than README says; WHERE runs it
 # A README without a block that runs is a failure. Blocks fenced otherwise (```text, ```json, ```ini …) are not commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# Seconds until a service of the README must be up: it may have to be compiled first.
+# Seconds until a service of the README listens, compilation included.
 START_SECONDS=900
 work=$(mktemp -d)
 services=()
@@ -19,7 +19,7 @@ stop() {
 trap stop EXIT
 fail() { echo "README.md: $*" >&2; exit 1; }
 
-# one file per block: 01.run, 02.service, 03.skip …
+# one file for each block: 01.run, 02.service, 03.skip …
 [ -f README.md ] || fail "missing"
 awk -v work="$work" '
   /^```/ && inside     { inside = 0; close(file); kind = "run"; next }
@@ -44,7 +44,7 @@ for block in "$work"/*; do
       services+=($!)
       until grep -q "msg=listening" "$log"; do
         kill -0 $! 2>/dev/null || fail "the service ended: $(tail -n 20 "$log")"
-        [ $SECONDS -lt $START_SECONDS ] || fail "the service is not up after $START_SECONDS s: $(tail -n 20 "$log")"
+        [ $SECONDS -lt $START_SECONDS ] || fail "the service does not listen after $START_SECONDS s: $(tail -n 20 "$log")"
         sleep 0.2
       done
       ;;

@@ -1,4 +1,4 @@
-"""A real Synapse, its users, their OpenID tokens and their membership of calls."""
+"""A real Synapse, its users, their OpenID tokens and their call membership events."""
 
 import hashlib
 import hmac
@@ -22,8 +22,8 @@ class Synapse:
 
     def __init__(self, variant, **settings):
         """`settings` are the keyword arguments of `SynapseServer`."""
-        server, of = _servers.get(variant, (None, None))
-        if server is None or of != settings or settings.get("fresh"):
+        server, server_settings = _servers.get(variant, (None, None))
+        if server is None or server_settings != settings or settings.get("fresh"):
             if server:
                 server.stop()
             server = SynapseServer(variant, **settings)
@@ -34,11 +34,11 @@ class Synapse:
         self.start()
 
     def start(self):
-        """Starts it again after `stop`, with its data."""
+        """Starts Synapse again after `stop`, with its data."""
         self._server.start()
 
     def register(self):
-        """A new user's id and access token."""
+        """Registers a user, and returns the user id and access token."""
         url = f"{self.client_url}/_synapse/admin/v1/register"
         nonce = requests.get(url, timeout=TIMEOUT).json()["nonce"]
         name, password = f"user-{secrets.token_hex(6)}", secrets.token_hex(12)
@@ -73,39 +73,39 @@ class Synapse:
 
 
 def well_known_of_hs_test():
-    """`https://hs.test/.well-known/matrix/*` that names the variant `hs.test` with TLS and nothing without, as discovery demands.
+    """Serves `https://hs.test/.well-known/matrix/*`, which names only the TLS port of the variant `hs.test`, as the service requires.
 
-    That Synapse has to be started with another `well_known_port` than 443."""
+    Synapse must be started with another `well_known_port` than 443."""
     documents = {"server": {"m.server": HS_TEST}, "client": {"m.homeserver": {"base_url": f"https://{HS_TEST}"}}}
     return WellKnownServer(443, documents)
 
 
-class Caller:
-    """A user of their own with a place in the call of a room: their member event is in it. The room is theirs unless it is given."""
+class CallMember:
+    """A new user with a call membership event in a room. Without `room` the user creates one."""
 
     def __init__(self, synapse, room=None):
         self._synapse = synapse
         self.user, self.access_token = synapse.register()
         if room is None:
-            everybody_may = {"preset": "public_chat", "power_level_content_override": {"state_default": 0}}
-            room = self._call("POST", "createRoom", everybody_may)["room_id"]
+            open_room = {"preset": "public_chat", "power_level_content_override": {"state_default": 0}}
+            room = self._call("POST", "createRoom", open_room)["room_id"]
         else:
             self._call("POST", f"join/{urllib.parse.quote(room)}", {})
         self.room = room
-        place = urllib.parse.quote(f"_{self.user}_DEVICE1_m.call", safe="")
-        self._place = f"rooms/{urllib.parse.quote(room)}/state/{MEMBER_EVENT}/{place}"
-        self._call("PUT", self._place, {"application": "m.call"})
+        state_key = urllib.parse.quote(f"_{self.user}_DEVICE1_m.call", safe="")
+        self._membership = f"rooms/{urllib.parse.quote(room)}/state/{MEMBER_EVENT}/{state_key}"
+        self._call("PUT", self._membership, {"application": "m.call"})
 
     @property
     def openid_token(self):
         return self._synapse.openid_token(self.user, self.access_token)
 
     def schedule(self, delay):
-        """The id of a delayed leave that Synapse itself carries out after so many seconds."""
-        return self._call("PUT", f"{self._place}?org.matrix.msc4140.delay={int(delay * 1000)}", {})["delay_id"]
+        """Schedules the delayed leave event at Synapse, and returns its id."""
+        return self._call("PUT", f"{self._membership}?org.matrix.msc4140.delay={int(delay * 1000)}", {})["delay_id"]
 
     def since(self, delay_id):
-        """When the delayed leave was scheduled or last restarted, in seconds since the epoch; None when it is no longer there."""
+        """When the delayed event was scheduled or last restarted, in seconds since the epoch; None if it is no longer there."""
         pending = self._call("GET", "../unstable/org.matrix.msc4140/delayed_events")["delayed_events"]
         return next((event["delayed_since_ts"] / 1000 for event in pending if event["delay_id"] == delay_id), None)
 
@@ -113,8 +113,8 @@ class Caller:
         self._call("POST", f"../unstable/org.matrix.msc4140/delayed_events/{delay_id}/cancel", {})
 
     def left_at(self):
-        """When the leave came into the room, in seconds since the epoch; None while it has not."""
-        event = self._call("GET", f"{self._place}?format=event")
+        """When the leave event was sent, in seconds since the epoch; None if it has not been."""
+        event = self._call("GET", f"{self._membership}?format=event")
         return None if event["content"] else event["origin_server_ts"] / 1000
 
     def _call(self, method, path, body=None):

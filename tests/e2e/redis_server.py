@@ -1,4 +1,4 @@
-"""A real Redis that keeps what it acknowledges, and can be stopped and started again."""
+"""A real Redis that has written what it acknowledges, and can be killed and started again."""
 
 import pathlib
 import shutil
@@ -10,7 +10,7 @@ START_SECONDS = 30
 
 
 class Redis:
-    """On a Unix socket from the constructor on: a port could be taken by others while it is down."""
+    """Listens on a Unix socket from the constructor on; a TCP port could be taken by another process while Redis is down."""
 
     def __init__(self, password=None):
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="redis-"))
@@ -21,20 +21,20 @@ class Redis:
 
     def start(self):
         command = ["redis-server", "--port", "0", "--unixsocket", str(self.path), "--dir", str(self._folder)]
-        # an administrator whose leaves survive a restart of Redis has asked it for that
+        # leaves survive a restart of Redis only with these settings
         command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         if self._password:
             command += ["--requirepass", self._password]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        until = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         for line in self.process.stdout:
             if "eady to accept connections" in line:
                 break
-            assert time.monotonic() < until, line
+            assert time.monotonic() < deadline, line
         assert self.process.poll() is None, "redis-server did not start"
 
     def kill(self):
-        """As by a power cut: only what it has written is kept."""
+        """Kills Redis as a power cut does: only what is on the disk survives."""
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()

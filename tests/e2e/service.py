@@ -1,4 +1,4 @@
-"""The binary under test, as a process of its own, and one call to it."""
+"""The binary under test as a child process, and single HTTP requests to it."""
 
 import contextlib
 import http.client
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 KEY, SECRET = "e2e-key", "e2e-secret-of-more-than-32-characters"
 SFU_URL = "wss://sfu.example.org"
 
-# The service logs that it listens; a start that takes longer is a failed one.
+# Deadline for the log line that says where the service listens.
 START_SECONDS = 20
 
 
@@ -35,7 +35,7 @@ class Reply:
 
 
 class Service:
-    """Runs from the call of the constructor to `stop`; settings go through the environment alone."""
+    """Runs from the constructor to `stop`. All settings are environment variables."""
 
     def __init__(self, settings, namespace=None, arguments=(), as_init=False):
         self.namespace, self.as_init = namespace, as_init
@@ -43,7 +43,7 @@ class Service:
         self._listening = threading.Event()
         prefix = ["ip", "netns", "exec", namespace.name] if namespace else []
         if as_init:
-            # PID 1 of its own namespace, as in a container: signals without a handler do nothing there
+            # PID 1 of a PID namespace, as in a container: signals without a handler are ignored there
             prefix += ["unshare", "--pid", "--fork", "--kill-child"]
         env = {
             "PATH": os.environ["PATH"],
@@ -77,7 +77,7 @@ class Service:
         return int(self.address.rpartition(":")[2])
 
     def call(self, method, path, body=None, headers=None):
-        """One request on a connection of its own; `body` is sent as JSON."""
+        """Sends one request on a new connection; `body` is sent as JSON."""
         with self.namespace.inside() if self.namespace else contextlib.nullcontext():
             return call(f"127.0.0.1:{self.port}", method, path, body, headers)
 
@@ -88,7 +88,7 @@ class Service:
         return self.call("POST", "/sfu/get", sfu_get_body(server, token))
 
     def signal(self, signal):
-        """To the service itself, whatever has started it."""
+        """Sends a signal to the service itself, not to the wrapper that started it."""
         pid = self.process.pid
         if self.as_init:
             pid = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
@@ -104,7 +104,7 @@ class Service:
 
 
 def call(authority, method, path, body=None, headers=None, timeout=60):
-    """One request to `host:port`; `body` is sent as JSON, or as it is when it is bytes."""
+    """Sends one request to `host:port`. `body` is sent as JSON, bytes as they are."""
     started = time.monotonic()
     connection = http.client.HTTPConnection(authority, timeout=timeout)
     try:

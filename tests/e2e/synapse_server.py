@@ -48,7 +48,7 @@ RATE_LIMITS = {
 class SynapseServer:
     """One Synapse process. `default_limits` keeps Synapse's own rate limits; `extra` is a second configuration file, whose top-level
     keys win; `fresh` starts with an empty database; `well_known_port` is where the variant `hs.test` publishes `.well-known`;
-    `service_url` is where clients are told to ask for LiveKit tokens."""
+    `service_url` is what Synapse tells clients as the URL of the service."""
 
     def __init__(self, variant, default_limits=False, extra=None, fresh=False, well_known_port=443, service_url="http://unused.test"):
         name, self.host, self.port, self.tls_port = VARIANTS[variant]

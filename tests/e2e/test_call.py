@@ -9,27 +9,27 @@ import time
 import pytest
 from playwright.sync_api import sync_playwright
 
-import proxies
+import reverse_proxies
+from concurrent_scenarios import SOON, wait_until
 from element_call import Pages, Participant
 from livekit_server import LiveKitServer
 from real_synapse import Synapse
-from scenes import SOON, until
 from service import Service
 
 SERVICE_PORT, SFU_PORT = 18880, 17880
 # seconds until both sides see each other, on a loaded machine
 CONNECT_SECONDS = 60
-# seconds until a participant whose browser was killed is gone: LiveKit's own time-out of 20 s, and a margin
+# seconds until a participant whose browser was killed has left: LiveKit's own time-out of 20 s, and a margin
 KILLED_SECONDS = 40
 SCREENSHOTS = pathlib.Path(os.environ["SCREENSHOTS"])
 
 
 class Call:
-    """Everything that one call needs. `settings` are more of the service's."""
+    """All parts of one call. `settings` are further settings of the service."""
 
     def __init__(self, folder, auto_create=True, **settings):
-        conf = proxies.contrib("nginx.conf", SERVICE_PORT, SFU_PORT)
-        self._nginx = proxies.nginx(folder, conf)
+        conf = reverse_proxies.contrib("nginx.conf", SERVICE_PORT, SFU_PORT)
+        self._nginx = reverse_proxies.nginx(folder, conf)
         public = f"{self._nginx.authority}/livekit"
         self.synapse = Synapse("localhost", service_url=f"http://{public}/jwt")
         self.sfu = LiveKitServer(SFU_PORT, auto_create, webhook=f"http://{public}/jwt/sfu_webhook")
@@ -66,7 +66,7 @@ class Call:
             try:
                 participant.screenshot(SCREENSHOTS / f"{os.environ['PYTEST_CURRENT_TEST'].split('::')[-1].split(' ')[0]}-{number}.png")
                 print(participant.report())
-            except Exception as reason:  # a browser that was killed shows nothing
+            except Exception as reason:  # a killed browser has no screenshot
                 print(f"no screenshot: {reason}")
             participant.close()
         self._playwright.stop()
@@ -119,17 +119,17 @@ def test_both_sides_decode_video_and_a_participant_who_hangs_up_leaves_at_once(c
 
 
 def test_a_killed_browser_leaves_the_call(call):
-    stage = call()
-    alice, bob = stage.two_participants()
+    running_call = call()
+    alice, bob = running_call.two_participants()
     at = time.time()
     alice.kill()
     print(f"left {until_left(alice, KILLED_SECONDS) - at:.1f} s after the kill")
-    until(lambda: "leave sent" in stage.service.text, SOON, "the service logs that it has sent the leave")
+    wait_until(lambda: "leave sent" in running_call.service.text, SOON, "the service logs that it has sent the leave")
 
 
-def test_a_restarted_sfu_that_creates_rooms_has_its_call_back(call):
-    stage = call(auto_create=True)
-    alice, bob = stage.two_participants()
-    stage.sfu.crash()
-    stage.sfu.start()
+def test_a_call_continues_after_a_restart_of_an_sfu_that_creates_rooms(call):
+    running_call = call(auto_create=True)
+    alice, bob = running_call.two_participants()
+    running_call.sfu.crash()
+    running_call.sfu.start()
     print(f"video is back after {until_all_see_video(alice, bob):.1f} s")

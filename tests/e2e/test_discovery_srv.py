@@ -1,128 +1,128 @@
-"""SRV records as RFC 2782 has them, names with several addresses, and a name server that misbehaves."""
+"""SRV records (RFC 2782), names with several addresses, and faulty name servers."""
 
 import pytest
 from dnslib import CNAME, QTYPE, RR, DNSRecord
 
-from lab import NAME_SERVER, USERINFO, Visit
+from fake_internet import NAME_SERVER, USERINFO, ReceivedRequest
 
 HOME = "10.77.0.20"
 SILENT = "10.77.0.54"
 FED, OLD = "_matrix-fed._tcp.hs.test", "_matrix._tcp.hs.test"
 
-# A broken name server costs at most the budget for SRV records (3 s each); the client must not wait for ever.
-IN_TIME = 20
+# seconds; a faulty name server costs at most 3 s for each SRV query
+RESPONSE_SECONDS = 20
 
 
 @pytest.fixture
-def hs(world):
-    """hs.test without a well-known, on its default port."""
-    world.names.address("hs.test", HOME)
-    world.names.address("target.test", HOME)
-    world.homeserver(HOME, 8448, "hs.test", "hs.test")
-    return world
+def internet(internet):
+    """With hs.test on its default port, without a well-known."""
+    internet.names.address("hs.test", HOME)
+    internet.names.address("target.test", HOME)
+    internet.homeserver(HOME, 8448, "hs.test", "hs.test")
+    return internet
 
 
-def asked_at(world):
-    return [(visit.address, visit.port) for visit in world.visits if visit.path == USERINFO]
+def userinfo_addresses(internet):
+    return [(request.address, request.port) for request in internet.received if request.path == USERINFO]
 
 
-def test_the_lower_priority_comes_first(hs):
-    hs.names.srv(FED, 7002, "target.test", priority=20)
-    hs.names.srv(FED, 7001, "target.test", priority=10)
+def test_the_target_with_the_lower_priority_value_comes_first(internet):
+    internet.names.srv(FED, 7002, "target.test", priority=20)
+    internet.names.srv(FED, 7001, "target.test", priority=10)
     for port in 7001, 7002:
-        hs.homeserver(HOME, port, "hs.test", "hs.test")
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert asked_at(hs) == [(HOME, 7001)]
+        internet.homeserver(HOME, port, "hs.test", "hs.test")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert userinfo_addresses(internet) == [(HOME, 7001)]
 
 
-def test_the_next_target_is_tried_when_one_is_down(hs):
-    hs.names.srv(FED, 7001, "target.test", priority=10)
-    hs.names.srv(FED, 7002, "target.test", priority=20)
-    hs.homeserver(HOME, 7002, "hs.test", "hs.test")
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert hs.dialled()[1:] == [(HOME, 7001), (HOME, 7002)]
+def test_the_next_target_is_tried_when_one_is_down(internet):
+    internet.names.srv(FED, 7001, "target.test", priority=10)
+    internet.names.srv(FED, 7002, "target.test", priority=20)
+    internet.homeserver(HOME, 7002, "hs.test", "hs.test")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert internet.connection_attempts()[1:] == [(HOME, 7001), (HOME, 7002)]
 
 
-def test_weights_spread_the_load(hs):
+def test_weights_distribute_the_load(internet):
     for port in 7001, 7002:
-        hs.names.srv(FED, port, "target.test", weight=50)
-        hs.homeserver(HOME, port, "hs.test", "hs.test")
-    # a fresh process each time: an endpoint found is kept; one in 2^19 that fair coins all fall on one side
+        internet.names.srv(FED, port, "target.test", weight=50)
+        internet.homeserver(HOME, port, "hs.test", "hs.test")
+    # a new process each time, as results are cached; all choices are equal with a probability of 1 in 2^19
     for _ in range(20):
-        hs.serve_in_the_lab()
-        assert hs.ask("hs.test").status == 200
-        hs.service.stop()
-    assert set(asked_at(hs)) == {(HOME, 7001), (HOME, 7002)}
+        internet.start_service_with_private_networks()
+        assert internet.request_token("hs.test").status == 200
+        internet.service.stop()
+    assert set(userinfo_addresses(internet)) == {(HOME, 7001), (HOME, 7002)}
 
 
-def test_an_alias_is_followed(hs):
-    hs.names.alias(FED, "srv.hoster.test")
-    hs.names.srv("srv.hoster.test", 7001, "target.test")
-    hs.homeserver(HOME, 7001, "hs.test", "hs.test")
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert hs.visits[-1] == Visit(HOME, 7001, "hs.test", "hs.test", USERINFO)
+def test_an_alias_is_followed(internet):
+    internet.names.alias(FED, "srv.hoster.test")
+    internet.names.srv("srv.hoster.test", 7001, "target.test")
+    internet.homeserver(HOME, 7001, "hs.test", "hs.test")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert internet.received[-1] == ReceivedRequest(HOME, 7001, "hs.test", "hs.test", USERINFO)
 
 
-def test_an_answer_larger_than_512_bytes_is_read(hs):
+def test_an_answer_larger_than_512_bytes_is_read(internet):
     for n in range(20):
-        hs.names.srv(FED, 7100 + n, f"target-{n}.test", priority=100 - n)
-    hs.names.address("target-19.test", HOME)
-    hs.homeserver(HOME, 7119, "hs.test", "hs.test")
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert asked_at(hs) == [(HOME, 7119)]
+        internet.names.srv(FED, 7100 + n, f"target-{n}.test", priority=100 - n)
+    internet.names.address("target-19.test", HOME)
+    internet.homeserver(HOME, 7119, "hs.test", "hs.test")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert userinfo_addresses(internet) == [(HOME, 7119)]
 
 
-def test_the_second_name_server_is_asked_when_the_first_is_silent(hs):
-    hs.names.srv(FED, 7001, "target.test")
-    hs.homeserver(HOME, 7001, "hs.test", "hs.test")
-    hs.name_servers(SILENT, NAME_SERVER)
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert asked_at(hs) == [(HOME, 7001)]
+def test_the_second_name_server_is_queried_when_the_first_is_silent(internet):
+    internet.names.srv(FED, 7001, "target.test")
+    internet.homeserver(HOME, 7001, "hs.test", "hs.test")
+    internet.use_name_servers(SILENT, NAME_SERVER)
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert userinfo_addresses(internet) == [(HOME, 7001)]
 
 
-def test_a_name_with_a_dead_address_is_reached_at_its_other_one(world):
-    world.names.address("hs.test", "fd77::20", HOME)
-    world.homeserver(HOME, 7000, "hs.test", "hs.test:7000")
-    world.serve_in_the_lab()
-    assert world.ask("hs.test:7000").status == 200
-    assert asked_at(world) == [(HOME, 7000)]
+def test_a_name_with_a_dead_address_is_reached_at_its_other_address(internet):
+    internet.names.address("dual.test", "fd77::20", HOME)
+    internet.homeserver(HOME, 7000, "dual.test", "dual.test:7000")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("dual.test:7000").status == 200
+    assert userinfo_addresses(internet) == [(HOME, 7000)]
 
 
-def test_a_truncated_answer_is_asked_for_again_by_TCP(hs):
+def test_a_truncated_answer_is_queried_again_by_TCP(internet):
     def truncate(query, answer):
         short = query.reply()
         short.header.tc = 1
         return [short.pack()]
 
-    hs.names.srv(FED, 7001, "target.test")
-    hs.names.fault("SRV", truncate)
-    hs.homeserver(HOME, 7001, "hs.test", "hs.test")
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert asked_at(hs) == [(HOME, 7001)]
-    assert (FED, "SRV", "tcp") in hs.names.queries
+    internet.names.srv(FED, 7001, "target.test")
+    internet.names.fault("SRV", truncate)
+    internet.homeserver(HOME, 7001, "hs.test", "hs.test")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert userinfo_addresses(internet) == [(HOME, 7001)]
+    assert (FED, "SRV", "tcp") in internet.names.queries
 
 
-def test_a_forged_answer_before_the_right_one_is_ignored(hs):
+def test_a_forged_answer_before_the_right_one_is_ignored(internet):
     def forge(query, answer):
-        lie = DNSRecord.parse(answer.pack())
-        lie.header.id ^= 1
-        for record in lie.rr:
+        forged = DNSRecord.parse(answer.pack())
+        forged.header.id ^= 1
+        for record in forged.rr:
             record.rdata.port = 7666
-        return [lie.pack(), answer.pack()]
+        return [forged.pack(), answer.pack()]
 
-    hs.names.srv(FED, 7001, "target.test")
-    hs.names.fault("SRV", forge)
+    internet.names.srv(FED, 7001, "target.test")
+    internet.names.fault("SRV", forge)
     for port in 7001, 7666:
-        hs.homeserver(HOME, port, "hs.test", "hs.test")
-    hs.serve_in_the_lab()
-    assert hs.ask("hs.test").status == 200
-    assert asked_at(hs) == [(HOME, 7001)]
+        internet.homeserver(HOME, port, "hs.test", "hs.test")
+    internet.start_service_with_private_networks()
+    assert internet.request_token("hs.test").status == 200
+    assert userinfo_addresses(internet) == [(HOME, 7001)]
 
 
 def servfail(query, answer):
@@ -141,7 +141,7 @@ def other_question(query, answer):
 
 
 def pointer_loop(query, answer):
-    """The name of the answer points at itself."""
+    """The name of the answer is a compression pointer to itself."""
     packet = query.reply().pack()
     at = len(packet)
     loop = (0xC000 | at).to_bytes(2, "big")
@@ -154,7 +154,7 @@ def alias_loop(query, answer):
     return [looping.pack()]
 
 
-def cut_off(query, answer):
+def cut_short(query, answer):
     return [answer.pack()[:-5]]
 
 
@@ -165,31 +165,31 @@ FAULTS = {
     "is_silent": lambda query, answer: [],
     "sends_a_pointer_loop": pointer_loop,
     "sends_an_alias_of_itself": alias_loop,
-    "cuts_its_answer_off": cut_off,
+    "cuts_its_answer_short": cut_short,
     "sends_nothing_but_noise": lambda query, answer: [b"\xff" * 40],
     "sends_an_empty_datagram": lambda query, answer: [b""],
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_the_default_port_is_used_when_the_name_server(hs, fault):
+def test_the_default_port_is_used_when_the_name_server(internet, fault):
     for name in FED, OLD:
-        hs.names.srv(name, 7001, "target.test")
-    hs.homeserver(HOME, 7001, "hs.test", "hs.test")
-    hs.names.fault("SRV", fault)
-    hs.serve_in_the_lab()
-    reply = hs.ask("hs.test")
+        internet.names.srv(name, 7001, "target.test")
+    internet.homeserver(HOME, 7001, "hs.test", "hs.test")
+    internet.names.fault("SRV", fault)
+    internet.start_service_with_private_networks()
+    reply = internet.request_token("hs.test")
     assert reply.status == 200
-    assert reply.seconds < IN_TIME
-    assert asked_at(hs) == [(HOME, 8448)]
-    assert FED in hs.names.asked("SRV")
+    assert reply.seconds < RESPONSE_SECONDS
+    assert userinfo_addresses(internet) == [(HOME, 8448)]
+    assert FED in internet.names.queried_names("SRV")
 
 
-def test_a_name_server_that_answers_nothing_at_all_is_given_up_in_time(hs):
+def test_a_silent_name_server_delays_the_response_only_so_long(internet):
     for kind in "A", "AAAA", "SRV":
-        hs.names.fault(kind, lambda query, answer: [])
-    hs.serve_in_the_lab()
-    reply = hs.ask("hs.test")
+        internet.names.fault(kind, lambda query, answer: [])
+    internet.start_service_with_private_networks()
+    reply = internet.request_token("hs.test")
     assert (reply.status, reply.errcode) == (401, "M_UNAUTHORIZED")
-    assert reply.seconds < 2 * IN_TIME
-    assert hs.dialled() == []
+    assert reply.seconds < 2 * RESPONSE_SECONDS
+    assert internet.connection_attempts() == []

@@ -1,4 +1,4 @@
-"""The metrics, the alert rules and the dashboard, read by Prometheus' own tools."""
+"""Metrics, alert rules and dashboard, checked with Prometheus' own tools."""
 
 import json
 import pathlib
@@ -32,7 +32,7 @@ def test_prometheus_parses_the_metrics(scrape):
     assert tokens.type == "counter" and [sample.value for sample in tokens.samples] == [1]
     assert families["livekit_token_service_request_duration_seconds"].type == "histogram"
     assert families["livekit_token_service_build_info"].samples[0].labels.keys() == {"version"}
-    # older scrapers
+    # the older text format
     assert len(list(classic(scrape.text))) >= len(families)
 
 

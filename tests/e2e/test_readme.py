@@ -1,4 +1,4 @@
-"""The exchange on the first screen of README.md, word for word, by a user of a real Synapse."""
+"""The exchange on the first screen of README.md, unchanged, by a user of a real Synapse."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from fake_sfu import FakeSfu
-from livekit_sdks import name_of, node_verdict
+from livekit_sdks import hashed_name, verify_with_node_sdk
 from real_synapse import Synapse
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
@@ -33,7 +33,7 @@ def sfu():
 def test_the_exchange_of_the_readme_works(synapse, sfu, start):
     blocks = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "openid/request_token" in block]
     assert len(blocks) == 1
-    # an empty setting is an unset one: what --dev brings along is tried too, except where this Synapse is
+    # an empty setting counts as unset, so the defaults of --dev apply; only the address of this Synapse has to be allowed
     start(
         arguments=["--dev"],
         LIVEKIT_URL="",
@@ -52,7 +52,7 @@ def test_the_exchange_of_the_readme_works(synapse, sfu, start):
 
     reply = json.loads(done.stdout)
     assert reply["url"] == "ws://localhost:7880"
-    claims = node_verdict(reply["jwt"], DEV_KEY, DEV_SECRET)
-    room = name_of("!room:example.org", "m.call#ROOM")
+    claims = verify_with_node_sdk(reply["jwt"], DEV_KEY, DEV_SECRET)
+    room = hashed_name("!room:example.org", "m.call#ROOM")
     assert (claims["sub"], claims["video"]["room"]) == (f"{user}:DEVICE", room)
     assert [created.name for created in sfu.rooms] == [room] and not sfu.refusals

@@ -1,6 +1,6 @@
-"""The Debian package in a machine with systemd: what an administrator does with it, from its installation to its removal.
+"""The Debian package on a machine with systemd, from installation to removal.
 
-The machine is a Debian 12, or what lies in the folder that TREE names."""
+The machine is a Debian 12, or the tree in the folder that TREE names."""
 
 import json
 import os
@@ -13,24 +13,24 @@ import time
 
 import pytest
 
-from machine import Machine
 from service import call
+from systemd_machine import Machine
 
 SHIP = pathlib.Path(__file__).parents[1] / "ship"
 NAME = "livekit-token-service"
 ENV, KEYS = f"etc/{NAME}/env", f"etc/{NAME}/keys"
 SETTINGS = "LIVEKIT_URL=wss://sfu.example.org\nLIVEKIT_FULL_ACCESS_HOMESERVERS=example.org\n"
 KEY, SECRET = "APIsystemd", "never-logged-secret-of-the-machine-with-systemd"
-PATIENCE = 60
-# SECONDS of load, in which the service is restarted as often as it can be
+WAIT_SECONDS = 60
+# seconds of load, during which the service is restarted as often as possible
 LOAD_SECONDS, CONNECTIONS = 8, 16
 
-# the first run makes the machine, and the package where there is none
+# the first run makes the Debian tree and the package
 pytestmark = pytest.mark.timeout(1800)
 
 
-def made(script):
-    """The last line of what a script of tests/ship prints."""
+def run_script(script):
+    """Runs a script of tests/ship, and returns the last line of its output."""
     done = subprocess.run([SHIP / script], stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, f"tests/ship/{script} failed"
     return done.stdout.splitlines()[-1]
@@ -38,14 +38,14 @@ def made(script):
 
 @pytest.fixture(scope="module")
 def package():
-    made("package")
+    run_script("package")
     return SHIP.parents[1] / "dist" / f"{NAME}_amd64.deb"
 
 
 @pytest.fixture
 def machine(package):
-    """With the package installed, and nothing set."""
-    machine = Machine(os.environ.get("TREE") or made("tree"))
+    """With the package installed, and the settings of the package."""
+    machine = Machine(os.environ.get("TREE") or run_script("debian-tree"))
     try:
         shutil.copy(package, machine.root / "package.deb")
         machine.run("dpkg", "--install", "/package.deb")
@@ -71,7 +71,7 @@ def override(machine, *lines):
 
 
 def main_pid(machine):
-    """As this machine counts processes, not the one in it."""
+    """The service's process id on the test machine, not in the systemd machine."""
     inside = machine.show(NAME, "MainPID")
     for status in pathlib.Path("/proc").glob("[0-9]*/status"):
         try:
@@ -88,31 +88,31 @@ def healthz(machine, authority="127.0.0.1:8080"):
         return call(authority, "GET", "/healthz").status
 
 
-def until(true, what):
-    end = time.monotonic() + PATIENCE
-    while not true():
+def wait_until(condition, what):
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
         assert time.monotonic() < end, what
-        time.sleep(0.05)  # between two looks
+        time.sleep(0.05)
 
 
-def test_it_starts_nothing_by_itself_and_says_what_it_lacks(machine):
+def test_the_package_starts_nothing_and_a_start_without_settings_names_the_missing_one(machine):
     for unit in "service", "socket":
         assert machine.run("systemctl", "is-enabled", f"{NAME}.{unit}", check=False).strip() == "disabled"
         assert machine.show(f"{NAME}.{unit}", "ActiveState") == "inactive"
     machine.run("systemctl", "start", NAME, check=False)
     assert machine.show(NAME, "ActiveState") == "failed"
     assert machine.show(NAME, "ExecMainStatus") == "78"
-    # it would be wrong again
+    # systemd must not retry a start that fails for its settings
     assert machine.show(NAME, "NRestarts") == "0"
     assert "LIVEKIT_URL: expected" in machine.journal(f"--unit={NAME}")
     for path in ENV, KEYS:
         assert (machine.root / path).stat().st_mode & 0o777 == 0o600
 
 
-def test_it_starts_is_confined_and_stops(configured):
+def test_the_service_starts_is_confined_and_stops(configured):
     machine = configured
     machine.run("systemctl", "enable", "--now", NAME)
-    # Type=notify: it is up when systemctl returns
+    # Type=notify: the service listens when systemctl returns
     assert healthz(machine) == 200
     log = machine.journal(f"--unit={NAME}")
     assert f"key={KEY}" in log and "full_access=example.org" in log
@@ -125,25 +125,25 @@ def test_it_starts_is_confined_and_stops(configured):
     environment = (process / "environ").read_bytes()
     assert SECRET.encode() not in environment
     assert b"STATE_DIRECTORY=/var/lib/livekit-token-service" in environment
-    # a root with nothing in it that could be run, and nothing that it may write but what is its own
+    # the root folder has no other executable, and only the state folder is writable
     root = process / "root"
     assert [path.name for path in (root / "usr/bin").iterdir()] == [NAME]
     for absent in "bin", "lib", "usr/lib", "etc/passwd", "etc/shadow", "var/log":
         assert not (root / absent).exists(), absent
     mounts = [line.split()[4:6] for line in (process / "mountinfo").read_text().splitlines()]
-    writable = {place for place, options in mounts if "ro" not in options.split(",")}
-    assert not any(re.match(r"/(etc|usr|run/livekit-token-service-root)?(/|$)", place) for place in writable), writable
+    writable = {folder for folder, options in mounts if "ro" not in options.split(",")}
+    assert not any(re.match(r"/(etc|usr|run/livekit-token-service-root)?(/|$)", folder) for folder in writable), writable
     assert "/var/lib/livekit-token-service" in writable
 
-    asked = time.monotonic()
+    stopped_at = time.monotonic()
     machine.run("systemctl", "stop", NAME)
     assert machine.show(NAME, "Result") == "success", machine.journal(f"--unit={NAME}")
-    assert time.monotonic() - asked < PATIENCE
+    assert time.monotonic() - stopped_at < WAIT_SECONDS
     assert "stopping" in machine.journal(f"--unit={NAME}")
 
 
-def test_the_journal_knows_what_is_a_warning(configured):
-    # nobody has full access then, of which it warns
+def test_warnings_have_their_priority_in_the_journal(configured):
+    # without LIVEKIT_FULL_ACCESS_HOMESERVERS, which causes a warning
     (configured.root / ENV).write_text("LIVEKIT_URL=wss://sfu.example.org\n")
     configured.run("systemctl", "start", NAME)
     lines = configured.run("journalctl", f"--unit={NAME}", "--output=json", "--priority=warning").splitlines()
@@ -153,19 +153,19 @@ def test_the_journal_knows_what_is_a_warning(configured):
     assert not any(message.startswith("<") for message in messages)
 
 
-def test_a_reload_keeps_the_process_and_its_clients(configured):
+def test_a_reload_keeps_the_process_and_serves(configured):
     machine = configured
     machine.run("systemctl", "start", NAME)
     before = machine.show(NAME, "MainPID")
     for _ in range(3):
         machine.run("systemctl", "reload", NAME)
-        until(lambda: machine.show(NAME, "ActiveState") == "active", "it does not come back from its reload")
+        wait_until(lambda: machine.show(NAME, "ActiveState") == "active", "the service is not active after a reload")
         assert healthz(machine) == 200
     assert machine.show(NAME, "MainPID") == before
     assert machine.show(NAME, "NRestarts") == "0"
 
 
-def test_a_credential_is_a_setting(configured):
+def test_a_credential_sets_a_setting(configured):
     machine = configured
     (machine.root / "etc/my-ca.pem").write_text("no certificate\n")
     (machine.root / "etc/my-ca.pem").chmod(0o600)
@@ -178,17 +178,17 @@ def test_a_credential_is_a_setting(configured):
     assert healthz(machine) == 200
 
 
-def test_a_service_that_hangs_is_replaced(configured):
+def test_a_service_that_hangs_is_restarted(configured):
     machine = configured
     override(machine, "WatchdogSec=2", "RestartSec=0")
     machine.run("systemctl", "start", NAME)
     before = machine.show(NAME, "MainPID")
-    # a healthy one outlives many of its deadlines, idle as it is
+    # a healthy idle service survives several watchdog intervals
     time.sleep(6)
     assert machine.show(NAME, "MainPID") == before
     os.kill(main_pid(machine), signal.SIGSTOP)
-    until(lambda: machine.show(NAME, "NRestarts") == "1", "a service that hangs stays")
-    until(lambda: machine.show(NAME, "ActiveState") == "active", "it does not start again")
+    wait_until(lambda: machine.show(NAME, "NRestarts") == "1", "systemd does not restart a service that hangs")
+    wait_until(lambda: machine.show(NAME, "ActiveState") == "active", "the service is not active after a restart")
     assert machine.show(NAME, "MainPID") != before
     assert healthz(machine) == 200
     assert "Watchdog timeout" in machine.journal(f"--unit={NAME}")
@@ -198,7 +198,7 @@ def test_restarts_under_load_lose_no_request(configured):
     machine = configured
     machine.run("systemctl", "enable", "--now", f"{NAME}.socket")
     assert machine.show(NAME, "ActiveState") == "inactive"
-    # the first client starts it
+    # the first connection starts the service
     assert healthz(machine) == 200
     assert machine.show(NAME, "ActiveState") == "active"
     wrk = subprocess.Popen(
@@ -210,20 +210,20 @@ def test_restarts_under_load_lose_no_request(configured):
     while wrk.poll() is None:
         machine.run("systemctl", "restart", NAME)
         restarts += 1
-        # the limit of starts is for services that fail
+        # systemd limits the number of starts
         machine.run("systemctl", "reset-failed", NAME)
-    said = wrk.communicate()[0]
-    assert restarts > 2, said
-    assert "Socket errors" not in said and "Non-2xx" not in said, said
-    assert int(re.search(r"(\d+) requests in", said)[1]) > 1000, said
+    output = wrk.communicate()[0]
+    assert restarts > 2, output
+    assert "Socket errors" not in output and "Non-2xx" not in output, output
+    assert int(re.search(r"(\d+) requests in", output)[1]) > 1000, output
 
 
-def test_an_upgrade_keeps_the_settings_and_starts_it_anew_and_a_removal_ends_it(configured):
+def test_an_upgrade_keeps_the_settings_and_restarts_the_service_and_a_removal_stops_it(configured):
     machine = configured
     machine.run("systemctl", "enable", "--now", NAME)
     before = machine.show(NAME, "MainPID")
     machine.run("dpkg", "--install", "/package.deb")
-    until(lambda: machine.show(NAME, "ActiveState") == "active", "it does not run after an upgrade")
+    wait_until(lambda: machine.show(NAME, "ActiveState") == "active", "the service is not active after an upgrade")
     assert machine.show(NAME, "MainPID") != before
     assert (machine.root / ENV).read_text() == SETTINGS
     assert healthz(machine) == 200

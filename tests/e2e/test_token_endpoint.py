@@ -1,4 +1,4 @@
-"""Tokens of the general endpoint as LiveKit's own verifiers understand them, compared field by field."""
+"""Access tokens of the general token endpoint, as LiveKit's own verifiers read them, compared field by field."""
 
 import dataclasses
 import datetime
@@ -7,20 +7,20 @@ import time
 
 import pytest
 
-from livekit_sdks import node_verdict, python_verdict
+from livekit_sdks import verify_with_node_sdk, verify_with_python_sdk
 from service import KEY, SECRET, SFU_URL
-from token_door import API_KEY, AUTHORIZATION, settings
+from token_endpoint_service import API_KEY, AUTHORIZATION, settings
 
-ROOM, WHO = "appointment-test-123", "user-456"
-STANDARD = {"room_name": ROOM, "participant_identity": WHO}
+ROOM, IDENTITY = "appointment-test-123", "user-456"
+STANDARD = {"room_name": ROOM, "participant_identity": IDENTITY}
 JOIN = {"roomJoin": True, "room": ROOM}
-TALK = JOIN | {"canPublish": True, "canSubscribe": True, "canPublishData": True}
-ALL_ON_REQUEST = ["canUpdateOwnMetadata", "canSubscribeMetrics", "hidden", "recorder", "agent"]
+PUBLISH = JOIN | {"canPublish": True, "canSubscribe": True, "canPublishData": True}
+GRANTS_ON_REQUEST = ["canUpdateOwnMetadata", "canSubscribeMetrics", "hidden", "recorder", "agent"]
 
 
 @pytest.fixture
 def endpoint(start, policy_file):
-    """The service with these rules for the one caller."""
+    """Starts the service with these rules for the caller."""
 
     def endpoint(**rules):
         return start(**settings(**({"TOKEN_SERVER_POLICY_FILE": policy_file(**rules)} if rules else {})))
@@ -28,14 +28,14 @@ def endpoint(start, policy_file):
     return endpoint
 
 
-def granted(service, asked, status=201):
-    """The reply, and the claims as both SDKs read them, which must agree."""
-    reply = service.call("POST", "/token", asked, AUTHORIZATION)
+def request_token(service, fields, status=201):
+    """Requests an access token. Returns the reply and the claims, which both SDKs must read alike."""
+    reply = service.call("POST", "/token", fields, AUTHORIZATION)
     assert reply.status == status, reply.body
-    in_node = node_verdict(reply.json["participant_token"], KEY, SECRET)
-    in_python = python_verdict(reply.json["participant_token"], KEY, SECRET)
+    in_node = verify_with_node_sdk(reply.json["participant_token"], KEY, SECRET)
+    in_python = verify_with_python_sdk(reply.json["participant_token"], KEY, SECRET)
     for field in dataclasses.fields(in_python.video):
-        # absent means what LiveKit's server takes it for, which is the default of the field
+        # livekit-server takes an absent grant for the default of the field
         assert getattr(in_python.video, field.name) == in_node["video"].get(camel(field.name), field.default), (
             field.name
         )
@@ -50,33 +50,33 @@ def camel(name):
 
 
 @pytest.mark.parametrize(
-    ("rules", "asked", "video"),
+    ("rules", "requested", "video"),
     [
-        ({}, {}, TALK),
+        ({}, {}, PUBLISH),
         ({"grants": ["canSubscribe"]}, {}, JOIN | {"canPublish": False, "canSubscribe": True, "canPublishData": False}),
         ({"grants": []}, {}, JOIN | {"canPublish": False, "canSubscribe": False, "canPublishData": False}),
-        ({"sources": ["microphone"]}, {}, TALK | {"canPublishSources": ["microphone"]}),
-        ({}, {"canPublish": False, "canPublishData": False}, TALK | {"canPublish": False, "canPublishData": False}),
-        ({}, {"canPublishSources": ["camera"]}, TALK | {"canPublishSources": ["camera"]}),
-        ({"grants_on_request": ALL_ON_REQUEST}, {}, TALK),
-        *(({"grants_on_request": ALL_ON_REQUEST}, {grant: True}, TALK | {grant: True}) for grant in ALL_ON_REQUEST),
+        ({"sources": ["microphone"]}, {}, PUBLISH | {"canPublishSources": ["microphone"]}),
+        ({}, {"canPublish": False, "canPublishData": False}, PUBLISH | {"canPublish": False, "canPublishData": False}),
+        ({}, {"canPublishSources": ["camera"]}, PUBLISH | {"canPublishSources": ["camera"]}),
+        ({"grants_on_request": GRANTS_ON_REQUEST}, {}, PUBLISH),
+        *(({"grants_on_request": GRANTS_ON_REQUEST}, {grant: True}, PUBLISH | {grant: True}) for grant in GRANTS_ON_REQUEST),
     ],
 )
-def test_a_token_grants_what_was_asked_and_allowed_and_nothing_else(endpoint, rules, asked, video):
-    _, claims = granted(endpoint(**rules), STANDARD | ({"participant_grants": asked} if asked else {}))
+def test_a_token_grants_what_was_requested_and_allowed_and_nothing_else(endpoint, rules, requested, video):
+    _, claims = request_token(endpoint(**rules), STANDARD | ({"participant_grants": requested} if requested else {}))
     assert claims["video"] == video
 
 
-def test_a_token_says_of_the_participant_what_was_asked(endpoint):
-    asked = STANDARD | {
+def test_a_token_describes_the_participant_as_requested(endpoint):
+    requested = STANDARD | {
         "participant_name": 'Zoë "Z" \\ 🎥',
         "participant_metadata": '{"role": "patient", "note": "é\\n"}',
         "participant_attributes": {"language": "de", "🎥": "ja"},
     }
-    reply, claims = granted(endpoint(), asked)
-    assert claims["sub"] == WHO
-    assert (claims["name"], claims["metadata"]) == (asked["participant_name"], asked["participant_metadata"])
-    assert claims["attributes"] == asked["participant_attributes"]
+    reply, claims = request_token(endpoint(), requested)
+    assert claims["sub"] == IDENTITY
+    assert (claims["name"], claims["metadata"]) == (requested["participant_name"], requested["participant_metadata"])
+    assert claims["attributes"] == requested["participant_attributes"]
     assert claims.keys() == {"iss", "sub", "nbf", "exp", "name", "video", "metadata", "attributes"}
     body = dict(reply.json)
     assert body["token"] == body.pop("participant_token") and body.pop("token")
@@ -85,23 +85,23 @@ def test_a_token_says_of_the_participant_what_was_asked(endpoint):
         "server_url": SFU_URL,
         "url": SFU_URL,
         "room_name": ROOM,
-        "participant_name": asked["participant_name"],
-        "participant_identity": WHO,
+        "participant_name": requested["participant_name"],
+        "participant_identity": IDENTITY,
     }
 
 
-def test_the_form_of_the_example_has_one_name_for_all(endpoint):
-    asked = {"room_name": ROOM, "participant_name": WHO, "metadata": '{"role": "participant"}'}
-    reply, claims = granted(endpoint(), asked, status=200)
-    assert (claims["sub"], claims["name"], claims["metadata"]) == (WHO, WHO, asked["metadata"])
-    assert claims["video"] == TALK
+def test_the_form_of_the_first_example_sets_name_and_identity(endpoint):
+    requested = {"room_name": ROOM, "participant_name": IDENTITY, "metadata": '{"role": "participant"}'}
+    reply, claims = request_token(endpoint(), requested, status=200)
+    assert (claims["sub"], claims["name"], claims["metadata"]) == (IDENTITY, IDENTITY, requested["metadata"])
+    assert claims["video"] == PUBLISH
     assert (reply.json["token"], reply.json["url"]) == (reply.json["participant_token"], SFU_URL)
 
 
-@pytest.mark.parametrize(("asked", "lifetime"), [({}, 86_400), ({"ttl_seconds": 600}, 600)])
-def test_expires_at_is_true_to_the_token(endpoint, asked, lifetime):
+@pytest.mark.parametrize(("requested", "lifetime"), [({}, 86_400), ({"ttl_seconds": 600}, 600)])
+def test_expires_at_is_the_expiry_of_the_token(endpoint, requested, lifetime):
     before = int(time.time())
-    reply, claims = granted(endpoint(), STANDARD | asked)
+    reply, claims = request_token(endpoint(), STANDARD | requested)
     after = int(time.time())
     assert before - 5 <= claims["nbf"] <= after
     assert before + lifetime <= claims["exp"] <= after + lifetime
@@ -109,37 +109,37 @@ def test_expires_at_is_true_to_the_token(endpoint, asked, lifetime):
     assert datetime.datetime.fromisoformat(reply.json["expires_at"]).timestamp() == claims["exp"]
 
 
-def test_the_variables_of_the_example_do_what_they_did(start):
+def test_the_variables_of_the_first_example_work(start):
     service = start(**settings(TOKEN_EXPIRY_HOURS=2))
-    _, claims = granted(service, {"room_name": ROOM, "participant_name": WHO}, status=200)
+    _, claims = request_token(service, {"room_name": ROOM, "participant_name": IDENTITY}, status=200)
     assert claims["exp"] - claims["nbf"] in range(7200, 7206)
 
 
-def test_only_agents_of_a_room_config_reach_the_token(endpoint):
+def test_only_the_agents_of_a_room_config_are_in_the_token(endpoint):
     service = endpoint(agents=["scribe", "bot-*"])
     agents = [{"agent_name": "scribe", "metadata": "in German"}, {"agent_name": "bot-1"}]
-    _, claims = granted(service, STANDARD | {"room_config": {"agents": agents}})
+    _, claims = request_token(service, STANDARD | {"room_config": {"agents": agents}})
     assert claims["roomConfig"] == {
         "agents": [{"agentName": "scribe", "metadata": "in German"}, {"agentName": "bot-1"}]
     }
     for nothing in None, {}, {"agents": []}:
-        _, claims = granted(service, STANDARD | {"room_config": nothing})
+        _, claims = request_token(service, STANDARD | {"room_config": nothing})
         assert "roomConfig" not in claims
 
 
-def test_the_unnamed_get_names_that_nobody_else_has(endpoint):
+def test_requests_without_names_get_unique_names(endpoint):
     service = endpoint(random_room=True, random_identity=True)
-    replies = [granted(service, {})[0].json for _ in range(3)]
+    replies = [request_token(service, {})[0].json for _ in range(3)]
     for field in "room_name", "participant_identity":
         assert len({reply[field] for reply in replies}) == 3 and all(reply[field] for reply in replies)
 
 
-def test_no_key_is_ever_logged(endpoint):
+def test_keys_are_not_logged(endpoint):
     service = endpoint()
-    reply, _ = granted(service, STANDARD)
+    reply, _ = request_token(service, STANDARD)
     assert service.call("POST", "/token", STANDARD, {"X-API-Key": API_KEY}).status == 201
     assert service.call("POST", "/token", STANDARD, {"Authorization": f"Bearer {API_KEY}x"}).status == 401
     secret, token = API_KEY.rpartition("_")[2], reply.json["token"]
     for leaked in secret, SECRET, token, token.rpartition(".")[2]:
         assert leaked not in service.text
-    assert f"Token generated for user {WHO} in room {ROOM}" in service.text
+    assert f"Token generated for user {IDENTITY} in room {ROOM}" in service.text

@@ -1,6 +1,6 @@
-"""Everybody who asks for a token as applications do: each a function of (endpoint, bearer, asked, headers).
+"""Clients of the general token endpoint, each a function of (endpoint, bearer, fields, headers).
 
-They return the reply as that client has it, and raise Refused with the client's own words."""
+They return the reply in the client's own form, and raise Refused with the client's error message."""
 
 import http.server
 import importlib.util
@@ -12,66 +12,65 @@ import subprocess
 import tempfile
 import threading
 
-import requests
 
 HERE = pathlib.Path(__file__).parent
 CONTRIB = HERE.parents[1] / "contrib" / "clients"
 NODE_MODULES = pathlib.Path(os.environ["NODE_PATH"])
 LIVEKIT_CLIENT = NODE_MODULES / "livekit-client" / "dist" / "livekit-client.esm.mjs"
 RUST_CLIENT = pathlib.Path(os.environ["RUST_CLIENT"])
-# A cold browser on a loaded machine; one that takes longer has failed.
+# Deadline of a browser that starts on a loaded machine.
 BROWSER_SECONDS = 120
-SCRIPTS = [HERE / "node" / "ask.mjs", CONTRIB / "livekit-client.mjs", CONTRIB / "fetch.mjs"]
-PAGE = HERE / "node" / "ask_in_page.html"
+SCRIPTS = [HERE / "node" / "request_token.mjs", CONTRIB / "livekit-client.mjs", CONTRIB / "fetch.mjs"]
+PAGE = HERE / "node" / "request_token_in_page.html"
 
 
 class Refused(Exception):
-    """The client got no token."""
+    """The client got no access token."""
 
 
 def in_node(client):
-    """A client of contrib/clients in Node."""
+    """Runs a client of contrib/clients in Node."""
 
-    def ask(endpoint, bearer, asked, headers):
+    def request_token(endpoint, bearer, fields, headers):
         with tempfile.TemporaryDirectory() as folder:
-            # modules are looked for beside the importing file, whatever NODE_PATH says
+            # ES modules are resolved beside the importing file, not by NODE_PATH
             os.symlink(NODE_MODULES, f"{folder}/node_modules")
-            for script in [*SCRIPTS, HERE / "node" / "ask_in_node.mjs"]:
+            for script in [*SCRIPTS, HERE / "node" / "request_token_in_node.mjs"]:
                 shutil.copy(script, folder)
-            job = _job(client, endpoint, bearer, asked, headers)
-            run = ["node", f"{folder}/ask_in_node.mjs"]
+            job = _job(client, endpoint, bearer, fields, headers)
+            run = ["node", f"{folder}/request_token_in_node.mjs"]
             done = subprocess.run(run, input=json.dumps(job), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return _outcome(json.loads(done.stdout))
 
-    return ask
+    return request_token
 
 
-def in_python(endpoint, bearer, asked, headers):
-    """contrib/clients/get_token.py, whose form is the example's."""
+def in_python(endpoint, bearer, fields, headers):
+    """Runs contrib/clients/get_token.py, which sends the form of the first example."""
     assert not headers
-    asked = dict(asked)
+    fields = dict(fields)
     spec = importlib.util.spec_from_file_location("get_token", CONTRIB / "get_token.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     try:
-        return module.get_token(endpoint, bearer, asked.pop("room_name"), asked.pop("participant_name"), **asked)
+        return module.get_token(endpoint, bearer, fields.pop("room_name"), fields.pop("participant_name"), **fields)
     except RuntimeError as refusal:
         raise Refused(str(refusal)) from refusal
 
 
-def in_rust(endpoint, bearer, asked, headers):
-    """LiveKit's crate."""
+def in_rust(endpoint, bearer, fields, headers):
+    """Runs LiveKit's crate."""
     assert not headers
     run = [RUST_CLIENT, endpoint, "Authorization", f"Bearer {bearer}"]
-    done = subprocess.run(run, input=json.dumps(asked), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(run, input=json.dumps(fields), capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise Refused(done.stderr)
     return json.loads(done.stdout)
 
 
 class Page:
-    """An application's page with an origin of its own, and Chromium to look at it."""
+    """A web application's page on its own origin, opened in Chromium."""
 
     def __init__(self):
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _PageHandler)
@@ -81,21 +80,21 @@ class Page:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def client(self, client):
-        """A client of contrib/clients in the page."""
+        """Runs a client of contrib/clients in the page."""
 
-        def ask(endpoint, bearer, asked, headers):
+        def request_token(endpoint, bearer, fields, headers):
             self._server.done.clear()
-            self._server.job = _job(client, endpoint, bearer, asked, headers)
-            self._look()
+            self._server.job = _job(client, endpoint, bearer, fields, headers)
+            self._open()
             return _outcome(json.loads(self._server.result))
 
-        return ask
+        return request_token
 
-    def _look(self):
-        """Has Chromium open the page, until the page has told what came of it."""
+    def _open(self):
+        """Opens the page in Chromium, and waits until the page has posted its result."""
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, open(f"{folder}/log", "w+") as log:
             chromium = ["chromium", "--headless=new", f"--user-data-dir={folder}/profile", "--no-first-run"]
-            # root has no sandbox, and the machine no business with Google
+            # Chromium has no sandbox for root; the rest turns off requests to Google
             chromium += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
             chromium += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
             env = os.environ | {"HOME": folder}
@@ -103,7 +102,7 @@ class Page:
             try:
                 done = self._server.done.wait(BROWSER_SECONDS)
                 log.seek(0)
-                assert done, f"the page came to no end:\n{log.read()}"
+                assert done, f"the page posted no result:\n{log.read()}"
             finally:
                 process.kill()
                 process.wait()
@@ -139,8 +138,8 @@ class _PageHandler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def _job(client, endpoint, bearer, asked, headers):
-    return {"client": client, "endpoint": endpoint, "bearer": bearer, "asked": asked, "headers": headers}
+def _job(client, endpoint, bearer, fields, headers):
+    return {"client": client, "endpoint": endpoint, "bearer": bearer, "fields": fields, "headers": headers}
 
 
 def _outcome(reply):

@@ -17,11 +17,11 @@ fuzz_target!(|text: &str| {
     let Ok(Some(mut leave)) = Leave::restore(key(), text, None, now) else {
         return;
     };
-    let record = leave.record().expect("it goes on");
+    let record = leave.record().expect("an unfinished leave");
     let again = Leave::restore(key(), &record, None, now);
-    let again = again.expect("our own record").expect("it goes on");
+    let again = again.expect("a valid record").expect("an unfinished leave");
     assert_eq!(again.record(), Some(record));
-    // nobody says anything more: it ends by itself, soon after a day at the latest
+    // without further events the leave ends, soon after a day at the latest
     let mut at = now;
     for _ in 0..10_000 {
         let actions = leave.step(&LeaveEvent::Tick, at);
@@ -31,7 +31,7 @@ fuzz_target!(|text: &str| {
                 LeaveAction::Finish(_) => return,
                 LeaveAction::Wake(time) => wake = Some(*time),
                 LeaveAction::Restart(by) => assert!(by.since(at) <= Duration::from_secs(24 * 3600)),
-                // an action that is with somebody needs no wake-up of its own
+                // an action in progress needs no wake-up
                 LeaveAction::Send | LeaveAction::LookUp => {}
             }
         }

@@ -172,5 +172,5 @@ for (const action of ["io.element.join", "im.vector.hangup", "io.element.close",
   });
 }
 iframe.src = url;
-// What a client's own hang-up button does.
+// The hang-up button of the host client.
 window.hangUp = () => api.transport.send("im.vector.hangup", {});

@@ -1,4 +1,4 @@
-// Reads a token from the standard input and prints its claims as LiveKit's own verifier understands them.
+// Reads an access token from the standard input, and prints its claims according to LiveKit's own verifier.
 // Arguments: API key, API secret. NODE_PATH names the folder with livekit-server-sdk.
 const { readFileSync } = require("node:fs");
 const { TokenVerifier } = require("livekit-server-sdk");

@@ -1,5 +1,5 @@
-//! Asks a token endpoint as the Rust SDK does: `rust-client URL HEADER VALUE`, with the options as a JSON object on the
-//! standard input. Prints the reply as JSON; a refusal goes to the standard error, with exit code 1.
+//! Requests an access token with LiveKit's crate: `rust-client URL HEADER VALUE`, with the options as a JSON object on the
+//! standard input. Prints the reply as JSON; an error goes to the standard error, with exit code 1.
 
 use std::process::ExitCode;
 
@@ -12,10 +12,10 @@ async fn main() -> ExitCode {
     let [url, header, value] = &arguments[..] else {
         panic!("usage: rust-client URL HEADER VALUE")
     };
-    let asked: Map<String, Value> =
+    let fields: Map<String, Value> =
         serde_json::from_reader(std::io::stdin()).expect("a JSON object on the standard input");
     let source = endpoint(url).with_header(header, value);
-    match source.fetch(&options(&asked)).await {
+    match source.fetch(&options(&fields)).await {
         Ok(reply) => {
             let valid = reply.has_valid_token();
             let reply = json!({
@@ -31,9 +31,9 @@ async fn main() -> ExitCode {
     }
 }
 
-fn options(asked: &Map<String, Value>) -> TokenSourceFetchOptions {
+fn options(fields: &Map<String, Value>) -> TokenSourceFetchOptions {
     let mut options = TokenSourceFetchOptions::new();
-    for (name, value) in asked {
+    for (name, value) in fields {
         if let Value::Object(attributes) = value {
             assert_eq!(name, "participant_attributes");
             options = options.with_participant_attributes(

@@ -1,4 +1,4 @@
-"""A network namespace in which every address is local, and a witness of every connection made in it."""
+"""A network namespace in which every address is local, and a monitor of the connections opened in it."""
 
 import contextlib
 import ctypes
@@ -18,26 +18,26 @@ NAME_SERVER = "10.77.0.53"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _setns(descriptor):
+def set_network_namespace(descriptor):
     if _libc.setns(descriptor, CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-class Namespace:
-    """No way leads out of it. Addresses of the whole internet lead back into it, so a server may listen on any."""
+class NetworkNamespace:
+    """Routes every address to its loopback interface: a server may listen on any address, and nothing leaves the namespace."""
 
     def __init__(self):
         self.name = f"lts-e2e-{os.getpid()}"
         self._etc = pathlib.Path("/etc/netns") / self.name
         self._etc.mkdir(parents=True)
-        # `ip netns exec` lays these over /etc, in a mount namespace of its own
-        self.resolve_by(NAME_SERVER)
+        # `ip netns exec` mounts these over /etc, in a mount namespace
+        self.set_name_servers(NAME_SERVER)
         (self._etc / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         (self._etc / "nsswitch.conf").write_text("hosts: files dns\n")
-        _run("ip", "netns", "add", self.name)
-        _run("ip", "-n", self.name, "link", "set", "lo", "up")
+        run_command("ip", "netns", "add", self.name)
+        run_command("ip", "-n", self.name, "link", "set", "lo", "up")
         for family in "-4", "-6":
-            _run("ip", "-n", self.name, family, "route", "add", "local", "default", "dev", "lo")
+            run_command("ip", "-n", self.name, family, "route", "add", "local", "default", "dev", "lo")
         self._inside = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
         self._outside = os.open("/proc/self/ns/net", os.O_RDONLY)
         with self.inside():
@@ -45,38 +45,38 @@ class Namespace:
 
     @contextlib.contextmanager
     def inside(self):
-        """Sockets that this thread makes here belong to the namespace for good."""
-        _setns(self._inside)
+        """Within this context, new sockets of the thread belong to the namespace, and stay there."""
+        set_network_namespace(self._inside)
         try:
             yield
         finally:
-            _setns(self._outside)
+            set_network_namespace(self._outside)
 
-    def resolve_by(self, *name_servers):
-        """Writes resolv.conf, for processes that start from now on."""
+    def set_name_servers(self, *name_servers):
+        """Writes resolv.conf, for processes started afterwards."""
         lines = [f"nameserver {address}\n" for address in name_servers] + ["options timeout:1 attempts:2\n"]
         (self._etc / "resolv.conf").write_text("".join(lines))
 
     def close(self):
         os.close(self._inside)
         os.close(self._outside)
-        _run("ip", "netns", "del", self.name)
+        run_command("ip", "netns", "del", self.name)
         shutil.rmtree(self._etc)
 
 
-class Witness:
-    """Sees every attempt of a TCP connection in the namespace, also those that nobody answers."""
+class ConnectionMonitor:
+    """Records every attempt to open a TCP connection in the namespace, answered or not, from a packet socket."""
 
     def __init__(self, namespace):
         with namespace.inside():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
             self._socket.bind(("lo", 0))
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: nothing may be overlooked
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: no packet may be dropped
         self._socket.setblocking(False)
         self._seen = []
 
     def attempts(self):
-        """All attempts so far as (address, port), in order, repeats included."""
+        """All attempts so far as (address, port), in order, with repetitions."""
         while True:
             try:
                 packet, (_, _, kind, *_) = self._socket.recvfrom(128)
@@ -86,7 +86,7 @@ class Witness:
             if attempt:
                 self._seen.append(attempt)
         _, dropped = struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-        assert dropped == 0, f"the witness overlooked {dropped} packets"
+        assert dropped == 0, f"the packet socket dropped {dropped} packets"
         return list(self._seen)
 
     def close(self):
@@ -94,7 +94,7 @@ class Witness:
 
 
 def _attempt(packet):
-    """The destination, if the IP packet opens a TCP connection."""
+    """The destination of an IP packet that opens a TCP connection, or None."""
     if packet[0] >> 4 == 4:
         protocol, tcp, address = packet[9], (packet[0] & 15) * 4, socket.inet_ntop(socket.AF_INET, packet[16:20])
     else:
@@ -104,6 +104,6 @@ def _attempt(packet):
     return address, int.from_bytes(packet[tcp + 2 : tcp + 4], "big")
 
 
-def _run(*command):
+def run_command(*command):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

@@ -1,4 +1,4 @@
-# What the scripts beside this one share: the project's root as working directory, tools in .cache/ of it, packages of Debian on demand.
+# Shared by the scripts of this folder: changes to the project's root, keeps tools in .cache/ship, and installs Debian packages on demand.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
 cache=$root/.cache/ship
@@ -6,9 +6,9 @@ mkdir -p "$cache"
 name=livekit-token-service
 
 fail() { echo "tests/ship: $*" >&2; exit 1; }
-said() { printf -- '-- %s [at %s s]\n' "$*" "$SECONDS"; }
+report() { printf -- '-- %s [at %s s]\n' "$*" "$SECONDS"; }
 
-# debian COMMAND=PACKAGE…: installs what has no such command; PATH=PACKAGE asks for a file
+# debian COMMAND=PACKAGE…: installs each package whose command is missing, or whose file with /PATH=PACKAGE
 debian() {
   local need missing=()
   for need in "$@"; do
@@ -24,9 +24,9 @@ debian() {
     { tail -n 20 "$cache/apt.log" >&2; fail "missing: Debian's ${missing[*]} (apt-get failed)"; }
 }
 
-# tree: a small Debian 12 in $tree, with systemd and a C compiler for musl; made once
+# debian_tree: makes a small Debian 12 in $tree, with systemd and a C compiler for musl, unless it exists
 tree=$cache/bookworm
-tree() {
+debian_tree() {
   local packages=systemd,systemd-sysv,dbus,ca-certificates,gcc,libc6-dev,musl-tools
   [ "$(cat "$tree.done" 2>/dev/null)" != "$packages" ] || return 0
   debian debootstrap=debootstrap
@@ -35,10 +35,10 @@ tree() {
     { tail -n 20 "$cache/debootstrap.log" >&2; fail "missing: a Debian 12 (debootstrap failed)"; }
   rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/usr/share/{doc,man,locale}
   echo "$packages" >"$tree.done"
-  said "a Debian 12 of $(du -sm "$tree" | cut -f1) MB"
+  report "a Debian 12 of $(du -sm "$tree" | cut -f1) MB"
 }
 
-# static MACHINE: a binary in dist/ that is not older than what it is made of
+# static MACHINE: builds the static binary in dist/ unless it is newer than its sources
 static() {
   [ -x "dist/$name-$1" ] && [ -z "$(find src Cargo.toml Cargo.lock -newer "dist/$name-$1" -print -quit)" ] || contrib/build-musl "$1"
 }
@@ -52,5 +52,5 @@ healthy() {
   done
 }
 
-# free_port: one of loopback that nobody has just now
+# free_port: an unused TCP port of loopback
 free_port() { python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }

@@ -1,4 +1,4 @@
-"""What stands between the service and a homeserver or Redis: it writes down the calls, and breaks when told to."""
+"""Proxies between the service and a homeserver or Redis: they record calls, and fail on demand."""
 
 import contextlib
 import http.client
@@ -15,7 +15,7 @@ ACTION = re.compile(r"/delayed_events/([^/]+)/(restart|send|cancel)$")
 
 @dataclass(frozen=True)
 class Call:
-    """A call about a delayed event, and how the homeserver answered it."""
+    """A request about a delayed event, and the status of the homeserver's answer; `time` is time.time()."""
 
     time: float
     delay_id: str
@@ -24,19 +24,19 @@ class Call:
 
 
 class HomeserverProxy:
-    """Before a real homeserver; `fault` is None, "refused" (nobody listens), "silent" or "502"."""
+    """A reverse proxy before a real homeserver. Its fault is None, "refused" (connection refused), "silent" or "502"."""
 
     def __init__(self, upstream):
         self.calls = []
         self._upstream = upstream.removeprefix("http://")
-        self._fault, self._healed, self._server = None, threading.Event(), None
-        self._healed.set()
+        self._fault, self._repaired, self._server = None, threading.Event(), None
+        self._repaired.set()
         self._bind(0)
         self._listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     def _bind(self, port):
-        """A port without `_listen` is one that refuses, and that nobody else can take."""
+        """Reserves a port. Until `_listen` it refuses connections."""
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
@@ -64,9 +64,9 @@ class HomeserverProxy:
 
     @contextlib.contextmanager
     def broken(self, fault):
-        """The homeserver is down in that way, and up again at the end."""
+        """Within this context the homeserver fails in the given way."""
         self._fault = fault
-        self._healed.clear()
+        self._repaired.clear()
         if fault == "refused":
             port = self._socket.getsockname()[1]
             self.stop()
@@ -77,20 +77,20 @@ class HomeserverProxy:
             if fault == "refused":
                 self._listen()
             self._fault = None
-            self._healed.set()
+            self._repaired.set()
 
     def _forward(self, client, body):
         client.close_connection = True
         if self._fault == "silent":
-            # the machine that comes back knows nothing of the connection
-            self._healed.wait(120)
+            # after a restart the homeserver's machine does not know the connection
+            self._repaired.wait(120)
             return
         if self._fault:
             return self._reply(client, 502, b"<html>Bad Gateway</html>", "text/html")
         connection = http.client.HTTPConnection(self._upstream, timeout=30)
         try:
-            wanted = {name: client.headers[name] for name in ("Content-Type", "Authorization") if client.headers[name]}
-            connection.request(client.command, client.path, body, wanted)
+            headers = {name: client.headers[name] for name in ("Content-Type", "Authorization") if client.headers[name]}
+            connection.request(client.command, client.path, body, headers)
             reply = connection.getresponse()
             payload = reply.read()
         except (OSError, http.client.HTTPException):
@@ -99,8 +99,8 @@ class HomeserverProxy:
             connection.close()
         if found := ACTION.search(client.path):
             self.calls.append(Call(time.time(), *found.groups(), reply.status))
-        kept = {name: reply.headers[name] for name in ("Retry-After",) if reply.headers[name]}
-        self._reply(client, reply.status, payload, reply.headers["Content-Type"], kept)
+        reply_headers = {name: reply.headers[name] for name in ("Retry-After",) if reply.headers[name]}
+        self._reply(client, reply.status, payload, reply.headers["Content-Type"], reply_headers)
 
     @staticmethod
     def _reply(client, status, body, kind, headers=None):
@@ -123,33 +123,33 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 
-class Cable:
-    """From a TCP port to a Unix socket. When it is cut, bytes and new connections wait in it; all of them arrive, but late."""
+class StallingProxy:
+    """Forwards a TCP port to a Unix socket. While it is stalled, bytes and new connections are held back; all of them arrive, late."""
 
     def __init__(self, path):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self._target, self._whole = str(path), threading.Event()
-        self._whole.set()
+        self._target, self._flowing = str(path), threading.Event()
+        self._flowing.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @contextlib.contextmanager
-    def cut(self):
-        self._whole.clear()
+    def stalled(self):
+        self._flowing.clear()
         try:
             yield
         finally:
-            self._whole.set()
+            self._flowing.set()
 
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
-    def _carry(self, client):
+    def _forward(self, client):
         with client, contextlib.suppress(OSError):
-            self._whole.wait()
+            self._flowing.wait()
             with socket.socket(socket.AF_UNIX) as server:
                 server.connect(self._target)
                 ends = {client: server, server: client}
@@ -157,11 +157,11 @@ class Cable:
                     readable, _, _ = select.select(list(ends), [], [])
                     for end in readable:
                         data = end.recv(65536)
-                        self._whole.wait()
+                        self._flowing.wait()
                         if not data:
                             return
                         ends[end].sendall(data)
 
     def close(self):
-        self._whole.set()
+        self._flowing.set()
         self._listener.close()

@@ -1,4 +1,4 @@
-"""nginx and Caddy as processes, with the files of contrib/ or a configuration of a test's own."""
+"""nginx and Caddy as child processes, with the files of contrib/ or a test's configuration."""
 
 import pathlib
 import re
@@ -30,7 +30,7 @@ import site
 
 
 class Proxy:
-    """A running proxy; `authority` is where it listens."""
+    """A running proxy that listens on `authority`."""
 
     def __init__(self, folder, port, command):
         self.authority = f"127.0.0.1:{port}"
@@ -38,12 +38,12 @@ class Proxy:
         with open(self._log, "w") as log:
             env = {"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": str(folder)}
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
-        until = time.monotonic() + START_SECONDS
-        while not _takes_connections(port):
-            assert time.monotonic() < until and self._process.poll() is None, (
+        deadline = time.monotonic() + START_SECONDS
+        while not _accepts_connections(port):
+            assert time.monotonic() < deadline and self._process.poll() is None, (
                 f"{command[0]} did not start:\n{self.text}"
             )
-            time.sleep(0.02)  # between two looks
+            time.sleep(0.02)
 
     @property
     def text(self):
@@ -55,14 +55,14 @@ class Proxy:
 
 
 def nginx(folder, in_server, in_http=""):
-    """nginx with the least that it needs around what belongs into `server {}` and `http {}`."""
+    """Starts nginx with a minimal configuration around the given parts of `server {}` and `http {}`."""
     port, config = _free_port(), folder / "nginx.conf"
     config.write_text(NGINX.format(folder=folder, port=port, in_server=in_server, in_http=in_http))
     return Proxy(folder, port, ["nginx", "-p", folder, "-c", config])
 
 
 def caddy(folder, site):
-    """Caddy with one site, whose name `matrix-rtc.example.com` becomes a plain port on loopback."""
+    """Starts Caddy with one site, whose name `matrix-rtc.example.com` is replaced by a port on loopback without TLS."""
     port, config = _free_port(), folder / "Caddyfile"
     site, found = re.subn(r"(?m)^matrix-rtc\.example\.com \{", f"http://127.0.0.1:{port} {{", site)
     assert found == 1, "contrib/Caddyfile no longer has exactly one site"
@@ -72,7 +72,7 @@ def caddy(folder, site):
 
 
 def contrib(name, service_port, sfu_port=7880):
-    """The file as it is shipped, with the ports of this test."""
+    """A file of contrib/ with the ports of the test."""
     text = (CONTRIB / name).read_text()
     for old, new in (8080, service_port), (7880, sfu_port):
         assert f"127.0.0.1:{old}" in text, f"contrib/{name} no longer mentions port {old}"
@@ -80,7 +80,7 @@ def contrib(name, service_port, sfu_port=7880):
     return text
 
 
-def _takes_connections(port):
+def _accepts_connections(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,7 +1,7 @@
-"""A machine with systemd of its own: a Debian 12 in namespaces, booted as a container manager boots it.
+"""A small Debian 12 with systemd in namespaces, booted as a container manager boots it.
 
-It stands in for a server: kernel and clock are ours, it has no network but loopback, and where this machine keeps its controllers in
-version 1 of the control groups, limits of memory and of tasks are accepted there and not enforced."""
+It replaces a server: kernel and clock are those of the test machine, its only network is loopback, and where the test machine has its
+controllers in version 1 of the control groups, limits of memory and tasks are accepted and not enforced."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ import subprocess
 import tempfile
 import time
 
-from network import _run, _setns
+from network_namespace import run_command, set_network_namespace
 
-# by then it has booted, or never will
+# deadline of the boot
 BOOT_SECONDS = 60
 
-# $1 the tree, $2 an empty folder; the tree is not changed
+# $1: the Debian tree, which stays unchanged; $2: an empty folder
 INIT = """
 set -eu
 mount --make-rprivate /
@@ -39,14 +39,14 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -sf /dev/null etc/systemd/system/console-getty.service
 pivot_root . host
 umount -l host
-# credentials are mounted by a helper in a namespace of its own, and have to get here
+# credentials are mounted by a helper in another mount namespace, and have to propagate
 mount --make-rshared /
 exec env -i container=lts PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=multi-user.target
 """
 
 
 class Machine:
-    """Booted when the constructor returns; gone after `close`, with every process in it."""
+    """Booted when the constructor returns. `close` kills every process in it and removes its files."""
 
     def __init__(self, tree):
         self.tree = pathlib.Path(tree)
@@ -54,8 +54,8 @@ class Machine:
         self._groups = self._folder / "groups"
         self._groups.mkdir()
         (self._folder / "mount").mkdir()
-        # the one hierarchy of version 2, wherever else it is mounted; the machine sees its own group of it as the root
-        _run("mount", "-t", "cgroup2", "cgroup2", self._groups)
+        # the hierarchy of version 2, which may be mounted elsewhere too; the machine sees its own group as the root
+        run_command("mount", "-t", "cgroup2", "cgroup2", self._groups)
         self._group = self._groups / self._folder.name
         self._group.mkdir()
         spaces = "--cgroup --mount --pid --uts --ipc --net"
@@ -65,10 +65,10 @@ class Machine:
             ["sh", "-c", init, INIT, self.tree, self._folder / "mount"],
             stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
         )
-        until = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + BOOT_SECONDS
         while self.run("systemctl", "is-system-running", check=False).strip() not in ("running", "degraded"):
-            assert self._process.poll() is None and time.monotonic() < until, f"it does not boot:\n{self.console}"
-            time.sleep(0.1)  # between two looks
+            assert self._process.poll() is None and time.monotonic() < deadline, f"the machine does not boot:\n{self.console}"
+            time.sleep(0.1)
 
     @property
     def console(self):
@@ -76,54 +76,54 @@ class Machine:
 
     @property
     def init(self):
-        """The process that is number 1 in there."""
+        """The process id, on the test machine, of the machine's process 1."""
         children = pathlib.Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0]) if children else self._process.pid
 
     @property
     def root(self):
-        """Its files, as a path from outside."""
+        """The machine's root folder, as a path on the test machine."""
         return pathlib.Path(f"/proc/{self.init}/root")
 
     def command(self, *command):
-        """The words of a command line that runs a command in the machine."""
+        """The command line that runs `command` in the machine."""
         return ["nsenter", f"--target={self.init}", "--all", "--root", "--wd=/", "--", *map(str, command)]
 
     def run(self, *command, check=True):
-        """What a command in the machine prints."""
+        """Runs a command in the machine and returns its output."""
         done = subprocess.run(self.command(*command), capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        said = done.stdout + done.stderr
-        assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {said}\n{self.journal('--lines=40')}"
-        return said
+        output = done.stdout + done.stderr
+        assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {output}\n{self.journal('--lines=40')}"
+        return output
 
     def journal(self, *arguments):
         return self.run("journalctl", "--no-pager", "--output=cat", *arguments, check=False)
 
     def show(self, unit, name):
-        """A property of a unit."""
+        """The value of a unit's property."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
     @contextlib.contextmanager
     def inside(self):
-        """Sockets that this thread makes here belong to the machine's network."""
-        ours, theirs = (os.open(path, os.O_RDONLY) for path in ("/proc/self/ns/net", f"/proc/{self.init}/ns/net"))
-        _setns(theirs)
+        """Within this context, new sockets of the thread belong to the machine's network."""
+        outer, inner = (os.open(path, os.O_RDONLY) for path in ("/proc/self/ns/net", f"/proc/{self.init}/ns/net"))
+        set_network_namespace(inner)
         try:
             yield
         finally:
-            _setns(ours)
-            os.close(ours)
-            os.close(theirs)
+            set_network_namespace(outer)
+            os.close(outer)
+            os.close(inner)
 
     def close(self):
         (self._group / "cgroup.kill").write_text("1")
         self._process.wait(30)
         self._console.close()
-        until = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while (self._group / "cgroup.events").exists() and "populated 1" in (self._group / "cgroup.events").read_text():
-            assert time.monotonic() < until, "its processes do not end"
-            time.sleep(0.05)  # between two looks
+            assert time.monotonic() < deadline, "the machine's processes do not end"
+            time.sleep(0.05)
         for folder, _, _ in os.walk(self._group, topdown=False):
             os.rmdir(folder)
-        _run("umount", self._groups)
+        run_command("umount", self._groups)
         shutil.rmtree(self._folder)

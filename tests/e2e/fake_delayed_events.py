@@ -1,7 +1,7 @@
-"""A homeserver of OpenID tokens and delayed events that writes down every call, and judges in the end.
+"""A homeserver with OpenID tokens and delayed events (MSC4140) that records every request.
 
-A fake: its tests want to know which replica asked for what and when, through kill -9 and by the ten thousand, and with answers that
-get lost; Synapse has its own tests. It keeps to what Synapse answered (shared/tools/synapse/README.md). Needs no package."""
+A fake: its tests need to know which replica sent which request and when, across kill -9, ten thousand times, and with lost answers.
+Its answers are those of Synapse, which test_delegated_leave_synapse.py uses. Needs no package."""
 
 import asyncio
 import json
@@ -21,17 +21,17 @@ VERSIONS = json.dumps({"versions": ["v1.11"], "unstable_features": {"org.matrix.
 
 @dataclass(frozen=True)
 class Call:
-    """`door` is the number of the port that it came in by; times are of time.monotonic()."""
+    """A request about a delayed event. `listener` is the index of the port that received it; `time` is time.monotonic()."""
 
     time: float
-    door: int
+    listener: int
     action: str
     status: int
 
 
 @dataclass
 class Leave:
-    """A delayed event; it fires by itself `delay` seconds after the last restart, unless it has been sent."""
+    """A delayed event. It fires `delay` seconds after `since`, which is when it was scheduled or last restarted, unless it was sent."""
 
     id: str
     delay: float
@@ -40,44 +40,44 @@ class Leave:
     sent: float | None = None
 
     def fired(self, now=None):
-        """When it fired by itself, or None."""
+        """When its timer fired, or None."""
         due = self.since + self.delay
         return due if self.sent is None and (now or time.monotonic()) >= due else None
 
     def of(self, action, status=200):
         return [call for call in self.calls if (call.action, call.status) == (action, status)]
 
-    def manage(self, action, door, now):
-        """The status of the answer."""
-        gone = self.sent is not None or self.fired(now) is not None
-        status = 404 if gone or action is None else 200
+    def manage(self, action, listener, now):
+        """Carries out an action and returns the status of the answer."""
+        ended = self.sent is not None or self.fired(now) is not None
+        status = 404 if ended or action is None else 200
         if status == 200 and action == "restart":
             self.since = now
         elif status == 200:
             self.sent = now
-        self.calls.append(Call(now, door, action, status))
+        self.calls.append(Call(now, listener, action, status))
         return status
 
 
-class DelayedHomeserver:
-    """Listens on `doors` ports of loopback; each service under test is given a door of its own, and so is told from the others.
+class DelayedEventHomeserver:
+    """Listens on `listeners` ports of loopback. Each service under test uses another port, which identifies it in `Call.listener`.
 
     The OpenID token of @x:hs.test is `token-x`."""
 
-    def __init__(self, doors=1):
+    def __init__(self, listeners=1):
         self.leaves = {}
-        # seconds before an answer; statuses that the next calls get in place of the real ones
+        # seconds before each answer; statuses that the next requests get in place of the real ones
         self.latency, self.statuses = 0.0, []
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(doors, ready), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(listeners, ready), daemon=True)
         self._thread.start()
         ready.wait()
         self.urls = [f"http://127.0.0.1:{port}" for port in self._ports]
 
-    def settings(self, door=0):
-        """What makes a service ask here, by that door."""
-        url = f"{SERVER}={self.urls[door]}"
+    def settings(self, listener=0):
+        """Settings of a service that uses this homeserver through the port with that index."""
+        url = f"{SERVER}={self.urls[listener]}"
         return {
             "LIVEKIT_FULL_ACCESS_HOMESERVERS": SERVER,
             "LIVEKIT_FEDERATION_URL_OVERRIDES": url,
@@ -85,7 +85,7 @@ class DelayedHomeserver:
         }
 
     def schedule(self, delay):
-        """A new delayed event that fires after so many seconds."""
+        """Creates a delayed event that fires after `delay` seconds."""
         leave = Leave(f"syd_{secrets.token_hex(8)}", delay, time.monotonic())
         self.leaves[leave.id] = leave
         return leave
@@ -94,20 +94,20 @@ class DelayedHomeserver:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def _run(self, doors, ready):
+    def run_command(self, listeners, ready):
         asyncio.set_event_loop(self._loop)
         self._ports = []
-        for door in range(doors):
+        for listener in range(listeners):
             listening = self._loop.create_server(
-                lambda door=door: _Connection(self, door), "127.0.0.1", 0, backlog=1024
+                lambda listener=listener: _Connection(self, listener), "127.0.0.1", 0, backlog=1024
             )
             server = self._loop.run_until_complete(listening)
             self._ports.append(server.sockets[0].getsockname()[1])
         ready.set()
         self._loop.run_forever()
 
-    def answer(self, door, method, target, body):
-        """Status and body."""
+    def answer(self, listener, method, target, body):
+        """Returns status and body of the answer."""
         url = urllib.parse.urlsplit(target)
         if url.path == "/_matrix/federation/v1/openid/userinfo":
             token = urllib.parse.parse_qs(url.query).get("access_token", [""])[0]
@@ -122,18 +122,18 @@ class DelayedHomeserver:
             if self.statuses:
                 status = self.statuses.pop(0)
                 if leave:
-                    leave.calls.append(Call(time.monotonic(), door, action, status))
+                    leave.calls.append(Call(time.monotonic(), listener, action, status))
             else:
-                status = leave.manage(action, door, time.monotonic()) if leave else 404
+                status = leave.manage(action, listener, time.monotonic()) if leave else 404
             return status, b"{}" if status == 200 else b'{"errcode":"M_NOT_FOUND"}'
         return 404, b'{"errcode":"M_UNRECOGNIZED"}'
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 as a client of ours speaks it: one request after the other, lengths declared."""
+    """HTTP/1.1 as the service's client speaks it: one request after the other, bodies with Content-Length."""
 
-    def __init__(self, homeserver, door):
-        self._homeserver, self._door, self._buffer = homeserver, door, b""
+    def __init__(self, homeserver, listener):
+        self._homeserver, self._listener, self._buffer = homeserver, listener, b""
 
     def connection_made(self, transport):
         self._transport = transport
@@ -148,7 +148,7 @@ class _Connection(asyncio.Protocol):
                 return
             body, self._buffer = self._buffer[end + 4 : whole], self._buffer[whole:]
             method, target, _ = head.partition("\r\n")[0].split(" ")
-            status, payload = self._homeserver.answer(self._door, method, target, body)
+            status, payload = self._homeserver.answer(self._listener, method, target, body)
             head = f"HTTP/1.1 {status} .\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
             if self._homeserver.latency:
                 self._homeserver._loop.call_later(self._homeserver.latency, self._write, head.encode() + payload)

@@ -1,14 +1,14 @@
-"""nginx and Caddy as administrators run them, with the very files of contrib/ in front of the service."""
+"""nginx and Caddy in front of the service, with the unchanged files of contrib/."""
 
 import concurrent.futures
 import socket
 
 import pytest
 
-import proxies
+import reverse_proxies
 from fake_homeserver import SERVER, USER, FakeHomeserver
 from fake_sfu import WebSocketSfu
-from livekit_sdks import name_of, python_verdict
+from livekit_sdks import hashed_name, verify_with_python_sdk
 from service import DEVICE, KEY, MEMBER, ROOM, SECRET, SLOT, call, get_token_body, sfu_get_body
 
 PREFIX = "/livekit/jwt"
@@ -35,7 +35,7 @@ def service(start, homeserver):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs `proxies.nginx` or `proxies.caddy` until the end of the test, and returns where it listens."""
+    """Runs `reverse_proxies.nginx` or `reverse_proxies.caddy` until the end of the test, and returns its authority."""
     running = []
 
     def run(proxy, *arguments):
@@ -52,29 +52,29 @@ def upstream(server):
     return f"upstream service {{ server {server}; keepalive 4; }}"
 
 
-def test_the_nginx_file_of_contrib_works_as_it_is(service, run):
-    expect_service(run(proxies.nginx, proxies.contrib("nginx.conf", service.port)))
+def test_the_nginx_file_of_contrib_works_unchanged(service, run):
+    expect_service(run(reverse_proxies.nginx, reverse_proxies.contrib("nginx.conf", service.port)))
 
 
-def test_the_Caddyfile_of_contrib_works_as_it_is(service, run):
-    expect_service(run(proxies.caddy, proxies.contrib("Caddyfile", service.port)))
+def test_the_Caddyfile_of_contrib_works_unchanged(service, run):
+    expect_service(run(reverse_proxies.caddy, reverse_proxies.contrib("Caddyfile", service.port)))
 
 
-def test_the_nginx_file_of_contrib_passes_websockets(run):
+def test_the_nginx_file_of_contrib_forwards_websockets(run):
     sfu = WebSocketSfu()
-    expect_websocket(run(proxies.nginx, proxies.contrib("nginx.conf", 8080, sfu.port)), sfu)
+    expect_websocket(run(reverse_proxies.nginx, reverse_proxies.contrib("nginx.conf", 8080, sfu.port)), sfu)
 
 
-def test_the_Caddyfile_of_contrib_passes_websockets(run):
+def test_the_Caddyfile_of_contrib_forwards_websockets(run):
     sfu = WebSocketSfu()
-    expect_websocket(run(proxies.caddy, proxies.contrib("Caddyfile", 8080, sfu.port)), sfu)
+    expect_websocket(run(reverse_proxies.caddy, reverse_proxies.contrib("Caddyfile", 8080, sfu.port)), sfu)
 
 
 @locations
 @versions
 def test_every_style_of_nginx_location_works(service, run, location, path, version):
     block = f"location {location} {{ proxy_pass http://service{path}; {version} }}"
-    expect_service(run(proxies.nginx, block, upstream(f"127.0.0.1:{service.port}")))
+    expect_service(run(reverse_proxies.nginx, block, upstream(f"127.0.0.1:{service.port}")))
 
 
 @versions
@@ -82,25 +82,25 @@ def test_nginx_reaches_the_service_on_a_unix_socket(start, homeserver, run, tmp_
     path = f"unix:{tmp_path}/service.sock"
     start(LIVEKIT_JWT_BIND=path, LIVEKIT_FEDERATION_URL_OVERRIDES=homeserver.override)
     expect_service(
-        run(proxies.nginx, f"location {PREFIX}/ {{ proxy_pass http://service/; {version} }}", upstream(path))
+        run(reverse_proxies.nginx, f"location {PREFIX}/ {{ proxy_pass http://service/; {version} }}", upstream(path))
     )
 
 
 @versions
 def test_many_clients_at_once_are_all_served_through_nginx(service, run, version):
     block = f"location / {{ proxy_pass http://service; {version} }}"
-    proxy = run(proxies.nginx, block, upstream(f"127.0.0.1:{service.port}"))
+    proxy = run(reverse_proxies.nginx, block, upstream(f"127.0.0.1:{service.port}"))
     with concurrent.futures.ThreadPoolExecutor(16) as clients:
         replies = list(clients.map(lambda _: call(proxy, "GET", "/healthz"), range(400)))
     assert {reply.status for reply in replies} == {200}
 
 
 def expect_service(proxy):
-    """All that a browser's client does, through the proxy, and all that can go wrong."""
+    """Sends all requests of a browser's client through the proxy, and requests that must fail."""
     reply = call(proxy, "POST", f"{PREFIX}/get_token", get_token_body(USER, SERVER))
-    expect_token(reply, name_of(USER, DEVICE, MEMBER), name_of(ROOM, SLOT))
+    expect_token(reply, hashed_name(USER, DEVICE, MEMBER), hashed_name(ROOM, SLOT))
     reply = call(proxy, "POST", f"{PREFIX}/sfu/get", sfu_get_body(SERVER))
-    expect_token(reply, f"{USER}:{DEVICE}", name_of(ROOM, "m.call#ROOM"))
+    expect_token(reply, f"{USER}:{DEVICE}", hashed_name(ROOM, "m.call#ROOM"))
 
     preflight = {"Origin": "https://call.example.org", "Access-Control-Request-Method": "POST"}
     for path in "/get_token", "/sfu/get":
@@ -125,17 +125,17 @@ def expect_service(proxy):
 def expect_token(reply, identity, room):
     assert reply.status == 200, reply.body
     expect_single_cors(reply)
-    claims = python_verdict(reply.json["jwt"], KEY, SECRET)
+    claims = verify_with_python_sdk(reply.json["jwt"], KEY, SECRET)
     assert (claims.identity, claims.video.room) == (identity, room)
 
 
 def expect_single_cors(reply):
-    """Two of them are one too many for a browser."""
+    """A browser refuses a reply with two of these headers."""
     assert reply.headers.get_all("Access-Control-Allow-Origin") == ["*"]
 
 
 def expect_websocket(proxy, sfu):
-    """A WebSocket opens below /livekit/sfu, and bytes flow both ways."""
+    """Opens a WebSocket below /livekit/sfu, and sends bytes both ways."""
     with socket.create_connection(proxy.split(":"), timeout=20) as client, client.makefile("rb") as stream:
         client.sendall(
             f"GET /livekit/sfu/rtc?access_token=x HTTP/1.1\r\nHost: {proxy}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

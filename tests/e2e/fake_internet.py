@@ -1,6 +1,6 @@
-"""An internet in a network namespace: names, certificates, homeservers, and the service in the midst of it.
+"""A fake internet in a network namespace: name server, certificate authority and homeservers, and the service among them.
 
-The homeservers are fakes, because a test must choose every certificate, redirect and wrong answer of theirs."""
+The homeservers are fakes, because a test chooses each of their certificates, redirects and wrong answers."""
 
 import http.server
 import ipaddress
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 import trustme
 
 from name_server import NameServer
-from network import NAME_SERVER, Namespace, Witness
+from network_namespace import NAME_SERVER, ConnectionMonitor
 
-__all__ = ["CertificateAuthority", "Namespace", "World", "Visit", "NETWORKS", "bracketed"]
+__all__ = ["CertificateAuthority", "FakeInternet", "ReceivedRequest", "NETWORKS", "bracketed"]
 
-# the private networks that tests of the resolution table live in
+# private networks of the tests of server name resolution
 NETWORKS = "10.77.0.0/16,fd77::/64"
 WELL_KNOWN = "/.well-known/matrix/server"
 USERINFO = "/_matrix/federation/v1/openid/userinfo"
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One request that reached a homeserver: where, with which SNI and Host header, for what."""
+class ReceivedRequest:
+    """One request that reached a homeserver: address and port, SNI, Host header and path."""
 
     address: str
     port: int
@@ -37,7 +37,7 @@ class Visit:
 
 
 class CertificateAuthority:
-    """Certificates for exactly the names asked for, made once each."""
+    """Issues certificates for exactly the given names, one for each set of names."""
 
     def __init__(self):
         self._ca = trustme.CA(key_type=trustme.KeyType.ECDSA)
@@ -54,94 +54,94 @@ class CertificateAuthority:
         return self._contexts[names]
 
 
-class World:
-    """What one test sets up; everything in it ends with the test."""
+class FakeInternet:
+    """Servers and records of one test; `close` stops all of them."""
 
     def __init__(self, namespace, authority, start):
-        self.visits = []
+        self.received = []
         self.names = NameServer(namespace)
         self._namespace, self._authority, self._start = namespace, authority, start
         self._servers = []
-        self._witness = Witness(namespace)
+        self._monitor = ConnectionMonitor(namespace)
         self.service = None
 
     def listen(self, address, port, certificate, answers):
-        """A TLS server. `answers` maps a path to (status, headers, body), to bytes, or to a function of the visit
-        that returns either; any other path is 404. `certificate` is a name or a tuple of names."""
+        """Starts a TLS server. `answers` maps a path to (status, headers, body), to the body of a 200, or to a function
+        of the request that returns either; any other path is 404. `certificate` is a name or a tuple of names."""
         names = (certificate,) if isinstance(certificate, str) else tuple(certificate)
         with self._namespace.inside():
-            server = _TlsServer(address, port, self._authority.context(names), answers, self.visits)
+            server = _TlsServer(address, port, self._authority.context(names), answers, self.received)
         self._servers.append(server)
         return server
 
-    def homeserver(self, address, port, certificate, vouches_for):
-        """Knows every token, as one of @alice of the server name `vouches_for`."""
-        userinfo = json.dumps({"sub": f"@alice:{vouches_for}"}).encode()
+    def homeserver(self, address, port, certificate, server_name):
+        """Starts a homeserver that accepts every OpenID token as one of @alice:`server_name`."""
+        userinfo = json.dumps({"sub": f"@alice:{server_name}"}).encode()
         return self.listen(address, port, certificate, {USERINFO: userinfo})
 
     def well_known(self, address, certificate, m_server):
-        """Delegates to `m_server`, on port 443."""
+        """Starts a server on port 443 whose well-known document delegates to `m_server`."""
         return self.listen(address, 443, certificate, {WELL_KNOWN: json.dumps({"m.server": m_server}).encode()})
 
     def silent(self, address, port):
-        """Takes connections, and never says a word."""
+        """Starts a server that accepts connections and never answers."""
         with self._namespace.inside():
             self._servers.append(socket.create_server((address, port)))
 
-    def name_servers(self, *addresses):
-        """What resolv.conf says from the next start on; a name server that nobody else runs here is a silent one."""
+    def use_name_servers(self, *addresses):
+        """Sets the name servers of the next service start. Addresses other than NAME_SERVER get a silent UDP socket."""
         for address in set(addresses) - {NAME_SERVER}:
             with self._namespace.inside():
                 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 silent.bind((address, 53))
                 self._servers.append(silent)
-        self._namespace.resolve_by(*addresses)
+        self._namespace.set_name_servers(*addresses)
 
-    def serve(self, **settings):
-        """Starts the service; without settings only the address policy's defaults hold."""
+    def start_service(self, **settings):
+        """Starts the service with the default address policy, unless settings change it."""
         trusted = {"LIVEKIT_CA_FILE": self._authority.file, "LIVEKIT_OPENID_CACHE_SECONDS": 0}
         self.service = self._start(self._namespace, **trusted, **settings)
         return self.service
 
-    def serve_in_the_lab(self, **settings):
-        """Starts the service with the lab's private networks allowed."""
-        return self.serve(LIVEKIT_ALLOWED_NETWORKS=NETWORKS, **settings)
+    def start_service_with_private_networks(self, **settings):
+        """Starts the service with the private networks of the tests allowed."""
+        return self.start_service(LIVEKIT_ALLOWED_NETWORKS=NETWORKS, **settings)
 
-    def ask(self, server, user=None):
-        """@alice of `server` asks for a token."""
+    def request_token(self, server, user=None):
+        """Requests an access token for @alice:`server`, or for `user`, by an OpenID token of `server`."""
         return self.service.get_token(user or f"@alice:{server}", server)
 
-    def dialled(self):
-        """Every connection that was tried towards a homeserver, as (address, port), in order."""
-        ours = {("127.0.0.1", self.service.port)}
-        return [attempt for attempt in self._witness.attempts() if attempt not in ours and attempt[1] != 53]
+    def connection_attempts(self):
+        """All attempts to connect to a homeserver, as (address, port), in order."""
+        own_requests = {("127.0.0.1", self.service.port)}
+        return [attempt for attempt in self._monitor.attempts() if attempt not in own_requests and attempt[1] != 53]
 
     def close(self):
         for server in self._servers:
             server.close()
         self.names.close()
-        self._namespace.resolve_by(NAME_SERVER)
-        self._witness.close()
+        self._namespace.set_name_servers(NAME_SERVER)
+        self._monitor.close()
 
 
 class _TlsServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address, port, context, answers, visits):
+    def __init__(self, address, port, context, answers, received):
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.answers, self.visits, self.context = answers, visits, context
+        self.answers, self.received, self.context = answers, received, context
         super().__init__((address, port), _Handler)
-        self.told = address, port
+        self.listening_on = address, port
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def server_bind(self):
-        # the stock one asks the name server of the test machine for our name
+        # http.server looks up the name of the address at the name server of the test machine
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
 
     def handle_error(self, request, client_address):
-        pass  # refusing our certificate is what many tests are about
+        pass  # many tests expect that the service refuses the certificate
 
     def close(self):
         self.shutdown()
@@ -154,11 +154,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self):
         self.sni = None
         context = self.server.context
-        # the callback learns the socket, which knows no SNI by itself
-        context.sni_callback = lambda tls, name, _: setattr(tls, "asked_name", name)
+        # an ssl socket does not keep the SNI; the callback stores it there
+        context.sni_callback = lambda tls, name, _: setattr(tls, "server_name_indication", name)
         self.request.settimeout(30)
         self.request = context.wrap_socket(self.request, server_side=True)
-        self.sni = getattr(self.request, "asked_name", None)
+        self.sni = getattr(self.request, "server_name_indication", None)
         super().setup()
 
     def do_POST(self):
@@ -167,10 +167,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0]
-        visit = Visit(*self.server.told, self.sni, self.headers["Host"], path)
-        self.server.visits.append(visit)
+        request = ReceivedRequest(*self.server.listening_on, self.sni, self.headers["Host"], path)
+        self.server.received.append(request)
         answer = self.server.answers.get(path, (404, {}, b"{}"))
-        answer = answer(visit) if callable(answer) else answer
+        answer = answer(request) if callable(answer) else answer
         status, headers, body = answer if isinstance(answer, tuple) else (200, {}, answer)
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | headers).items():
@@ -183,5 +183,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def bracketed(address):
-    """An address as a server name has it."""
+    """An IP address as it is written in a server name: IPv6 in brackets."""
     return f"[{ipaddress.IPv6Address(address)}]" if re.search(":", address) else address

@@ -1,7 +1,6 @@
-"""Whoever runs lk-jwt-service today puts this program in its place and changes nothing else: each deployment's environment, command and
-health check as they are. What they set, in which form and on which port, is what the spec's page on operation gathered from them.
+"""The service in place of lk-jwt-service, with the unchanged environment, command and health check of known deployments.
 
-Each starts in a network namespace of its own, as in a container: their ports may be taken here."""
+Each runs in the network namespace of the tests, as in a container, as its ports may be in use on the test machine."""
 
 import contextlib
 import os
@@ -16,7 +15,7 @@ from service import call, sfu_get_body
 
 SECRET = "a-secret-of-at-least-thirty-two-characters"
 START_SECONDS = 20
-# what Kubernetes adds for a service of an unlucky name, in whose namespace this runs
+# what Kubernetes adds to the environment if the namespace has services with these names
 SERVICE_LINKS = {
     "LIVEKIT_JWT_PORT": "tcp://10.96.12.7:8080",
     "LIVEKIT_JWT_PORT_8080_TCP": "tcp://10.96.12.7:8080",
@@ -33,7 +32,7 @@ SERVICE_LINKS = {
 
 @dataclass(frozen=True)
 class Deployment:
-    """`{files}` in a value stands for the folder with its files. What it sets must be what the log says at the start."""
+    """`{files}` in a value is replaced by the folder with `files`. `key`, `full_access` and `warned_of` must be logged at the start."""
 
     name: str
     environment: dict
@@ -45,7 +44,7 @@ class Deployment:
 
 
 def compose(version, **more):
-    """The compose file of a version of lk-jwt-service, beside an SFU of the name `livekit`."""
+    """Name and environment of the compose file of a version of lk-jwt-service, with the SFU `livekit`."""
     base = {"LIVEKIT_URL": "ws://livekit:7880", "LIVEKIT_KEY": "devkey", "LIVEKIT_SECRET": "secret"}
     return f"compose_v{version}", base | more
 
@@ -112,7 +111,7 @@ DEPLOYMENTS = [
         {
             "LIVEKIT_URL": "wss://example.com/livekit/sfu",
             "LIVEKIT_JWT_PORT": "8080",
-            # systemd's credential, which is the SFU's own key file
+            # a systemd credential with the SFU's key file
             "LIVEKIT_KEY_FILE": "{files}/livekit-secrets",
             "CREDENTIALS_DIRECTORY": "{files}",
         },
@@ -144,7 +143,7 @@ DEPLOYMENTS = [
         full_access="example.com",
     ),
     Deployment(
-        "ansible_of_old",
+        "ansible_before_bind",
         {
             "LIVEKIT_JWT_PORT": "8080",
             "LIVEKIT_URL": "wss://matrix.example.com/livekit-server",
@@ -189,7 +188,7 @@ DEPLOYMENTS = [
             "LIVEKIT_KEY": "devkey",
             "LIVEKIT_SECRET": "secret",
             "LIVEKIT_FULL_ACCESS_HOMESERVERS": "*",
-            # any other value than the one has never had an effect
+            # only one value has ever had an effect, and this is another
             "LIVEKIT_INSECURE_SKIP_VERIFY_TLS": "true",
         },
         port=6080,
@@ -224,7 +223,7 @@ DEPLOYMENTS = [
 
 @contextlib.contextmanager
 def running(deployment, namespace, folder):
-    """Its environment, and the log so far, while it runs under the forerunner's name."""
+    """Runs the service under the name lk-jwt-service. Yields the command prefix for its environment, and the lines of the log."""
     for name, content in deployment.files.items():
         (folder / name).write_text(content)
     environment = {name: value.format(files=folder) for name, value in deployment.environment.items()}
@@ -256,7 +255,7 @@ def running(deployment, namespace, folder):
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.name)
-def test_a_deployment_of_the_forerunner_starts_us_unchanged(deployment, namespace, tmp_path):
+def test_a_deployment_of_lk_jwt_service_works_unchanged(deployment, namespace, tmp_path):
     with running(deployment, namespace, tmp_path) as (inside, log):
         authority = f"127.0.0.1:{deployment.port}"
         with namespace.inside():
@@ -273,5 +272,5 @@ def test_a_deployment_of_the_forerunner_starts_us_unchanged(deployment, namespac
         text = "".join(log)
         for name in deployment.warned_of:
             assert any("warn" in line.lower() and name in line for line in log), f"no warning of {name}:\n{text}"
-        # what they set is known, whether it has an effect yet or not
+        # every variable is known
         assert "is unknown" not in text and "did you mean" not in text, text

@@ -1,4 +1,4 @@
-"""Two real Synapses that federate, each with a service of its own for an application service and an SFU of its own."""
+"""A site of application-service mode: a real Synapse that federates, a service registered there as application service, and an SFU."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ import urllib.parse
 import requests
 
 from fake_sfu import FakeSfu
-from livekit_sdks import name_of
+from livekit_sdks import hashed_name
 from real_synapse import MEMBER_EVENT, TIMEOUT, Synapse
 from service import KEY, SECRET, SLOT, Service
 from webhooks import Webhooks
 
 API = "_matrix/client/unstable/io.element.msc4195/rtc/livekit"
-# seconds from one look at those in a call to the next
-CHECK = 1
+# LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS
+CHECK_SECONDS = 1
 
 CONFIG = """
 app_service_config_files: ["{registration}"]
@@ -32,7 +32,7 @@ def free_port():
 
 
 class Site:
-    """A homeserver, its service and its SFU. `settings` are more of the service's."""
+    """A homeserver, its service and its SFU. `settings` are further settings of the service."""
 
     def __init__(self, folder, variant, name, **settings):
         self.name, self.port, self.folder = name, free_port(), folder
@@ -56,21 +56,21 @@ class Site:
             "LIVEKIT_AS_REGISTRATION_FILE": registration,
             "LIVEKIT_HS_SERVER_NAME": name,
             "LIVEKIT_HS_URL": self.synapse.client_url,
-            "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS": CHECK,
+            "LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS": CHECK_SECONDS,
         } | settings
-        self.service, self._past = Service(self.settings), ""
+        self.service, self._earlier_logs = Service(self.settings), ""
         self.webhooks = Webhooks(self.sfu, lambda: [f"127.0.0.1:{self.port}"])
 
     @property
     def text(self):
-        """The log of all services that there were."""
-        return self._past + self.service.text
+        """The logs of all services of this site so far."""
+        return self._earlier_logs + self.service.text
 
     @contextlib.contextmanager
     def without_service(self):
-        """Nobody is there for the homeserver to pass requests on to, for a while."""
+        """Within this context no service runs."""
         self.service.stop()
-        self._past = self.text
+        self._earlier_logs = self.text
         try:
             yield
         finally:
@@ -90,54 +90,56 @@ class User:
         self.site, self.member = site, f"member-{secrets.token_hex(4)}"
         self.id, self._token = site.synapse.register()
 
-    def ask(self, method, path, body=None):
-        """Their client's request, as the homeserver answers it."""
+    def request(self, method, path, body=None):
+        """Sends a request of the user's client to the homeserver, and returns the reply."""
         url = f"{self.site.synapse.client_url}/{path}"
         headers = {"Authorization": f"Bearer {self._token}"}
         return requests.request(method, url, json=body, timeout=TIMEOUT, headers=headers)
 
-    def do(self, method, path, body=None):
-        """The same, which has to come off."""
-        reply = self.ask(method, f"_matrix/client/v3/{path}", body)
+    def matrix_request(self, method, path, body=None):
+        """Sends a request of the client-server API that must succeed, and returns the reply's JSON."""
+        reply = self.request(method, f"_matrix/client/v3/{path}", body)
         assert reply.ok, f"{method} {path}: {reply.status_code} {reply.text}"
         return reply.json()
 
     def create_room(self):
-        everybody_may = {"preset": "public_chat", "power_level_content_override": {"state_default": 0}}
-        return self.do("POST", "createRoom", everybody_may)["room_id"]
+        open_room = {"preset": "public_chat", "power_level_content_override": {"state_default": 0}}
+        return self.matrix_request("POST", "createRoom", open_room)["room_id"]
 
     def join(self, room, via):
-        self.do("POST", f"join/{urllib.parse.quote(room)}?via={urllib.parse.quote(via)}", {})
+        self.matrix_request("POST", f"join/{urllib.parse.quote(room)}?via={urllib.parse.quote(via)}", {})
 
-    def place(self, room, url=None, **more):
-        place = {"url": url or self.site.sfu_url, "room_id": room, "slot_id": SLOT, "member_id": self.member}
-        return place | more
+    def request_body(self, room, url=None, **more):
+        body = {"url": url or self.site.sfu_url, "room_id": room, "slot_id": SLOT, "member_id": self.member}
+        return body | more
 
     def get_token(self, room, url=None, **more):
-        return self.ask("POST", f"{API}/get_token", self.place(room, url, **more))
+        return self.request("POST", f"{API}/get_token", self.request_body(room, url, **more))
 
     def names(self, room):
-        """The LiveKit room, and their identity in it."""
-        return name_of(room, SLOT), name_of(self.id, self.member)
+        """The names of the LiveKit room and of the user's identity in it."""
+        return hashed_name(room, SLOT), hashed_name(self.id, self.member)
 
     def schedule(self, room, seconds):
-        """A leave of theirs that the homeserver carries out by itself after so long."""
+        """Schedules the user's delayed leave event at the homeserver, and returns its id."""
         key = urllib.parse.quote(f"_{self.id}_DEVICE1_m.call", safe="")
         self._state = f"rooms/{urllib.parse.quote(room)}/state/{MEMBER_EVENT}/{key}"
-        self.do("PUT", self._state, {"application": "m.call"})
-        return self.do("PUT", f"{self._state}?org.matrix.msc4140.delay={int(seconds * 1000)}", {})["delay_id"]
+        self.matrix_request("PUT", self._state, {"application": "m.call"})
+        return self.matrix_request("PUT", f"{self._state}?org.matrix.msc4140.delay={int(seconds * 1000)}", {})["delay_id"]
 
     def left_at(self):
-        event = self.do("GET", f"{self._state}?format=event")
+        """When the leave event was sent, in seconds since the epoch; None if it has not been."""
+        event = self.matrix_request("GET", f"{self._state}?format=event")
         return None if event["content"] else event["origin_server_ts"] / 1000
 
     def since(self, delay_id):
-        events = self.ask("GET", "_matrix/client/unstable/org.matrix.msc4140/delayed_events").json()["delayed_events"]
+        """When the delayed event was scheduled or last restarted, in seconds since the epoch; None if it is no longer there."""
+        events = self.request("GET", "_matrix/client/unstable/org.matrix.msc4140/delayed_events").json()["delayed_events"]
         return next((event["delayed_since_ts"] / 1000 for event in events if event["delay_id"] == delay_id), None)
 
 
-def eventually_joined(site, user, room):
-    """Waits until a homeserver that learns of it by federation knows that somebody is in the room."""
+def wait_until_joined(site, user, room):
+    """Waits until the site's homeserver knows, by federation, that the user has joined the room."""
     end = time.monotonic() + TIMEOUT
     path = f"_matrix/client/unstable/io.element.msc4502/rooms/{urllib.parse.quote(room)}/is_joined"
     while True:
