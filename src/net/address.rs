@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// A host: an address, or a name to look up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Host {
+pub(crate) enum Host {
     /// An IP literal.
     Ip(IpAddr),
     /// A DNS name.

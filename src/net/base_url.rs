@@ -10,6 +10,7 @@ use crate::net::address::Host;
 const MAX_URL: usize = 2048;
 
 /// A URL `http[s]://host[:port][/path]`, without a trailing slash.
+#[allow(unreachable_pub, reason = "a fuzz target uses it")]
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     tls: bool,
@@ -30,6 +31,7 @@ impl fmt::Display for InvalidBaseUrl {
 
 impl std::error::Error for InvalidBaseUrl {}
 
+#[allow(unreachable_pub, reason = "a fuzz target uses it")]
 impl BaseUrl {
     /// Parses a URL of one of the schemes `http`, `https`, `ws` and `wss`; the last two mean the first two, as they do for an SFU.
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
@@ -76,7 +78,7 @@ impl BaseUrl {
     }
 
     /// Whether the scheme is `https` or `wss`.
-    pub(crate) fn tls(&self) -> bool {
+    pub fn tls(&self) -> bool {
         self.tls
     }
 
@@ -90,17 +92,17 @@ impl BaseUrl {
     }
 
     /// The port, by default the scheme's.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port.unwrap_or(if self.tls { 443 } else { 80 })
     }
 
     /// The prefix of all request paths: empty or with a leading slash.
-    pub(crate) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         &self.path
     }
 
     /// Value of the `Host` header field; with the port only if the URL has one.
-    pub(crate) fn authority(&self) -> String {
+    pub fn authority(&self) -> String {
         match self.port {
             Some(port) => format!("{}:{port}", self.host),
             None => self.host.to_string(),

@@ -3,7 +3,6 @@
 //! A line has the fields `time`, `level`, `target` and `msg`, then the key-value pairs of the event, as logfmt or as JSON. Under
 //! systemd the journal's priority stands before the line, and `time` is left to journald.
 
-mod fields;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +29,7 @@ const CRATE: &str = env!("CARGO_CRATE_NAME");
 
 /// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// `key=value`; quotes around a value that is empty or has blanks, quotes or `=`.
     Logfmt,
     /// One JSON object; numbers and booleans are typed.
@@ -120,7 +119,6 @@ impl Logger {
         let mut line = LineBuilder {
             format: self.format,
             line: String::with_capacity(512),
-            value: String::new(),
             text_left: MAX_TEXT,
             has_fields: false,
         };
@@ -131,13 +129,9 @@ impl Logger {
         }
         line.add_text("level", level_name(level));
         line.add_text("target", crate_relative_target(target).unwrap_or(target));
-        if record.key_values().count() == 0 {
-            line.add_message_with_pairs(record.args());
-        } else {
-            line.add_text("msg", record.args());
-            // LineBuilder returns no error
-            let _ = record.key_values().visit(&mut line);
-        }
+        line.add_text("msg", record.args());
+        // LineBuilder returns no error
+        let _ = record.key_values().visit(&mut line);
         line.finish()
     }
 }
@@ -146,8 +140,6 @@ impl Logger {
 struct LineBuilder {
     format: LogFormat,
     line: String,
-    /// The current value with its control characters escaped.
-    value: String,
     /// Bytes of text that the line may still take.
     text_left: usize,
     has_fields: bool,
@@ -155,30 +147,20 @@ struct LineBuilder {
 
 impl LineBuilder {
     fn add_text(&mut self, name: &str, value: impl Display) {
-        let mut text = std::mem::take(&mut self.value);
-        text.clear();
-        self.escape(&mut text, value);
-        self.add_escaped(name, &text);
-        self.value = text;
-    }
-
-    fn escape(&mut self, text: &mut String, value: impl Display) {
+        self.add_name(name);
+        let mut text = String::new();
         let mut escaper = ControlEscaper {
-            text,
+            text: &mut text,
             max: self.text_left,
         };
         // a Display that fails leaves what it has written
         let _ = write!(escaper, "{value}");
         self.text_left = self.text_left.saturating_sub(text.len());
-    }
-
-    fn add_escaped(&mut self, name: &str, text: &str) {
-        self.add_name(name);
         let unquoted = !text.is_empty() && !text.contains([' ', '"', '=']);
         if self.format == LogFormat::Logfmt && unquoted {
-            self.line.push_str(text);
+            self.line.push_str(&text);
         } else {
-            self.add_quoted(text);
+            self.add_quoted(&text);
         }
     }
 
@@ -212,23 +194,6 @@ impl LineBuilder {
             self.line.push(c);
         }
         self.line.push('"');
-    }
-
-    /// A message of the form `event key=value key="value"`, whose pairs become fields.
-    fn add_message_with_pairs(&mut self, message: &fmt::Arguments<'_>) {
-        let mut text = String::new();
-        self.escape(&mut text, message);
-        let (event, pairs) = fields::split_fields(&text);
-        self.add_escaped("msg", event);
-        match self.format {
-            LogFormat::Logfmt if pairs.is_empty() => {}
-            LogFormat::Logfmt => self.line.extend([" ", pairs.trim_end()]),
-            LogFormat::Json => {
-                for (name, value) in fields::parse_fields(pairs) {
-                    self.add_escaped(name, &value);
-                }
-            }
-        }
     }
 
     fn finish(mut self) -> String {

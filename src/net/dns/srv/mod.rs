@@ -41,16 +41,16 @@ const DNS_PORT: u16 = 53;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SrvTarget {
     /// Name in lower case, without the final dot; empty if the record says that there is no such service.
-    pub host: String,
-    pub port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// SRV records of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SrvAnswer {
     /// In the order in which to try them; empty without a record.
-    pub targets: Vec<SrvTarget>,
-    pub ttl: Duration,
+    pub(crate) targets: Vec<SrvTarget>,
+    pub(crate) ttl: Duration,
 }
 
 /// Looks up the SRV records of an absolute name. A name without records is no error.
@@ -349,10 +349,13 @@ fn order_targets(mut records: Vec<SrvRecord>, mut pick: impl FnMut(u32) -> u32) 
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    /// The records in a response to the query `id` for `name`, if it is one.
-    pub fn srv_answer(message: &[u8], id: u16, name: &str) -> Option<super::SrvAnswer> {
+    /// Host and port of each record in a response to the query `id` for `name`, if it is one.
+    pub fn srv_answer(message: &[u8], id: u16, name: &str) -> Option<Vec<(String, u16)>> {
         match super::parse_reply(message, id, name) {
-            super::DnsReply::Answer(answer) => Some(answer),
+            super::DnsReply::Answer(answer) => {
+                let targets = answer.targets.into_iter();
+                Some(targets.map(|target| (target.host, target.port)).collect())
+            }
             _ => None,
         }
     }
