@@ -191,6 +191,6 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_is_created(setup, disk):
     (disk.path / "leaves.redb").write_bytes(b"not a database" * 100)
     setup = setup()
     setup.expect_ready()
-    assert "is damaged and begins anew" in setup.service.text
+    assert "leave store damaged" in setup.service.text
     assert (disk.path / "leaves.broken.1").read_bytes().startswith(b"not a database")
     setup.expect_sent(setup.acknowledged_leave())
