@@ -62,9 +62,9 @@ impl AppServiceApi {
     ) -> Result<HttpResponse, Refusal> {
         let exchange = self.exchange.get();
         let user = authenticate_user(&exchange, context)?;
-        let (server, membership) = request_body::parse_client_token(context.request.body)?;
-        let token = exchange.issue_client_token(&user, server.as_ref(), &membership, version)?;
-        let (user, access) = (user.id(), AccessLevel::Full);
+        let request = request_body::parse_client_token(context.request.body)?;
+        let token = exchange.issue_client_token(&user, &request, version)?;
+        let (user, access, membership) = (user.id(), AccessLevel::Full, &request.membership);
         Ok(token_response(
             context,
             user,
@@ -83,12 +83,13 @@ impl AppServiceApi {
         let (homeserver, headers) = (authenticated(context)?, proxy_headers(context));
         let authenticator = &exchange.authenticator;
         let origin = authenticator.authenticate_origin(homeserver, headers)?;
-        let (user, membership) = request_body::parse_federation_token(context.request.body)?;
-        let token = exchange.issue_federation_token(&origin, &user, &membership)?;
+        let request = request_body::parse_federation_token(context.request.body)?;
+        let token = exchange.issue_federation_token(&origin, &request)?;
+        let (user, membership) = (&request.user, &request.membership);
         let access = AccessLevel::Restricted;
         Ok(token_response(
             context,
-            &user,
+            user,
             access,
             &membership.room,
             &token,
@@ -102,8 +103,8 @@ impl AppServiceApi {
     ) -> Result<HttpResponse, Refusal> {
         let exchange = self.exchange.get();
         let user = authenticate_user(&exchange, context)?;
-        let (membership, delay_id) = request_body::parse_client_delegate(context.request.body)?;
-        let leave = exchange.delegate_leave(&user, &membership, &delay_id)?;
+        let request = request_body::parse_client_delegate(context.request.body)?;
+        let leave = exchange.delegate_leave(&user, &request)?;
         context.record_leave(user.id(), &leave);
         Ok(HttpResponse::empty_object())
     }

@@ -245,6 +245,7 @@ impl From<request_body::Error> for Refusal {
         let errcode = match error {
             request_body::Error::NotJson => "M_NOT_JSON",
             request_body::Error::InvalidField(..) => "M_BAD_JSON",
+            request_body::Error::MemberMismatch => "M_INVALID_PARAM",
         };
         Self::new(
             "bad_request",

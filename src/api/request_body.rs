@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::delegation::leave::DelegationRequest;
-use crate::exchange::appservice::CallMembership;
+use crate::exchange::appservice::{
+    CallMember, CallMembership, ClientDelegateRequest, ClientTokenRequest, FederationTokenRequest,
+};
 use crate::exchange::standalone::{ExchangeRequest, RequestedParticipant};
 use crate::matrix::id::{
     DelayId, DeviceId, InvalidIdentifier, MemberId, RoomId, ServerName, SlotId, UserId,
@@ -29,6 +31,8 @@ pub enum Error {
     NotJson,
     /// A field is missing or invalid: its path, and what was expected.
     InvalidField(&'static str, String),
+    /// `member_id` and `member.id` differ.
+    MemberMismatch,
 }
 
 impl fmt::Display for Error {
@@ -36,6 +40,7 @@ impl fmt::Display for Error {
         match self {
             Self::NotJson => f.write_str("the body is not JSON"),
             Self::InvalidField(name, expected) => write!(f, "{name}: expected {expected}"),
+            Self::MemberMismatch => f.write_str("member_id: expected the same as member.id"),
         }
     }
 }
@@ -98,34 +103,44 @@ pub fn parse_delegate_delayed_leave(
     }
 }
 
-/// Parses the body of `POST /_matrix/client/…/rtc/livekit/get_token`: a membership, and the homeserver that the SFU belongs to if the
-/// client names one.
-pub(super) fn parse_client_token(
-    body: &[u8],
-) -> Result<(Option<ServerName>, CallMembership), Error> {
+/// Parses the body of `POST /_matrix/client/…/rtc/livekit/get_token`.
+pub(super) fn parse_client_token(body: &[u8]) -> Result<ClientTokenRequest, Error> {
     let body = parse_object(body)?;
     let body = BodyObject(&body);
     let server = match body.get("server_name") {
         None => None,
         Some(_) => Some(body.parse("server_name", ServerName::parse)?),
     };
-    Ok((server, parse_call_membership(&body)?))
+    Ok(ClientTokenRequest {
+        server,
+        url: parse_url(&body)?,
+        membership: parse_call_membership(&body)?,
+    })
 }
 
-/// Parses the body of `POST /_matrix/federation/…/rtc/livekit/get_token`: a user and their membership.
-pub(super) fn parse_federation_token(body: &[u8]) -> Result<(UserId, CallMembership), Error> {
+/// Parses the body of `POST /_matrix/federation/…/rtc/livekit/get_token`.
+pub(super) fn parse_federation_token(body: &[u8]) -> Result<FederationTokenRequest, Error> {
     let body = parse_object(body)?;
     let body = BodyObject(&body);
-    let user = body.parse("user_id", UserId::parse)?;
-    Ok((user, parse_call_membership(&body)?))
+    Ok(FederationTokenRequest {
+        user: body.parse("user_id", UserId::parse)?,
+        url: parse_url(&body)?,
+        membership: parse_call_membership(&body)?,
+    })
 }
 
-/// Parses the body of `POST /_matrix/client/…/rtc/livekit/delegate_delayed_leave`: a membership and its delayed leave.
-pub(super) fn parse_client_delegate(body: &[u8]) -> Result<(CallMembership, DelayId), Error> {
+/// Parses the body of `POST /_matrix/client/…/rtc/livekit/delegate_delayed_leave`.
+pub(super) fn parse_client_delegate(body: &[u8]) -> Result<ClientDelegateRequest, Error> {
     let body = parse_object(body)?;
     let body = BodyObject(&body);
-    let membership = parse_call_membership(&body)?;
-    Ok((membership, body.parse("delay_id", DelayId::parse)?))
+    Ok(ClientDelegateRequest {
+        url: match body.get("url") {
+            None => None,
+            Some(_) => Some(parse_url(&body)?),
+        },
+        membership: parse_call_membership(&body)?,
+        delay_id: body.parse("delay_id", DelayId::parse)?,
+    })
 }
 
 fn parse_openid_token(body: &BodyObject<'_>) -> Result<(String, OpenIdToken), Error> {
@@ -137,11 +152,38 @@ fn parse_openid_token(body: &BodyObject<'_>) -> Result<(String, OpenIdToken), Er
 
 fn parse_call_membership(body: &BodyObject<'_>) -> Result<CallMembership, Error> {
     Ok(CallMembership {
-        url: body.required_text("url", MAX_URL_BYTES)?.to_owned(),
         room: body.parse("room_id", RoomId::parse_for_path)?,
         slot: body.parse("slot_id", SlotId::parse)?,
-        member: body.parse("member_id", MemberId::parse)?,
+        member: parse_call_member(body)?,
     })
+}
+
+fn parse_url(body: &BodyObject<'_>) -> Result<String, Error> {
+    Ok(body.required_text("url", MAX_URL_BYTES)?.to_owned())
+}
+
+/// The member in either dialect. A body with both fields is of a client that sends what any service may need, and knows the latest
+/// MSC4195: `member_id` determines the identity. With two ids it is unclear which member is meant: 400 `M_INVALID_PARAM`.
+fn parse_call_member(body: &BodyObject<'_>) -> Result<CallMember, Error> {
+    if body.get("member").is_none() {
+        let id = body.parse("member_id", MemberId::parse)?;
+        return Ok(CallMember::MemberId { id, device: None });
+    }
+    let member = body.required_object("member")?;
+    let id = member.parse("member.id", MemberId::parse)?;
+    let device_path = "member.claimed_device_id";
+    if body.get("member_id").is_none() {
+        let device = member.parse(device_path, DeviceId::parse)?;
+        return Ok(CallMember::Member { id, device });
+    }
+    if body.parse("member_id", MemberId::parse)? != id {
+        return Err(Error::MemberMismatch);
+    }
+    let device = match member.get(device_path) {
+        None => None,
+        Some(_) => Some(member.parse(device_path, DeviceId::parse)?),
+    };
+    Ok(CallMember::MemberId { id, device })
 }
 
 /// The two delay fields, which come together or not at all.
@@ -408,13 +450,24 @@ mod tests {
     #[test]
     fn an_error_names_the_invalid_field_of_a_proxied_body() {
         let text = proxied_body().to_string();
-        assert!(parse_client_token(text.as_bytes()).unwrap().0.is_none());
+        assert!(
+            parse_client_token(text.as_bytes())
+                .unwrap()
+                .server
+                .is_none()
+        );
         assert_eq!(
-            parse_federation_token(text.as_bytes()).unwrap().0.as_str(),
+            parse_federation_token(text.as_bytes())
+                .unwrap()
+                .user
+                .as_str(),
             "@a:hs"
         );
         assert_eq!(
-            parse_client_delegate(text.as_bytes()).unwrap().1.as_str(),
+            parse_client_delegate(text.as_bytes())
+                .unwrap()
+                .delay_id
+                .as_str(),
             "d"
         );
         let assert_named = |error: Option<Error>, name: &str| {
@@ -430,7 +483,7 @@ mod tests {
             json!({}),
             json!("a\u{0}".repeat(4000)),
         ] {
-            for name in ["room_id", "slot_id", "member_id", "url"] {
+            for name in ["room_id", "slot_id", "member_id"] {
                 assert_named(
                     parse_client_token(&proxied_body_with(name, value.clone())).err(),
                     name,
@@ -443,6 +496,13 @@ mod tests {
                     parse_client_delegate(&proxied_body_with(name, value.clone())).err(),
                     name,
                 );
+            }
+            let bad_url = proxied_body_with("url", value.clone());
+            assert_named(parse_client_token(&bad_url).err(), "url");
+            assert_named(parse_federation_token(&bad_url).err(), "url");
+            match parse_client_delegate(&bad_url) {
+                Ok(request) => assert!(value.is_null() && request.url.is_none()),
+                Err(error) => assert_named(Some(error), "url"),
             }
             assert_named(
                 parse_federation_token(&proxied_body_with("user_id", value.clone())).err(),
@@ -460,5 +520,76 @@ mod tests {
             }
         }
         assert_eq!(parse_client_token(b"{").unwrap_err(), Error::NotJson);
+    }
+
+    /// The member of a body with these two fields, which the three endpoints parse alike.
+    fn parse_members(member_id: &Value, member: &Value) -> Result<CallMember, Error> {
+        let mut body = proxied_body();
+        body["member_id"] = member_id.clone();
+        body["member"] = member.clone();
+        let body = body.to_string().into_bytes();
+        let members = [
+            parse_client_token(&body).map(|request| request.membership.member),
+            parse_federation_token(&body).map(|request| request.membership.member),
+            parse_client_delegate(&body).map(|request| request.membership.member),
+        ];
+        let [member, others @ ..] = members;
+        assert!(others.iter().all(|other| *other == member), "{others:?}");
+        member
+    }
+
+    #[test]
+    fn the_member_is_parsed_in_both_dialects() {
+        let (id, device) = (MemberId::parse("m").unwrap(), DeviceId::parse("D").unwrap());
+        let by_id = |device| {
+            let id = id.clone();
+            Ok(CallMember::MemberId { id, device })
+        };
+        let known = || Some(device.clone());
+        let member = json!({ "id": "m", "claimed_device_id": "D", "claimed_user_id": 1 });
+        let without_device = json!({ "id": "m", "claimed_device_id": null });
+        assert_eq!(parse_members(&json!("m"), &json!(null)), by_id(None));
+        assert_eq!(parse_members(&json!("m"), &member), by_id(known()));
+        assert_eq!(parse_members(&json!("m"), &without_device), by_id(None));
+        let expected = CallMember::Member {
+            id: id.clone(),
+            device: device.clone(),
+        };
+        assert_eq!(parse_members(&json!(null), &member), Ok(expected));
+    }
+
+    #[test]
+    fn an_error_names_the_invalid_field_of_a_member() {
+        let assert_named = |member_id: Value, member: Value, name: &str| {
+            let parsed = parse_members(&member_id, &member);
+            assert!(
+                matches!(parsed, Err(Error::InvalidField(n, _)) if n == name),
+                "{member_id} {member}"
+            );
+        };
+        for invalid in [json!(""), json!(1), json!([]), json!("a".repeat(256))] {
+            let id = json!({ "id": invalid, "claimed_device_id": "D" });
+            let device = json!({ "id": "m", "claimed_device_id": invalid });
+            for member_id in [json!(null), json!("m")] {
+                assert_named(member_id.clone(), invalid.clone(), "member");
+                assert_named(member_id.clone(), id.clone(), "member.id");
+                assert_named(member_id, device.clone(), "member.claimed_device_id");
+            }
+            let member = json!({ "id": "m", "claimed_device_id": "D" });
+            assert_named(invalid, member, "member_id");
+        }
+        let device = "member.claimed_device_id";
+        assert_named(json!(null), json!({ "id": "m" }), device);
+        assert_named(
+            json!(null),
+            json!({ "claimed_device_id": "D" }),
+            "member.id",
+        );
+        assert_named(json!(null), json!(null), "member_id");
+        let other = json!({ "id": "other", "claimed_device_id": "D" });
+        assert_eq!(
+            parse_members(&json!("m"), &other),
+            Err(Error::MemberMismatch)
+        );
     }
 }

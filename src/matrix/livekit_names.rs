@@ -6,11 +6,28 @@ use sha2::{Digest, Sha256};
 
 use crate::livekit::id::{InvalidLiveKitName, ParticipantIdentity, RoomName};
 use crate::matrix::appservice::JoinedUser;
-use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId};
+use crate::matrix::id::{DeviceId, MemberId, RoomId, SlotId, UserId};
 use crate::matrix::openid::VerifiedUser;
 
 /// The slot of clients that name none: the one call of a room.
 pub(crate) const DEFAULT_SLOT: &str = "m.call#ROOM";
+
+/// A user who is proven to send the request.
+pub(crate) trait AuthenticatedUser {
+    fn user_id(&self) -> &UserId;
+}
+
+impl AuthenticatedUser for VerifiedUser {
+    fn user_id(&self) -> &UserId {
+        self.id()
+    }
+}
+
+impl AuthenticatedUser for JoinedUser {
+    fn user_id(&self) -> &UserId {
+        self.id()
+    }
+}
 
 /// The LiveKit room of a slot in a Matrix room.
 pub(crate) fn derive_room_name(room: &RoomId, slot: &SlotId) -> RoomName {
@@ -26,11 +43,11 @@ pub(crate) fn has_derived_format(room: &RoomName) -> bool {
 
 /// The identity of a member with a device.
 pub(crate) fn derive_device_identity(
-    user: &VerifiedUser,
+    user: &impl AuthenticatedUser,
     device: &DeviceId,
     member: &MemberId,
 ) -> ParticipantIdentity {
-    let hash = hash_names(&[user.id().as_str(), device.as_str(), member.as_str()]);
+    let hash = hash_names(&[user.user_id().as_str(), device.as_str(), member.as_str()]);
     ParticipantIdentity::new(hash).unwrap_or_else(|_| unreachable!())
 }
 
@@ -90,6 +107,8 @@ mod tests {
             "J+T45tGruxc+HrUOqJJlyQSV33m728Cme4+vt8/SWrU"
         );
         let alice = JoinedUser::for_test("@alice:example.com");
+        let same = derive_device_identity(&alice, &DeviceId::parse("DEVICE123").unwrap(), &member);
+        assert_eq!(same, identity);
         assert_eq!(
             derive_member_identity(&alice, &member).as_str(),
             "M3VnsLXrkbxIDINXO64u8PZzFyD9ZYFiQULR2dshWYs"

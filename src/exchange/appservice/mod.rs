@@ -20,10 +20,12 @@ use super::{DelegatedLeave, TokenIssuer};
 use crate::delegation;
 use crate::delegation::leave::DelegationRequest;
 use crate::livekit::access_token::{AccessToken, Claims, JoinPermissions};
-use crate::livekit::id::ParticipantKey;
+use crate::livekit::id::{ParticipantIdentity, ParticipantKey};
 use crate::livekit::room_service;
 use crate::matrix::appservice::{self, HomeserverClient, JoinedUser};
-use crate::matrix::id::{DelayId, MemberId, RoomId, RoomMember, ServerName, SlotId, UserId};
+use crate::matrix::id::{
+    DelayId, DeviceId, MemberId, RoomId, RoomMember, ServerName, SlotId, UserId,
+};
 use crate::matrix::livekit_names;
 use crate::membership::{Membership, ParticipantQuotaExceeded};
 use crate::net::base_url::BaseUrl;
@@ -53,14 +55,73 @@ const MAX_LOGGED_URL_CHARS: usize = 100;
 /// A membership in a call, parsed and not verified.
 #[derive(Debug)]
 pub(crate) struct CallMembership {
-    /// The SFU's URL as clients know it.
-    pub url: String,
     /// The Matrix room.
     pub room: RoomId,
     /// The slot within the room.
     pub slot: SlotId,
-    /// The member's id.
-    pub member: MemberId,
+    pub member: CallMember,
+}
+
+/// The member of the slot, in one of the two dialects in use. Other clients compute the LiveKit identity from the member event as the
+/// client's dialect says, so that the dialect of a request determines the identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CallMember {
+    /// `member_id`, of the latest MSC4195.
+    MemberId {
+        id: MemberId,
+        /// Known if the request has the field `member` as well. Not part of the identity.
+        device: Option<DeviceId>,
+    },
+    /// `member: {id, claimed_device_id}`, of the earlier MSC4195: matrix-js-sdk 43, matrix-widget-api 1.19, lk-jwt-service 0.7.
+    Member { id: MemberId, device: DeviceId },
+}
+
+impl CallMember {
+    fn derive_identity(&self, user: &JoinedUser) -> ParticipantIdentity {
+        match self {
+            Self::MemberId { id, .. } => livekit_names::derive_member_identity(user, id),
+            Self::Member { id, device } => livekit_names::derive_device_identity(user, device, id),
+        }
+    }
+
+    /// The member in the other dialect, of which `member` needs a device.
+    fn in_other_dialect(&self) -> Option<Self> {
+        match self.clone() {
+            Self::MemberId { id, device } => device.map(|device| Self::Member { id, device }),
+            Self::Member { id, device } => Some(Self::MemberId {
+                id,
+                device: Some(device),
+            }),
+        }
+    }
+}
+
+/// A request of our homeserver's user for a token, parsed and not verified.
+#[derive(Debug)]
+pub(crate) struct ClientTokenRequest {
+    /// The homeserver that the SFU belongs to, if the client names one.
+    pub server: Option<ServerName>,
+    /// The SFU's URL as clients know it.
+    pub url: String,
+    pub membership: CallMembership,
+}
+
+/// A request of another homeserver for a token for its user, parsed and not verified.
+#[derive(Debug)]
+pub(crate) struct FederationTokenRequest {
+    pub user: UserId,
+    /// The SFU's URL as clients know it.
+    pub url: String,
+    pub membership: CallMembership,
+}
+
+/// A request of our homeserver's user to take over a delayed leave, parsed and not verified.
+#[derive(Debug)]
+pub(crate) struct ClientDelegateRequest {
+    /// The SFU's URL as clients know it. Our SFU is meant without one: the widget action of MSC4533 has none.
+    pub url: Option<String>,
+    pub membership: CallMembership,
+    pub delay_id: DelayId,
 }
 
 /// The access token that a request results in.
@@ -250,19 +311,19 @@ impl AppServiceExchange {
         }
     }
 
-    /// Issues a token to a user of our homeserver: for our SFU, or for the SFU of `server`, whose service then issues it at the path of
-    /// `version`. Waits for our homeserver, and for the SFU or the other service.
+    /// Issues a token to a user of our homeserver: for our SFU, or for the SFU of another server, whose service then issues it at the path
+    /// of `version`. Waits for our homeserver, and for the SFU or the other service.
     pub(crate) fn issue_client_token(
         &self,
         user: &LocalUser,
-        server: Option<&ServerName>,
-        membership: &CallMembership,
+        request: &ClientTokenRequest,
         version: MscVersion,
     ) -> Result<AppServiceToken, Error> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let (membership, server) = (&request.membership, request.server.as_ref());
         let Some(server) = server.filter(|server| *server != self.homeserver.name()) else {
             let _permit = self.limits.acquire()?;
-            self.check_livekit_url(&membership.url)?;
+            self.check_livekit_url(&request.url)?;
             let joined = self.require_joined(user.id(), membership, deadline)?;
             return self.issue_local_token(&joined, membership, true);
         };
@@ -270,6 +331,7 @@ impl AppServiceExchange {
         let _permits = self.limits.acquire_remote()?;
         let request = RelayRequest {
             user: &self.require_joined(user.id(), membership, deadline)?,
+            url: &request.url,
             membership,
             version,
             deadline,
@@ -282,14 +344,13 @@ impl AppServiceExchange {
     pub(crate) fn issue_federation_token(
         &self,
         origin: &OriginServer,
-        user: &UserId,
-        membership: &CallMembership,
+        request: &FederationTokenRequest,
     ) -> Result<AppServiceToken, Error> {
-        let origin = origin.name();
+        let (user, membership, origin) = (&request.user, &request.membership, origin.name());
         if user.server() != origin {
             return Err(Error::OriginMismatch(user.clone(), origin.clone()));
         }
-        self.check_livekit_url(&membership.url)?;
+        self.check_livekit_url(&request.url)?;
         let (now, busy) = (Instant::now(), |_| Error::Busy(Some(origin.clone())));
         let queued = self.limits.origin_queue.join(origin.clone());
         let mut queued = queued.map_err(busy)?;
@@ -304,10 +365,12 @@ impl AppServiceExchange {
     pub(crate) fn delegate_leave(
         &self,
         user: &LocalUser,
-        membership: &CallMembership,
-        delay_id: &DelayId,
+        request: &ClientDelegateRequest,
     ) -> Result<DelegatedLeave, Error> {
-        self.check_livekit_url(&membership.url)?;
+        let (membership, delay_id) = (&request.membership, &request.delay_id);
+        if let Some(url) = &request.url {
+            self.check_livekit_url(url)?;
+        }
         let _permit = self.limits.acquire()?;
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let user = user.id();
@@ -392,6 +455,54 @@ impl AppServiceExchange {
 fn participant_key(user: &JoinedUser, membership: &CallMembership) -> ParticipantKey {
     ParticipantKey {
         room: livekit_names::derive_room_name(&membership.room, &membership.slot),
-        identity: livekit_names::derive_member_identity(user, &membership.member),
+        identity: membership.member.derive_identity(user),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dialect_determines_the_identity() {
+        let alice = JoinedUser::for_test("@alice:example.com");
+        let id = MemberId::parse("memberABC").unwrap();
+        let device = DeviceId::parse("DEVICE123").unwrap();
+        let member = CallMember::Member {
+            id: id.clone(),
+            device: device.clone(),
+        };
+        // the vectors of the earlier and the latest MSC4195
+        let three_parts = "J+T45tGruxc+HrUOqJJlyQSV33m728Cme4+vt8/SWrU";
+        let two_parts = "M3VnsLXrkbxIDINXO64u8PZzFyD9ZYFiQULR2dshWYs";
+        assert_eq!(member.derive_identity(&alice).as_str(), three_parts);
+        for device in [None, Some(device)] {
+            let by_id = CallMember::MemberId {
+                id: id.clone(),
+                device,
+            };
+            assert_eq!(by_id.derive_identity(&alice).as_str(), two_parts);
+        }
+    }
+
+    #[test]
+    fn the_other_dialect_of_a_member_id_needs_a_device() {
+        let id = MemberId::parse("memberABC").unwrap();
+        let device = DeviceId::parse("DEVICE123").unwrap();
+        let without_device = CallMember::MemberId {
+            id: id.clone(),
+            device: None,
+        };
+        assert_eq!(without_device.in_other_dialect(), None);
+        let member = CallMember::Member {
+            id: id.clone(),
+            device: device.clone(),
+        };
+        let by_id = CallMember::MemberId {
+            id,
+            device: Some(device),
+        };
+        assert_eq!(member.in_other_dialect(), Some(by_id.clone()));
+        assert_eq!(by_id.in_other_dialect(), Some(member));
     }
 }

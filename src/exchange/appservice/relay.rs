@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use log::debug;
+use serde_json::{Value, json};
 
-use super::{CallMembership, Error};
+use super::{CallMember, CallMembership, Error};
 use crate::matrix::appservice::{self, HomeserverClient, JoinedUser, RelayResponse};
 use crate::matrix::id::{ServerName, UserId};
 use crate::net::permits::{
@@ -87,9 +88,30 @@ impl fmt::Display for RelayError {
 /// A request for a token for another homeserver's SFU.
 pub(super) struct RelayRequest<'a> {
     pub(super) user: &'a JoinedUser,
+    /// The other homeserver's SFU.
+    pub(super) url: &'a str,
     pub(super) membership: &'a CallMembership,
     pub(super) version: MscVersion,
     pub(super) deadline: Instant,
+}
+
+impl RelayRequest<'_> {
+    /// The body in the dialect of `member`.
+    fn body(&self, member: &CallMember) -> Value {
+        let mut body = json!({
+            "user_id": self.user.id().as_str(),
+            "url": self.url,
+            "room_id": self.membership.room.as_str(),
+            "slot_id": self.membership.slot.as_str(),
+        });
+        match member {
+            CallMember::MemberId { id, .. } => body["member_id"] = id.as_str().into(),
+            CallMember::Member { id, device } => {
+                body["member"] = json!({ "id": id.as_str(), "claimed_device_id": device.as_str() });
+            }
+        }
+        body
+    }
 }
 
 /// All relayed requests, queued by destination.
@@ -132,9 +154,9 @@ impl RelayQueue {
     ) {
         use appservice::Error::{IncompleteResponse, UnexpectedResponse};
         let (responsive, ttl) = match outcome {
-            Ok(
-                RelayResponse::Token(_) | RelayResponse::Forbidden | RelayResponse::InvalidParam,
-            ) => (true, RESPONSIVE_TTL),
+            Ok(RelayResponse::Token(_) | RelayResponse::Forbidden | RelayResponse::BadRequest) => {
+                (true, RESPONSIVE_TTL)
+            }
             Ok(RelayResponse::Other(500.., _))
             | Err(IncompleteResponse(_) | UnexpectedResponse(_)) => (false, FAILING_TTL),
             // says nothing of the other homeserver
@@ -154,7 +176,8 @@ pub(super) struct QueuedRelay<'a> {
 }
 
 impl QueuedRelay<'_> {
-    /// Requests the other service's token. A homeserver without a user in the Matrix room has no SFU for it and is not asked.
+    /// Requests the other service's token, in the client's dialect and after a 400 once in the other dialect, which then determines the
+    /// identity in the token. A homeserver without a user in the Matrix room has no SFU for it and is not asked.
     pub(super) fn send(
         mut self,
         homeserver: &HomeserverClient,
@@ -171,20 +194,24 @@ impl QueuedRelay<'_> {
         let until = (request.deadline - MIN_RELAY_TIME).min(Instant::now() + RELAY_QUEUE_TIMEOUT);
         let active = self.entry.acquire(max_active, until);
         let _active = active.map_err(|_| Error::Busy(Some(server.clone())))?;
-        let body = json!({
-            "user_id": request.user.id().as_str(),
-            "url": membership.url,
-            "room_id": membership.room.as_str(),
-            "slot_id": membership.slot.as_str(),
-            "member_id": membership.member.as_str(),
-        });
-        let path = request.version.federation_path();
-        let outcome = homeserver.relay(server, path, &body, request.deadline);
-        self.relay_queue.record_outcome(server, &outcome);
+        let post = |member: &CallMember| {
+            let (path, body) = (request.version.federation_path(), request.body(member));
+            let outcome = homeserver.relay(server, path, &body, request.deadline);
+            self.relay_queue.record_outcome(server, &outcome);
+            outcome
+        };
+        let mut outcome = post(&membership.member);
+        // services know one dialect or both, and do not announce which
+        if let (Ok(RelayResponse::BadRequest), Some(member)) =
+            (&outcome, membership.member.in_other_dialect())
+        {
+            debug!(server:%; "relay repeated in the other dialect");
+            outcome = post(&member);
+        }
         let failure = match outcome {
             Ok(RelayResponse::Token(token)) => return Ok(token),
             Ok(RelayResponse::Forbidden) => RelayFailure::Forbidden,
-            Ok(RelayResponse::InvalidParam) => RelayFailure::BadRequest,
+            Ok(RelayResponse::BadRequest) => RelayFailure::BadRequest,
             Ok(RelayResponse::Other(status, errcode)) => RelayFailure::Failed(status, errcode),
             // our homeserver relayed the request, and the other side failed
             Err(

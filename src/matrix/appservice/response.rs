@@ -23,8 +23,8 @@ pub(crate) enum RelayResponse {
     Token(Box<str>),
     /// 403 `M_FORBIDDEN`.
     Forbidden,
-    /// 400 `M_INVALID_PARAM`.
-    InvalidParam,
+    /// 400: `M_INVALID_PARAM`, or the errcode of a service that does not know the body's dialect.
+    BadRequest,
     /// Another response, or an error of the local homeserver while relaying: status and errcode.
     Other(u16, String),
 }
@@ -138,7 +138,7 @@ impl HomeserverResponse {
         Ok(match (status, text("errcode")) {
             (200, _) if is_token => RelayResponse::Token(token.into()),
             (403, "M_FORBIDDEN") => RelayResponse::Forbidden,
-            (400, "M_INVALID_PARAM") => RelayResponse::InvalidParam,
+            (400, _) => RelayResponse::BadRequest,
             (status, errcode) => RelayResponse::Other(status, truncate_errcode(errcode)),
         })
     }
@@ -244,7 +244,13 @@ mod tests {
             relayed(200, r#"{"jwt":"a.b-_.C9","x":1}"#) == RelayResponse::Token("a.b-_.C9".into())
         );
         assert!(relayed(403, r#"{"errcode":"M_FORBIDDEN"}"#) == RelayResponse::Forbidden);
-        assert!(relayed(400, r#"{"errcode":"M_INVALID_PARAM"}"#) == RelayResponse::InvalidParam);
+        for content in [
+            r#"{"errcode":"M_INVALID_PARAM"}"#,
+            r#"{"errcode":"M_BAD_JSON"}"#,
+            "null",
+        ] {
+            assert!(relayed(400, content) == RelayResponse::BadRequest);
+        }
         let long = format!(r#"{{"jwt":"{}"}}"#, "a".repeat(MAX_RELAYED_TOKEN_BYTES + 1));
         for (status, content) in [
             (200, "null"),
@@ -255,7 +261,6 @@ mod tests {
             (200, &*long),
             (201, r#"{"jwt":"a"}"#),
             (403, r#"{"errcode":"M_UNKNOWN"}"#),
-            (400, r#"{"errcode":"M_BAD_JSON"}"#),
             (404, r#"{"errcode":"M_UNRECOGNIZED"}"#),
             (500, r#"{"errcode":"M_FORBIDDEN"}"#),
             (500, r#""M_FORBIDDEN""#),
@@ -286,7 +291,11 @@ mod tests {
             relay(403, denied),
             Ok(RelayResponse::Other(403, _))
         ));
-        assert!(matches!(relay(502, "{}"), Ok(RelayResponse::Other(502, _))));
+        // a 400 of the local homeserver is none of the other one
+        for status in [400, 502] {
+            let failed = relay(status, "{}");
+            assert!(matches!(failed, Ok(RelayResponse::Other(s, _)) if s == status));
+        }
         for status in [401, 403] {
             let refused = relay(status, r#"{"errcode":"M_FORBIDDEN"}"#);
             assert!(matches!(refused, Err(Error::Refused(..))));
