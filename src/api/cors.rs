@@ -12,7 +12,7 @@ const EXPOSED_HEADERS: &str = "Retry-After";
 
 /// Origins of the web pages that may use an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AllowedOrigins {
+pub(crate) enum AllowedOrigins {
     /// Any origin, without the cookies of its users.
     Any,
     /// These origins, in lower case.

@@ -52,7 +52,7 @@ fn setting_rows(setting: &Setting, report: &ConfigReport) -> Vec<[String; 3]> {
         .map(|row| {
             let value = escape_control_chars(&row.display_value);
             let origin = escape_control_chars(&row.origin.to_string());
-            [name(), value.into(), origin.into()]
+            [name(), value, origin]
         })
         .collect();
     if rows.is_empty() && matches!(setting.relation, Relation::Main) {

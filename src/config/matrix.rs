@@ -259,7 +259,7 @@ fn first_directory(value: SettingValue) -> Option<SettingValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+
     use crate::config::tests::{environment, errors, read_valid};
 
     const STATE_DIR: &str = "LIVEKIT_STATE_DIR";

@@ -183,8 +183,6 @@ fn read_insecure_skip_verify_tls(reader: &mut SettingsReader<'_>) -> Result<bool
 mod tests {
     use std::fs;
 
-    use super::*;
-    use crate::config::Mode;
     use crate::config::tests::{TempDir, environment, errors, read_valid, row};
 
     const PROXY: &str = "LIVEKIT_HTTPS_PROXY";

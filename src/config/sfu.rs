@@ -78,7 +78,7 @@ pub(super) fn read_keys(reader: &mut SettingsReader<'_>) -> Result<SfuKeysConfig
     let (file, list) = (file?, list?);
     let keys = key.map(|key| key.into_iter().chain(file.bare_key).collect());
     let key = keys.and_then(|keys| reader.agreed(keys));
-    let key = key.and_then(|key| check_half(reader, key, |key| is_valid_api_key(key)));
+    let key = key.and_then(|key| check_half(reader, key, is_valid_api_key));
     let secret = secret.and_then(|secret| {
         check_half(reader, secret, |secret| {
             !secret.chars().any(char::is_control)

@@ -6,7 +6,7 @@ use crate::matrix::id::ServerName;
 
 /// What the users of a homeserver get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccessLevel {
+pub(crate) enum AccessLevel {
     /// A token, and the LiveKit room is created first.
     Full,
     /// A token only; the room has to exist already.
@@ -15,7 +15,7 @@ pub enum AccessLevel {
 
 impl AccessLevel {
     /// The name in log and metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Restricted => "restricted",
@@ -25,7 +25,7 @@ impl AccessLevel {
 
 /// `LIVEKIT_FULL_ACCESS_HOMESERVERS`: the homeservers whose users have full access.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FullAccessHomeservers {
+pub(crate) enum FullAccessHomeservers {
     /// `*`: every homeserver.
     All,
     /// These homeservers, by exact name.
@@ -40,7 +40,7 @@ impl Default for FullAccessHomeservers {
 
 impl FullAccessHomeservers {
     /// The access level of the users of `server`.
-    pub fn level_of(&self, server: &ServerName) -> AccessLevel {
+    pub(crate) fn level_of(&self, server: &ServerName) -> AccessLevel {
         match self {
             Self::Listed(names) if !names.contains(server) => AccessLevel::Restricted,
             Self::All | Self::Listed(_) => AccessLevel::Full,
@@ -48,17 +48,17 @@ impl FullAccessHomeservers {
     }
 
     /// Whether every homeserver has full access.
-    pub fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         *self == Self::All
     }
 
     /// Whether no homeserver has full access.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.is_all() && self.names().next().is_none()
     }
 
     /// The homeservers listed by name, in order; none for `*`.
-    pub fn names(&self) -> impl Iterator<Item = &ServerName> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &ServerName> {
         match self {
             Self::All => None,
             Self::Listed(names) => Some(names),

@@ -12,7 +12,7 @@ const MAX_URL: usize = 2048;
 /// A URL `http[s]://host[:port][/path]`, without a trailing slash.
 #[allow(unreachable_pub, reason = "a fuzz target uses it")]
 #[derive(Clone, PartialEq, Eq)]
-pub struct BaseUrl {
+pub(crate) struct BaseUrl {
     tls: bool,
     host: Host,
     port: Option<u16>,

@@ -55,7 +55,7 @@ fn either_name_of_key_and_secret_works() {
 fn key_and_secret_can_each_be_in_a_file() {
     let directory = TempDir::new();
     let key = directory.file("key", "\nAPIx\n");
-    let secret = directory.file("secret", &format!("  {LONG}\r\n"));
+    let secret = directory.file("secret", format!("  {LONG}\r\n"));
     let (key, secret) = (&*key, &*secret);
     for (name, file) in [
         ("LIVEKIT_SECRET_FROM_FILE", secret),
@@ -172,7 +172,7 @@ fn half_a_pair_is_an_error_of_the_other_half() {
 #[test]
 fn different_values_for_the_same_half_are_a_conflict() {
     let directory = TempDir::new();
-    let path = directory.file("secret", &format!("{LONG}!"));
+    let path = directory.file("secret", format!("{LONG}!"));
     assert_eq!(
         errors(&[
             ("LIVEKIT_KEY", "APIx"),

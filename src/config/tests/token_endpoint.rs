@@ -63,7 +63,7 @@ fn caller_keys_are_hashes_in_a_setting_or_a_file() {
     let other = HASH.replace('a', "b");
     let third = HASH.replace('a', "c");
     let directory = TempDir::new();
-    let file = directory.file("keys", &format!("# comment\napp:{other}\n"));
+    let file = directory.file("keys", format!("# comment\napp:{other}\n"));
     let callers = read_endpoint(&[
         (
             "TOKEN_SERVER_API_KEYS",
@@ -109,7 +109,7 @@ fn metadata_too_long_for_a_url_draws_a_warning() {
         let directory = TempDir::new();
         let file = directory.file(
             "policy.toml",
-            &format!("[callers.a]\nmax_metadata_bytes = {bytes}"),
+            format!("[callers.a]\nmax_metadata_bytes = {bytes}"),
         );
         let (_, report) = read_valid(&[("TOKEN_SERVER_POLICY_FILE", &file)]);
         assert_eq!(
