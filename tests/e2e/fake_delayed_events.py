@@ -94,7 +94,7 @@ class DelayedEventHomeserver:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def run_command(self, listeners, ready):
+    def _run(self, listeners, ready):
         asyncio.set_event_loop(self._loop)
         self._ports = []
         for listener in range(listeners):
