@@ -21,7 +21,7 @@ const FIRST_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 const SFU_NOT_CHECKED: &str = "the SFU has not answered yet";
 const SFU_UNREACHABLE: &str = "the SFU does not answer as expected";
 const API_KEY_REFUSED: &str = "the SFU refuses the API key";
-const LEAVE_STORE_FAILING: &str = "delegated leaves cannot be written down";
+const LEAVE_STORE_FAILING: &str = "delegated leaves cannot be stored";
 
 /// The response to a readiness probe: 200, or 503 with the problems.
 pub(super) fn readiness_response(problems: &[&str]) -> HttpResponse {
