@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::appservice::AppServiceApi;
 use crate::api::matrix::{MatrixApi, MatrixApiState};
@@ -41,7 +42,6 @@ pub(super) struct MatrixHandlers {
     delayed_events: Arc<DelayedEventClient>,
     delegation: DelegationService,
     readiness: Arc<Readiness>,
-    webhook: Arc<WebhookApi>,
     standalone: Option<StandaloneHandlers>,
     appservice: Option<AppServiceHandlers>,
 }
@@ -68,67 +68,44 @@ impl MatrixHandlers {
             delegation_clients(config, &delayed_events, &room_service),
             config.delegation.presence_check_interval,
         )?;
-        let issuer = |lifetime| TokenIssuer {
-            room_service: room_service.clone(),
-            delegation: delegation.clone(),
-            api_keys: keys.clone(),
-            token_lifetime: lifetime,
-        };
-        let standalone = config.endpoints.matrix.then(|| {
-            let verifier = build_verifier(config, &fetchers, workers);
-            let issuer = issuer(config.access_tokens.lifetime);
-            let api = Arc::new(MatrixApi::new(matrix_state(config, &verifier, issuer)));
-            StandaloneHandlers { api, verifier }
-        });
-        let appservice = match &config.appservice {
-            Some(appservice) => {
-                let homeserver = build_homeserver(appservice, &fetchers);
-                let clients = membership_clients(appservice, &homeserver, &room_service, keys);
-                let lifetime = config.access_tokens.appservice_lifetime;
-                let membership =
-                    Membership::start(clients, appservice.membership_check_interval, lifetime)?;
-                let permits = max_outbound_workers(workers);
-                let limits = Arc::new(AppServiceLimits::new(match standalone {
-                    // the other endpoints need permits too
-                    Some(_) => permits * 3 / 4,
-                    None => permits,
-                }));
-                let exchange = appservice_exchange(
-                    config,
-                    appservice,
-                    &homeserver,
-                    &membership,
-                    &limits,
-                    issuer(lifetime),
-                );
-                Some(AppServiceHandlers {
-                    api: Arc::new(AppServiceApi::new(exchange, membership.clone())),
-                    homeserver,
-                    membership,
-                    limits,
-                })
-            }
-            None => None,
-        };
-        let readiness = Readiness::new(room_service.clone(), delegation.clone());
-        let webhook = Arc::new(WebhookApi::new(
-            WebhookReceiver::new(keys.clone()),
-            delegation.clone(),
-            appservice
-                .as_ref()
-                .map(|handlers| handlers.membership.clone()),
-        ));
-        Ok(Self {
+        let mut handlers = Self {
             workers,
             keys: keys.clone(),
+            readiness: Readiness::new(room_service.clone(), delegation.clone()),
             room_service,
             delayed_events,
             delegation,
-            readiness,
-            webhook,
-            standalone,
-            appservice,
-        })
+            standalone: None,
+            appservice: None,
+        };
+        handlers.standalone = config.endpoints.matrix.then(|| {
+            let verifier = build_verifier(config, &fetchers, workers);
+            let state = handlers.standalone_state(config, &verifier);
+            let api = Arc::new(MatrixApi::new(state));
+            StandaloneHandlers { api, verifier }
+        });
+        if let Some(appservice) = &config.appservice {
+            let homeserver = build_homeserver(appservice, &fetchers);
+            let membership = Membership::start(
+                handlers.membership_clients(appservice, &homeserver),
+                appservice.membership_check_interval,
+                config.access_tokens.appservice_lifetime,
+            )?;
+            let permits = max_outbound_workers(workers);
+            let limits = Arc::new(AppServiceLimits::new(match handlers.standalone {
+                // the other endpoints need permits too
+                Some(_) => permits * 3 / 4,
+                None => permits,
+            }));
+            let exchange = handlers.exchange(config, appservice, &homeserver, &membership, &limits);
+            handlers.appservice = Some(AppServiceHandlers {
+                api: Arc::new(AppServiceApi::new(exchange, membership.clone())),
+                homeserver,
+                membership,
+                limits,
+            });
+        }
+        Ok(handlers)
     }
 
     /// Replaces what differs between two configurations with the same open endpoints.
@@ -137,60 +114,40 @@ impl MatrixHandlers {
         let network = new.network != old.network;
         let homeservers = network || new.homeservers != old.homeservers;
         let appservice = network || new.appservice != old.appservice;
+        let openid_cache_ttl = |config: &Config| config.access_tokens.openid_cache_ttl;
+        let verifier = homeservers || openid_cache_ttl(new) != openid_cache_ttl(old);
         if network || new.sfu.api_url != old.sfu.api_url {
             self.room_service = build_room_service(new, &fetchers, &self.keys);
+        }
+        if network || new.sfu != old.sfu || new.sfu_keys != old.sfu_keys {
+            self.readiness.recheck_with(self.room_service.clone());
         }
         if homeservers || appservice {
             self.delayed_events = build_delayed_events(new, &fetchers);
         }
-        if let Some(handlers) = &mut self.standalone
-            && (homeservers
-                || new.access_tokens.openid_cache_ttl != old.access_tokens.openid_cache_ttl)
-        {
+        if let (Some(handlers), true) = (&mut self.standalone, verifier) {
             handlers.verifier = build_verifier(new, &fetchers, self.workers);
         }
-        if let (Some(handlers), Some(config), true) =
-            (&mut self.appservice, &new.appservice, appservice)
-        {
+        let own = self.appservice.as_mut().zip(new.appservice.as_ref());
+        if let (Some((handlers, config)), true) = (own, appservice) {
             handlers.homeserver = build_homeserver(config, &fetchers);
         }
         self.replace_state(new);
-        if network || new.sfu != old.sfu || new.sfu_keys != old.sfu_keys {
-            self.readiness.recheck_with(self.room_service.clone());
-        }
     }
 
     /// Has all handlers use the present clients, and these settings.
     fn replace_state(&self, config: &Config) {
-        let (delegation, room_service) = (&self.delegation, &self.room_service);
-        delegation.replace_clients(delegation_clients(
-            config,
-            &self.delayed_events,
-            room_service,
-        ));
-        let issuer = |lifetime| TokenIssuer {
-            room_service: room_service.clone(),
-            delegation: delegation.clone(),
-            api_keys: self.keys.clone(),
-            token_lifetime: lifetime,
-        };
+        let clients = delegation_clients(config, &self.delayed_events, &self.room_service);
+        self.delegation.replace_clients(clients);
         if let Some(StandaloneHandlers { api, verifier }) = &self.standalone {
-            let issuer = issuer(config.access_tokens.lifetime);
-            api.replace_state(matrix_state(config, verifier, issuer));
+            api.replace_state(self.standalone_state(config, verifier));
         }
         if let (Some(handlers), Some(appservice)) = (&self.appservice, &config.appservice) {
-            let AppServiceHandlers {
-                api,
-                homeserver,
-                membership,
-                limits,
-            } = handlers;
-            let clients = membership_clients(appservice, homeserver, room_service, &self.keys);
-            membership.replace_clients(clients);
-            let issuer = issuer(config.access_tokens.appservice_lifetime);
-            let exchange =
-                appservice_exchange(config, appservice, homeserver, membership, limits, issuer);
-            api.replace_state(exchange);
+            let (homeserver, membership) = (&handlers.homeserver, &handlers.membership);
+            membership.replace_clients(self.membership_clients(appservice, homeserver));
+            let limits = &handlers.limits;
+            let exchange = self.exchange(config, appservice, homeserver, membership, limits);
+            handlers.api.replace_state(exchange);
         }
     }
 
@@ -199,12 +156,72 @@ impl MatrixHandlers {
         let appservice = self.appservice.as_ref();
         router.matrix = standalone.map(|handlers| handlers.api.clone());
         router.appservice = appservice.map(|handlers| handlers.api.clone());
-        router.webhook = Some(self.webhook.clone());
+        router.webhook = Some(Arc::new(WebhookApi::new(
+            WebhookReceiver::new(self.keys.clone()),
+            self.delegation.clone(),
+            appservice.map(|handlers| handlers.membership.clone()),
+        )));
         router.readiness = Some(self.readiness.clone());
     }
 
     pub(super) fn delegation(&self) -> &DelegationService {
         &self.delegation
+    }
+
+    fn issuer(&self, token_lifetime: Duration) -> TokenIssuer {
+        TokenIssuer {
+            room_service: self.room_service.clone(),
+            delegation: self.delegation.clone(),
+            api_keys: self.keys.clone(),
+            token_lifetime,
+        }
+    }
+
+    fn standalone_state(&self, config: &Config, verifier: &Arc<OpenIdVerifier>) -> MatrixApiState {
+        let tokens = &config.access_tokens;
+        let settings = ExchangeSettings {
+            can_update_own_metadata: tokens.can_update_own_metadata,
+            remote_users_may_publish: tokens.remote_users_may_publish,
+        };
+        let full_access = config.homeservers.full_access.clone();
+        let issuer = self.issuer(tokens.lifetime);
+        MatrixApiState {
+            exchange: Exchange::new(verifier.clone(), full_access, issuer, settings),
+            livekit_url: config.sfu.url.clone(),
+        }
+    }
+
+    fn membership_clients(
+        &self,
+        config: &AppServiceConfig,
+        homeserver: &Arc<HomeserverClient>,
+    ) -> MembershipClients {
+        let (keys, as_token) = (self.keys.get(), &config.registration.as_token);
+        let sealer = AttributeSealer::new(keys.signing(), keys.all(), as_token);
+        MembershipClients {
+            sealer: Arc::new(sealer),
+            homeserver: homeserver.clone(),
+            room_service: self.room_service.clone(),
+        }
+    }
+
+    fn exchange(
+        &self,
+        config: &Config,
+        appservice: &AppServiceConfig,
+        homeserver: &Arc<HomeserverClient>,
+        membership: &Membership,
+        limits: &Arc<AppServiceLimits>,
+    ) -> AppServiceExchange {
+        let hs_token = appservice.registration.hs_token.clone();
+        AppServiceExchange::new(
+            AppServiceAuthenticator::new(hs_token, appservice.server_name.clone()),
+            homeserver.clone(),
+            self.issuer(config.access_tokens.appservice_lifetime),
+            membership.clone(),
+            config.sfu.url.clone(),
+            limits.clone(),
+        )
     }
 }
 
@@ -277,56 +294,6 @@ fn delegation_clients(
         room_service: room_service.clone(),
         listed_servers: listed_servers(config).collect(),
     }
-}
-
-fn membership_clients(
-    config: &AppServiceConfig,
-    homeserver: &Arc<HomeserverClient>,
-    room_service: &Arc<RoomServiceClient>,
-    keys: &SharedApiKeys,
-) -> MembershipClients {
-    let (keys, as_token) = (keys.get(), &config.registration.as_token);
-    let sealer = AttributeSealer::new(keys.signing(), keys.all(), as_token);
-    MembershipClients {
-        sealer: Arc::new(sealer),
-        homeserver: homeserver.clone(),
-        room_service: room_service.clone(),
-    }
-}
-
-fn matrix_state(
-    config: &Config,
-    verifier: &Arc<OpenIdVerifier>,
-    issuer: TokenIssuer,
-) -> MatrixApiState {
-    let settings = ExchangeSettings {
-        can_update_own_metadata: config.access_tokens.can_update_own_metadata,
-        remote_users_may_publish: config.access_tokens.remote_users_may_publish,
-    };
-    let full_access = config.homeservers.full_access.clone();
-    MatrixApiState {
-        exchange: Exchange::new(verifier.clone(), full_access, issuer, settings),
-        livekit_url: config.sfu.url.clone(),
-    }
-}
-
-fn appservice_exchange(
-    config: &Config,
-    appservice: &AppServiceConfig,
-    homeserver: &Arc<HomeserverClient>,
-    membership: &Membership,
-    limits: &Arc<AppServiceLimits>,
-    issuer: TokenIssuer,
-) -> AppServiceExchange {
-    let hs_token = appservice.registration.hs_token.clone();
-    AppServiceExchange::new(
-        AppServiceAuthenticator::new(hs_token, appservice.server_name.clone()),
-        homeserver.clone(),
-        issuer,
-        membership.clone(),
-        config.sfu.url.clone(),
-        limits.clone(),
-    )
 }
 
 fn open_leave_store(store: LeaveStoreConfig, roots: &RootCertificates) -> Arc<dyn LeaveStore> {

@@ -64,8 +64,7 @@ fn read_homeserver_url(
     let url = overrides.and_then(|overrides| overrides.get(server_name).cloned());
     if let Some(url) = &url {
         let origin = SettingOrigin::DerivedFrom(LIVEKIT_CS_API_URL_OVERRIDES.name);
-        let report = &mut reader.report;
-        report.add_setting(&LIVEKIT_HS_URL, url.to_string(), origin);
+        reader.report_as(&LIVEKIT_HS_URL, url.to_string(), origin);
     }
     required(reader, &LIVEKIT_HS_URL, Ok(url))
 }
@@ -100,7 +99,7 @@ fn read_registration(reader: &mut SettingsReader<'_>) -> Result<AppServiceRegist
     let (as_token, hs_token) = (as_token?, hs_token?);
     let is_short = |token: &AppServiceSecret| token.length() < SHORT_TOKEN_CHARS;
     if is_short(&as_token) || is_short(&hs_token) {
-        reader.report.warn(format!(
+        reader.warn(format!(
             "a token of the registration has fewer than {SHORT_TOKEN_CHARS} characters; generate-registration makes longer ones"
         ));
     }
@@ -122,9 +121,7 @@ fn parse_registration(
 ) -> Result<AppServiceRegistration, Reported> {
     match AppServiceRegistration::parse(&file.text) {
         Ok(registration) => {
-            reader
-                .report
-                .add_setting(file.setting, "(read)", file.origin);
+            reader.report_as(file.setting, "(read)", file.origin);
             Ok(registration)
         }
         Err(expected) => {

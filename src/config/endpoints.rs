@@ -94,9 +94,7 @@ pub(super) fn warn_unread_settings(reader: &mut SettingsReader<'_>, open: OpenEn
             });
             let closed = closed.collect::<Vec<_>>().join(", and ");
             let name = setting.name;
-            reader
-                .report
-                .warn(format!("{name} has no effect: {closed}"));
+            reader.warn(format!("{name} has no effect: {closed}"));
         }
     }
 }

@@ -84,7 +84,7 @@ pub(super) fn read_bind(
         parse_port(text).map(BindAddress::AllInterfaces).ok_or(text)
     })?;
     let (older, current) = (setting.name, LIVEKIT_JWT_BIND.name);
-    reader.report.warn(format!(
+    reader.warn(format!(
         "{older} is an older name; write {current}={bind} instead"
     ));
     Ok((bind, setting))
@@ -100,7 +100,7 @@ fn read_older_port(
         .as_ref()
         .is_some_and(|value| is_kubernetes_service_link(&value.text))
     {
-        reader.report.warn(format!(
+        reader.warn(format!(
             "{name} is ignored: Kubernetes sets it for a service of that name, unless enableServiceLinks is false"
         ));
         return Ok(None);

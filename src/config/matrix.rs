@@ -68,9 +68,7 @@ fn read_full_access(
     let (set, set_by_older) = (set?, set_by_older?);
     if set_by_older.is_some() {
         let (older, current) = (older.name, current.name);
-        reader
-            .report
-            .warn(format!("{older} is an older name; write {current} instead"));
+        reader.warn(format!("{older} is an older name; write {current} instead"));
     }
     let set = match (set, set_by_older) {
         (Some(current_value), Some(older_value)) if current_value != older_value => {
@@ -88,12 +86,12 @@ fn read_full_access(
     };
     let name = current.name;
     if full_access.is_empty() && endpoints.matrix {
-        reader.report.warn(format!(
+        reader.warn(format!(
             "users of all homeservers are restricted: they can join rooms that exist, and none are created for them; \
              {name}=your.server.name gives full access to yours"
         ));
     } else if full_access.is_all() && is_set {
-        reader.report.warn(format!(
+        reader.warn(format!(
             "users of all homeservers can have rooms created on the SFU, since {name} is *"
         ));
     }
@@ -185,17 +183,13 @@ fn read_store(
     if let Some(redis) = redis {
         if let Some(directory) = directory {
             let name = directory.setting.name;
-            reader
-                .report
-                .warn(format!("{name} has no effect beside {redis_name}"));
+            reader.warn(format!("{name} has no effect beside {redis_name}"));
         }
         return read_redis(reader, redis, password);
     }
     if let Some(password) = password {
         let name = password.setting.name;
-        reader
-            .report
-            .warn(format!("{name} has no effect without {redis_name}"));
+        reader.warn(format!("{name} has no effect without {redis_name}"));
     }
     match directory.or(systemd_directory) {
         Some(value) if value.text == MEMORY => {
@@ -206,7 +200,7 @@ fn read_store(
         None => {
             if may_delegate {
                 let name = LIVEKIT_STATE_DIR.name;
-                reader.report.warn(format!(
+                reader.warn(format!(
                     "delegated leaves are stored in memory, so that a restart loses them: {name} names a directory for them"
                 ));
             }
@@ -223,7 +217,7 @@ fn read_redis(
     match RedisAddress::parse(&url.text) {
         Ok(address) => {
             let shown = address.to_string();
-            reader.report.add_setting(url.setting, shown, url.origin);
+            reader.report_as(url.setting, shown, url.origin);
             let password = password.map(|value| {
                 reader.report_value(&value);
                 value.text
@@ -259,7 +253,6 @@ fn first_directory(value: SettingValue) -> Option<SettingValue> {
 
 #[cfg(test)]
 mod tests {
-
     use crate::config::tests::{environment, errors, read_valid};
 
     const STATE_DIR: &str = "LIVEKIT_STATE_DIR";

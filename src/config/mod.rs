@@ -167,7 +167,7 @@ fn read_sections(
         })
     });
     if endpoints.appservice && endpoints.matrix {
-        reader.report.warn(appservice::BOTH_MODES_WARNING);
+        reader.warn(appservice::BOTH_MODES_WARNING);
     }
     let token_endpoint = endpoints.token.then(|| {
         let current = current.and_then(|current| current.token_endpoint.as_ref());

@@ -112,9 +112,7 @@ fn read_proxy(reader: &mut SettingsReader<'_>) -> Result<Option<Proxy>, Reported
                 true => format!("{proxy} (login set)"),
                 false => proxy.to_string(),
             };
-            reader
-                .report
-                .add_setting(value.setting, shown, value.origin);
+            reader.report_as(value.setting, shown, value.origin);
             Ok(Some(proxy))
         }
         // a password can be anywhere in it
@@ -151,9 +149,7 @@ fn read_certificate_authorities(
             Err(error) => {
                 let (name, text) = (value.setting.name, quote_redacted(&value.text));
                 let reason = error.reason();
-                reader
-                    .report
-                    .warn(format!("{name} is ignored: {text}: {reason}"));
+                reader.warn(format!("{name} is ignored: {text}: {reason}"));
             }
         }
     }
@@ -166,13 +162,13 @@ fn read_insecure_skip_verify_tls(reader: &mut SettingsReader<'_>) -> Result<bool
     };
     let (name, is_on) = (value.setting.name, value.text == INSECURE_TLS_OPT_IN);
     if is_on {
-        reader.report.warn(format!(
+        reader.warn(format!(
             "CERTIFICATES OF HOMESERVERS ARE NOT CHECKED, since {name} says so: anyone between this service and a homeserver can \
              pose as any user of it"
         ));
         reader.report_value(&value);
     } else {
-        reader.report.warn(format!(
+        reader.warn(format!(
             "{name} has no effect: certificates are checked, since its value is not {INSECURE_TLS_OPT_IN}"
         ));
     }

@@ -54,39 +54,29 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// A setting that cannot be used. Never holds a secret.
+/// A setting that cannot be used, by its name. Never holds a secret.
 #[derive(Debug)]
 pub enum Error {
-    /// A value that the setting does not take.
+    /// A value that the setting does not take; of a secret, `found` is the length.
     Invalid {
-        /// The variable.
         name: &'static str,
-        /// What it takes.
         expected: String,
-        /// What it holds; of a secret only the length.
         found: String,
     },
     /// A setting that is needed and not set.
     Missing {
-        /// The variable.
         name: &'static str,
-        /// What it takes.
         expected: String,
     },
-    /// Two variables that set the same and differ.
+    /// Two variables that set the same and differ; `other` was read first.
     Conflict {
-        /// The variable.
         name: &'static str,
-        /// The variable that was read first.
         other: &'static str,
     },
     /// A file that cannot be read.
     Unreadable {
-        /// The variable that names the file.
         name: &'static str,
-        /// The file.
         path: String,
-        /// The cause.
         source: io::Error,
     },
 }
@@ -177,25 +167,6 @@ pub struct ConfigReport {
     pub(crate) settings: Vec<EffectiveSetting>,
     /// For each group of endpoints whether it is open, and why.
     pub(crate) endpoints: Vec<(EndpointGroup, bool, String)>,
-}
-
-impl ConfigReport {
-    pub(super) fn warn(&mut self, warning: impl Into<String>) {
-        self.warnings.push(warning.into());
-    }
-
-    pub(super) fn add_setting(
-        &mut self,
-        setting: &Setting,
-        display_value: impl Into<String>,
-        origin: SettingOrigin,
-    ) {
-        self.settings.push(EffectiveSetting {
-            name: setting.name,
-            display_value: display_value.into(),
-            origin,
-        });
-    }
 }
 
 /// The value of a setting. No `Debug`: it may be a secret.
@@ -445,8 +416,26 @@ impl<'a> SettingsReader<'a> {
             (true, _) => mask_secret(&value.text),
             (false, _) => value.text.clone(),
         };
-        self.report
-            .add_setting(value.setting, shown, value.origin.clone());
+        self.report_as(value.setting, shown, value.origin.clone());
+    }
+
+    /// Adds a value to the report in this form.
+    pub(super) fn report_as(
+        &mut self,
+        setting: &Setting,
+        display_value: impl Into<String>,
+        origin: SettingOrigin,
+    ) {
+        self.report.settings.push(EffectiveSetting {
+            name: setting.name,
+            display_value: display_value.into(),
+            origin,
+        });
+    }
+
+    /// Adds a note for the administrator that does not prevent a start.
+    pub(super) fn warn(&mut self, warning: impl Into<String>) {
+        self.report.warnings.push(warning.into());
     }
 
     /// Collects a wrong value; `found` is no secret.
@@ -476,20 +465,6 @@ impl<'a> SettingsReader<'a> {
         self.errors.push(Error::Conflict {
             name: setting.name,
             other: other.name,
-        });
-        Reported(())
-    }
-
-    pub(super) fn unreadable(
-        &mut self,
-        setting: &Setting,
-        path: &Path,
-        source: io::Error,
-    ) -> Reported {
-        self.errors.push(Error::Unreadable {
-            name: setting.name,
-            path: quote_path(path),
-            source,
         });
         Reported(())
     }
@@ -535,7 +510,14 @@ impl<'a> SettingsReader<'a> {
                 let found = format!("{} larger", quote_path(path));
                 Err(self.invalid(setting, "a file of at most 64 KiB", found))
             }
-            Err(error) => Err(self.unreadable(setting, path, error)),
+            Err(source) => {
+                self.errors.push(Error::Unreadable {
+                    name: setting.name,
+                    path: quote_path(path),
+                    source,
+                });
+                Err(Reported(()))
+            }
         }
     }
 }

@@ -39,8 +39,7 @@ pub(super) fn read_urls(reader: &mut SettingsReader<'_>) -> Result<SfuConfig, Re
     let ((url, base_url), api_url) = (url?, api_url?);
     let api_url = api_url.unwrap_or_else(|| {
         let origin = SettingOrigin::DerivedFrom(LIVEKIT_URL.name);
-        let report = &mut reader.report;
-        report.add_setting(&LIVEKIT_API_URL, base_url.to_string(), origin);
+        reader.report_as(&LIVEKIT_API_URL, base_url.to_string(), origin);
         base_url
     });
     Ok(SfuConfig { url, api_url })
@@ -181,12 +180,12 @@ fn build_api_keys(
         let bytes = pair.secret.len();
         if bytes < RECOMMENDED_SECRET_BYTES && !(reader.mode == Mode::Dev && is_dev_pair) {
             let name = pair.setting.name;
-            reader.report.warn(format!(
+            reader.warn(format!(
                 "{name}: the secret of API key {quoted} has {bytes} bytes; the SFU requires {RECOMMENDED_SECRET_BYTES} or more"
             ));
         }
         let shown = format!("{} {}", pair.key, mask_secret(&pair.secret));
-        reader.report.add_setting(pair.setting, shown, pair.origin);
+        reader.report_as(pair.setting, shown, pair.origin);
         keys.push(ApiKey::new(&pair.key, &pair.secret));
         seen.insert(pair.key, (pair.secret, pair.setting));
     }

@@ -33,13 +33,15 @@ pub(super) fn warn_unknown_names(env: &Environment, report: &mut ConfigReport) {
         {
             unknown += 1;
             if unknown <= MAX_UNKNOWN_WARNINGS {
-                report.warn(unknown_name_warning(name));
+                report.warnings.push(unknown_name_warning(name));
             }
         }
     }
     if unknown > MAX_UNKNOWN_WARNINGS {
         let more = unknown - MAX_UNKNOWN_WARNINGS;
-        report.warn(format!("{more} more variables are unknown"));
+        report
+            .warnings
+            .push(format!("{more} more variables are unknown"));
     }
 }
 

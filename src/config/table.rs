@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use self::SettingDefault::{Described, Required, Value};
 use super::Mode;
 use super::values::{
     API_KEY_EXPECTED, BIND_EXPECTED, BOOLEAN_EXPECTED, CALLER_KEYS_EXPECTED, HOMESERVERS_EXPECTED,
@@ -143,6 +144,21 @@ const TOKEN: &[EndpointGroup] = &[EndpointGroup::Token];
 const APPSERVICE: &[EndpointGroup] = &[EndpointGroup::AppService];
 const BOTH_MATRIX: &[EndpointGroup] = &[EndpointGroup::Matrix, EndpointGroup::AppService];
 
+const OPENS_MATRIX: Option<(EndpointGroup, bool)> = Some((EndpointGroup::Matrix, false));
+const OPENS_TOKEN: Option<(EndpointGroup, bool)> = Some((EndpointGroup::Token, false));
+const OPENS_APPSERVICE: Option<(EndpointGroup, bool)> = Some((EndpointGroup::AppService, false));
+const KEY_OPENS_MATRIX: Option<(EndpointGroup, bool)> = Some((EndpointGroup::Matrix, true));
+const KEY_OPENS_TOKEN: Option<(EndpointGroup, bool)> = Some((EndpointGroup::Token, true));
+
+/// Methods that set a field.
+macro_rules! setters {
+    ($($method:ident($field:ident: $type:ty);)*) => {
+        $(const fn $method(self, $field: $type) -> Self {
+            Self { $field, ..self }
+        })*
+    };
+}
+
 impl Setting {
     const fn new(section: Section, help: &'static str) -> Self {
         let read_by: &[EndpointGroup] = match section {
@@ -171,11 +187,10 @@ impl Setting {
         }
     }
 
-    /// A variable that sets what `main` does.
+    /// Another name of `main`.
     const fn same_as(main: &'static Self) -> Self {
         Self {
             relation: Relation::SameAs(main),
-            dev_default: None,
             opens: None,
             ..*main
         }
@@ -186,113 +201,37 @@ impl Setting {
             relation: Relation::FileOf(main),
             secret: false,
             path: true,
-            ..Self::same_as(main)
+            opens: None,
+            ..*main
         }
     }
 
     const fn older_name(main: &'static Self) -> Self {
         Self {
             relation: Relation::OlderName(main),
-            ..Self::same_as(main)
+            opens: None,
+            ..*main
         }
     }
 
-    const fn named(self, name: &'static str) -> Self {
-        Self { name, ..self }
-    }
-
-    const fn required(self) -> Self {
-        Self {
-            default: SettingDefault::Required,
-            ..self
-        }
-    }
-
-    const fn default(self, value: &'static str) -> Self {
-        Self {
-            default: SettingDefault::Value(value),
-            ..self
-        }
-    }
-
-    const fn unset(self, words: &'static str) -> Self {
-        Self {
-            default: SettingDefault::Described(words),
-            ..self
-        }
-    }
-
-    const fn dev(self, value: &'static str) -> Self {
-        Self {
-            dev_default: Some(value),
-            ..self
-        }
-    }
-
-    const fn in_appservice_mode(self, value: &'static str) -> Self {
-        Self {
-            appservice_default: Some(value),
-            ..self
-        }
-    }
-
-    const fn expected(self, form: &'static str) -> Self {
-        Self {
-            expected: form,
-            ..self
-        }
+    setters! {
+        named(name: &'static str);
+        default(default: SettingDefault);
+        dev(dev_default: Option<&'static str>);
+        in_appservice_mode(appservice_default: Option<&'static str>);
+        expected(expected: &'static str);
+        example(example: &'static str);
+        secret(secret: bool);
+        path(path: bool);
+        fixed(fixed: bool);
+        read_by(read_by: &'static [EndpointGroup]);
+        opens(opens: Option<(EndpointGroup, bool)>);
     }
 
     const fn range(self, min: u64, max: u64, unit: &'static str) -> Self {
         Self {
             range: Some((min, max)),
             unit,
-            ..self
-        }
-    }
-
-    const fn example(self, value: &'static str) -> Self {
-        Self {
-            example: value,
-            ..self
-        }
-    }
-
-    const fn secret(self) -> Self {
-        Self {
-            secret: true,
-            ..self
-        }
-    }
-
-    const fn path(self) -> Self {
-        Self { path: true, ..self }
-    }
-
-    const fn fixed(self) -> Self {
-        Self {
-            fixed: true,
-            ..self
-        }
-    }
-
-    const fn read_by(self, groups: &'static [EndpointGroup]) -> Self {
-        Self {
-            read_by: groups,
-            ..self
-        }
-    }
-
-    const fn opens(self, group: EndpointGroup) -> Self {
-        Self {
-            opens: Some((group, false)),
-            ..self
-        }
-    }
-
-    const fn opens_without_appservice(self, group: EndpointGroup) -> Self {
-        Self {
-            opens: Some((group, true)),
             ..self
         }
     }
@@ -386,130 +325,130 @@ macro_rules! settings {
 
 settings! {
     LIVEKIT_URL = Setting::new(Section::SfuUrl, "URL of the SFU that clients are given, unchanged: ws, wss, http or https")
-        .required().dev("ws://localhost:7880").expected(SFU_URL_EXPECTED).example("wss://matrix-rtc.example.com/livekit/sfu");
+        .default(Required).dev(Some("ws://localhost:7880")).expected(SFU_URL_EXPECTED).example("wss://matrix-rtc.example.com/livekit/sfu");
     LIVEKIT_API_URL = Setting::new(Section::SfuUrl, "URL at which this service calls the SFU")
-        .unset("LIVEKIT_URL").expected(SFU_URL_EXPECTED).example("http://127.0.0.1:7880");
+        .default(Described("LIVEKIT_URL")).expected(SFU_URL_EXPECTED).example("http://127.0.0.1:7880");
 
     LIVEKIT_KEY = Setting::new(Section::SfuKeys, "API key of the SFU; the service needs one key with its secret, from any of these settings")
-        .expected(API_KEY_EXPECTED).example("APIkey").opens_without_appservice(EndpointGroup::Matrix);
-    LIVEKIT_API_KEY = Setting::same_as(&LIVEKIT_KEY).opens_without_appservice(EndpointGroup::Token);
+        .expected(API_KEY_EXPECTED).example("APIkey").opens(KEY_OPENS_MATRIX);
+    LIVEKIT_API_KEY = Setting::same_as(&LIVEKIT_KEY).opens(KEY_OPENS_TOKEN);
     LIVEKIT_KEY_FROM_FILE = Setting::file_of(&LIVEKIT_KEY)
-        .example("/run/secrets/livekit-key").opens_without_appservice(EndpointGroup::Matrix);
+        .example("/run/secrets/livekit-key").opens(KEY_OPENS_MATRIX);
     LIVEKIT_SECRET = Setting::new(Section::SfuKeys, "secret of the SFU's API key")
-        .secret().expected("a secret in one line without control characters").example("a-secret-of-at-least-thirty-two-characters");
+        .secret(true).expected("a secret in one line without control characters").example("a-secret-of-at-least-thirty-two-characters");
     LIVEKIT_API_SECRET = Setting::same_as(&LIVEKIT_SECRET);
     LIVEKIT_SECRET_FROM_FILE = Setting::file_of(&LIVEKIT_SECRET).example("/run/secrets/livekit-secret");
     LIVEKIT_SECRET_FILE = Setting::file_of(&LIVEKIT_SECRET).example("/run/secrets/livekit-secret");
     LIVEKIT_KEYS = Setting::new(Section::SfuKeys, "API keys of the SFU: `key: secret`, separated by commas or line breaks; the first signs")
-        .secret().expected("`key: secret`").example("APIkey: a-secret-of-at-least-thirty-two-characters")
-        .opens_without_appservice(EndpointGroup::Matrix);
+        .secret(true).expected("`key: secret`").example("APIkey: a-secret-of-at-least-thirty-two-characters")
+        .opens(KEY_OPENS_MATRIX);
     LIVEKIT_KEY_FILE = Setting::new(Section::SfuKeys, "path of a file with lines `key: secret`, of which the first signs; or with LIVEKIT_KEY alone")
-        .path().expected("`key: secret`").example("/run/secrets/livekit-keys").opens_without_appservice(EndpointGroup::Matrix);
+        .path(true).expected("`key: secret`").example("/run/secrets/livekit-keys").opens(KEY_OPENS_MATRIX);
 
     LIVEKIT_JWT_BIND = Setting::new(Section::Listen, "address to listen on: :PORT, HOST:PORT, [IPV6]:PORT or unix:/PATH")
-        .default(":8080").dev("127.0.0.1:8080").expected(BIND_EXPECTED).example("127.0.0.1:8080");
+        .default(Value(":8080")).dev(Some("127.0.0.1:8080")).expected(BIND_EXPECTED).example("127.0.0.1:8080");
     LIVEKIT_JWT_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535");
     LK_JWT_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535");
-    TOKEN_SERVER_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535").opens(EndpointGroup::Token);
+    TOKEN_SERVER_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535").opens(OPENS_TOKEN);
     LIVEKIT_METRICS_BIND = Setting::new(Section::Listen, "address to serve /metrics on, in the forms of LIVEKIT_JWT_BIND")
-        .unset("none").expected(BIND_EXPECTED).example("127.0.0.1:9090");
+        .default(Described("none")).expected(BIND_EXPECTED).example("127.0.0.1:9090");
     LIVEKIT_TRUSTED_PROXIES = Setting::new(Section::Listen, "addresses or networks of proxies whose X-Forwarded-For is believed, in addition to loopback")
         .expected(NETWORKS_EXPECTED).example("10.1.2.3");
     LIVEKIT_MAX_CONNECTIONS = Setting::new(Section::Listen, "connections of all clients; fewer if the descriptor limit (ulimit -n) allows fewer")
-        .default("16384").range(16, 1_000_000, "").example("16384");
+        .default(Value("16384")).range(16, 1_000_000, "").example("16384");
     LIVEKIT_MAX_CONNECTIONS_PER_ADDRESS = Setting::new(Section::Listen, "connections of one public address, with IPv6 of one subnet of 64 bits")
-        .default("256").range(1, 1_000_000, "").example("256");
+        .default(Value("256")).range(1, 1_000_000, "").example("256");
     LIVEKIT_RATE_PER_ADDRESS = Setting::new(Section::Listen, "token requests of one public address a minute, at all endpoints together; 0 for no limit")
-        .default("300").range(0, 1_000_000, "requests a minute").example("300");
+        .default(Value("300")).range(0, 1_000_000, "requests a minute").example("300");
 
     LIVEKIT_FULL_ACCESS_HOMESERVERS = Setting::new(Section::Homeservers, "homeservers whose users have rooms created: server names separated by commas or spaces, or `*` for all")
-        .unset("none").dev("*").expected(HOMESERVERS_EXPECTED).example("example.com").read_by(MATRIX).opens(EndpointGroup::Matrix);
-    LIVEKIT_LOCAL_HOMESERVERS = Setting::older_name(&LIVEKIT_FULL_ACCESS_HOMESERVERS).opens(EndpointGroup::Matrix);
+        .default(Described("none")).dev(Some("*")).expected(HOMESERVERS_EXPECTED).example("example.com").read_by(MATRIX).opens(OPENS_MATRIX);
+    LIVEKIT_LOCAL_HOMESERVERS = Setting::older_name(&LIVEKIT_FULL_ACCESS_HOMESERVERS).opens(OPENS_MATRIX);
     LIVEKIT_FEDERATION_URL_OVERRIDES = Setting::new(Section::Homeservers, "federation URLs of homeservers, instead of discovery: `SERVER=URL` with http or https, separated by commas or spaces")
-        .expected(URL_OVERRIDES_EXPECTED).example("example.com=http://127.0.0.1:8008").read_by(MATRIX).opens(EndpointGroup::Matrix);
+        .expected(URL_OVERRIDES_EXPECTED).example("example.com=http://127.0.0.1:8008").read_by(MATRIX).opens(OPENS_MATRIX);
     LIVEKIT_CS_API_URL_OVERRIDES = Setting::new(Section::Homeservers, "client-server API URLs of homeservers, for delegated leaves: `SERVER=URL` with http or https, separated by commas or spaces")
-        .unset("`.well-known/matrix/client`").expected(URL_OVERRIDES_EXPECTED).example("example.com=http://127.0.0.1:8008").read_by(BOTH_MATRIX);
+        .default(Described("`.well-known/matrix/client`")).expected(URL_OVERRIDES_EXPECTED).example("example.com=http://127.0.0.1:8008").read_by(BOTH_MATRIX);
 
     LIVEKIT_ALLOWED_NETWORKS = Setting::new(Section::Network, "networks where homeservers and JWKS may be, in addition to the public Internet: CIDR, separated by commas or spaces")
         .expected(NETWORKS_EXPECTED).example("10.1.0.0/16");
     LIVEKIT_DENIED_NETWORKS = Setting::new(Section::Network, "networks where homeservers and JWKS may not be, except those in LIVEKIT_ALLOWED_NETWORKS: CIDR, separated by commas or spaces")
         .expected(NETWORKS_EXPECTED).example("192.0.2.0/24,2001:db8::/32");
     LIVEKIT_HTTPS_PROXY = Setting::new(Section::Network, "proxy to homeservers and JWKS on public addresses: http://[USER:PASSWORD@]HOST:PORT; names are resolved and checked here, so it has to allow CONNECT to addresses on any port")
-        .unset("none").example("http://user:password@proxy.example.com:3128");
+        .default(Described("none")).example("http://user:password@proxy.example.com:3128");
     LIVEKIT_CA_FILE = Setting::new(Section::Network, "path of a PEM file with certificate authorities to trust in addition")
-        .unset("Mozilla's and the system's").path().expected("a PEM file of certificates").example("/etc/ssl/my-ca.pem");
+        .default(Described("Mozilla's and the system's")).path(true).expected("a PEM file of certificates").example("/etc/ssl/my-ca.pem");
     SSL_CERT_FILE = Setting::new(Section::Network, "path of a PEM file with certificate authorities to trust in addition; ignored if it cannot be used")
-        .path().example("/etc/ssl/certs/ca-certificates.crt");
+        .path(true).example("/etc/ssl/certs/ca-certificates.crt");
     SSL_CERT_DIR = Setting::new(Section::Network, "directories of PEM files with certificate authorities to trust in addition, colon separated; ignored if they cannot be used")
         .example("/etc/ssl/certs");
     LIVEKIT_INSECURE_SKIP_VERIFY_TLS = Setting::new(Section::Network, "`YES_I_KNOW_WHAT_I_AM_DOING`: certificates of homeservers are not checked, except where this service shows its `as_token`")
         .read_by(BOTH_MATRIX);
 
     LIVEKIT_TOKEN_LIFETIME_SECONDS = Setting::new(Section::AccessTokens, "seconds in which a Matrix user's access token can be used to join")
-        .default("3600").in_appservice_mode("600").range(60, 86_400, "seconds").example("3600");
+        .default(Value("3600")).in_appservice_mode(Some("600")).range(60, 86_400, "seconds").example("3600");
     LIVEKIT_OPENID_CACHE_SECONDS = Setting::new(Section::AccessTokens, "seconds for which the verification of an OpenID token is cached; 0 for no cache")
-        .default("30").range(0, 300, "seconds").example("30").read_by(MATRIX).opens(EndpointGroup::Matrix);
+        .default(Value("30")).range(0, 300, "seconds").example("30").read_by(MATRIX).opens(OPENS_MATRIX);
     LIVEKIT_CAN_UPDATE_OWN_METADATA = Setting::new(Section::AccessTokens, "whether participants may change their own name, metadata and attributes: `true` or `false`")
-        .default("false").expected(BOOLEAN_EXPECTED).example("false").read_by(MATRIX).opens(EndpointGroup::Matrix);
+        .default(Value("false")).expected(BOOLEAN_EXPECTED).example("false").read_by(MATRIX).opens(OPENS_MATRIX);
     LIVEKIT_REMOTE_USERS_MAY_PUBLISH = Setting::new(Section::AccessTokens, "whether users without full access may publish audio, video and data: `true` or `false`")
-        .default("true").expected(BOOLEAN_EXPECTED).example("true").read_by(MATRIX).opens(EndpointGroup::Matrix);
+        .default(Value("true")).expected(BOOLEAN_EXPECTED).example("true").read_by(MATRIX).opens(OPENS_MATRIX);
 
     LIVEKIT_STATE_DIR = Setting::new(Section::DelegatedLeaves, "directory where delegated leaves survive a restart, or `memory`")
-        .unset("STATE_DIRECTORY, or else `memory`").example("/var/lib/livekit-token-service");
+        .default(Described("STATE_DIRECTORY, or else `memory`")).example("/var/lib/livekit-token-service");
     // systemd sets it, also where no endpoint needs it
     STATE_DIRECTORY = Setting::same_as(&LIVEKIT_STATE_DIR).read_by(&EndpointGroup::ALL);
     LIVEKIT_REDIS_URL = Setting::new(Section::DelegatedLeaves, "Redis where several of these services share delegated leaves: redis://, rediss:// or unix://")
-        .unset("none").example("redis://127.0.0.1:6379");
-    LIVEKIT_REDIS_PASSWORD = Setting::new(Section::DelegatedLeaves, "password for LIVEKIT_REDIS_URL").secret().example("a-password");
+        .default(Described("none")).example("redis://127.0.0.1:6379");
+    LIVEKIT_REDIS_PASSWORD = Setting::new(Section::DelegatedLeaves, "password for LIVEKIT_REDIS_URL").secret(true).example("a-password");
     LIVEKIT_REDIS_PASSWORD_FILE = Setting::file_of(&LIVEKIT_REDIS_PASSWORD).example("/run/secrets/redis-password");
     LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS = Setting::new(Section::DelegatedLeaves, "seconds between checks with the SFU whether a participant is connected; 0 for checks in doubt only")
-        .default("60").range(0, 86_400, "seconds").example("60");
+        .default(Value("60")).range(0, 86_400, "seconds").example("60");
 
     LIVEKIT_AS_REGISTRATION_FILE = Setting::new(Section::AppService, "path of this service's registration with a homeserver, as generate-registration prints it; turns on application-service mode")
-        .path().example("/etc/livekit-token-service/registration.yaml").opens(EndpointGroup::AppService);
+        .path(true).example("/etc/livekit-token-service/registration.yaml").opens(OPENS_APPSERVICE);
     LIVEKIT_AS_TOKEN = Setting::new(Section::AppService, "`as_token` of the registration, if it is not read from LIVEKIT_AS_REGISTRATION_FILE")
-        .secret().expected("the as_token that the homeserver has in its registration").example("the-as-token-of-at-least-32-characters").opens(EndpointGroup::AppService);
+        .secret(true).expected("the as_token that the homeserver has in its registration").example("the-as-token-of-at-least-32-characters").opens(OPENS_APPSERVICE);
     LIVEKIT_HS_TOKEN = Setting::new(Section::AppService, "`hs_token` of the registration, if it is not read from LIVEKIT_AS_REGISTRATION_FILE")
-        .secret().expected("the hs_token that the homeserver has in its registration").example("the-hs-token-of-at-least-32-characters").opens(EndpointGroup::AppService);
+        .secret(true).expected("the hs_token that the homeserver has in its registration").example("the-hs-token-of-at-least-32-characters").opens(OPENS_APPSERVICE);
     LIVEKIT_HS_SERVER_NAME = Setting::new(Section::AppService, "server name of the homeserver that has the registration")
-        .expected(SERVER_NAME_EXPECTED).example("example.com").opens(EndpointGroup::AppService);
+        .expected(SERVER_NAME_EXPECTED).example("example.com").opens(OPENS_APPSERVICE);
     LIVEKIT_HS_URL = Setting::new(Section::AppService, "URL at which this service calls the homeserver that has the registration: http or https")
-        .unset("that of LIVEKIT_CS_API_URL_OVERRIDES").expected(HTTP_URL_EXPECTED).example("http://synapse:8008").opens(EndpointGroup::AppService);
+        .default(Described("that of LIVEKIT_CS_API_URL_OVERRIDES")).expected(HTTP_URL_EXPECTED).example("http://synapse:8008").opens(OPENS_APPSERVICE);
     LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS = Setting::new(Section::AppService, "seconds between checks with the homeserver whether a participant is still in the Matrix room")
-        .default("30").range(1, 3600, "seconds").example("30").fixed();
+        .default(Value("30")).range(1, 3600, "seconds").example("30").fixed(true);
 
     TOKEN_SERVER_API_KEYS = Setting::new(Section::CallerKeys, "callers of /token: NAME:SHA256 as keygen prints it, separated by commas or line breaks")
-        .expected(CALLER_KEYS_EXPECTED).example("app:0000000000000000000000000000000000000000000000000000000000000001").opens(EndpointGroup::Token);
-    TOKEN_SERVER_API_KEYS_FILE = Setting::file_of(&TOKEN_SERVER_API_KEYS).example("/run/secrets/callers").opens(EndpointGroup::Token);
+        .expected(CALLER_KEYS_EXPECTED).example("app:0000000000000000000000000000000000000000000000000000000000000001").opens(OPENS_TOKEN);
+    TOKEN_SERVER_API_KEYS_FILE = Setting::file_of(&TOKEN_SERVER_API_KEYS).example("/run/secrets/callers").opens(OPENS_TOKEN);
     TOKEN_SERVER_JWT_ISSUER = Setting::new(Section::Login, "`iss` of the JWTs of a login whose users may call /token")
-        .expected("the iss of the login's JWTs").example("https://login.example.com").opens(EndpointGroup::Token);
+        .expected("the iss of the login's JWTs").example("https://login.example.com").opens(OPENS_TOKEN);
     TOKEN_SERVER_JWT_AUDIENCE = Setting::new(Section::Login, "`aud` of the login's JWTs for this service")
-        .expected("the aud of the login's JWTs for this service").example("livekit").opens(EndpointGroup::Token);
+        .expected("the aud of the login's JWTs for this service").example("livekit").opens(OPENS_TOKEN);
     TOKEN_SERVER_JWT_KEYS = Setting::new(Section::Login, "path of a JWKS or PEM file with the login's keys, or https URL of its JWKS")
         .expected("a JWKS or PEM file or the https URL of a JWKS; or a secret for HS256 in TOKEN_SERVER_JWT_SECRET")
-        .example("https://login.example.com/jwks.json").opens(EndpointGroup::Token);
+        .example("https://login.example.com/jwks.json").opens(OPENS_TOKEN);
     TOKEN_SERVER_JWT_SECRET = Setting::new(Section::Login, "secret of a login that signs with HS256, instead of TOKEN_SERVER_JWT_KEYS")
-        .secret().example("a-secret-of-at-least-thirty-two-characters").opens(EndpointGroup::Token);
-    TOKEN_SERVER_JWT_SECRET_FILE = Setting::file_of(&TOKEN_SERVER_JWT_SECRET).example("/run/secrets/login-secret").opens(EndpointGroup::Token);
+        .secret(true).example("a-secret-of-at-least-thirty-two-characters").opens(OPENS_TOKEN);
+    TOKEN_SERVER_JWT_SECRET_FILE = Setting::file_of(&TOKEN_SERVER_JWT_SECRET).example("/run/secrets/login-secret").opens(OPENS_TOKEN);
     TOKEN_SERVER_JWT_IDENTITY_CLAIM = Setting::new(Section::Login, "claim of the login's JWTs that identifies the user")
-        .unset("`sub`").example("email").opens(EndpointGroup::Token);
+        .default(Described("`sub`")).example("email").opens(OPENS_TOKEN);
     TOKEN_SERVER_POLICY_FILE = Setting::new(Section::Policy, "path of a file with callers of /token and what each may request, as contrib/policy.toml")
-        .path().expected("a policy file as contrib/policy.toml").example("/etc/livekit-token-service/policy.toml").opens(EndpointGroup::Token);
+        .path(true).expected("a policy file as contrib/policy.toml").example("/etc/livekit-token-service/policy.toml").opens(OPENS_TOKEN);
     TOKEN_SERVER_MIN_NAME_LENGTH = Setting::new(Section::Policy, "shortest room and participant names at /token, in characters")
-        .default("1").range(1, 64, "characters").example("3").opens(EndpointGroup::Token);
+        .default(Value("1")).range(1, 64, "characters").example("3").opens(OPENS_TOKEN);
     TOKEN_SERVER_RATE_PER_CALLER = Setting::new(Section::Policy, "requests of one caller of /token a minute, or of one user of a login; 0 for no limit")
-        .default("600").range(0, 1_000_000, "requests a minute").example("600").opens(EndpointGroup::Token);
+        .default(Value("600")).range(0, 1_000_000, "requests a minute").example("600").opens(OPENS_TOKEN);
     TOKEN_EXPIRY_HOURS = Setting::new(Section::Policy, "hours in which an access token of /token can be used to join")
-        .default("24").range(1, 8760, "hours").example("24");
+        .default(Value("24")).range(1, 8760, "hours").example("24");
     TOKEN_SERVER_AUTH = Setting::new(Section::Callers, "`none`: everyone may call /token, without API key or JWT")
-        .expected("none, or nothing where callers have API keys or JWTs").example("none").opens(EndpointGroup::Token);
+        .expected("none, or nothing where callers have API keys or JWTs").example("none").opens(OPENS_TOKEN);
     CORS_ORIGINS = Setting::new(Section::Callers, "origins of web pages that may call /token, separated by commas or spaces, or `*` for all (without cookies)")
-        .default("http://localhost:3000").expected(ORIGINS_EXPECTED).example("https://app.example.com").fixed();
+        .default(Value("http://localhost:3000")).expected(ORIGINS_EXPECTED).example("https://app.example.com").fixed(true);
 
     LIVEKIT_LOG_LEVEL = Setting::new(Section::Log, "least severe level in the log: `error`, `warn`, `info`, `debug` or `trace`")
-        .default("info").expected("error, warn, info, debug or trace").example("info");
+        .default(Value("info")).expected("error, warn, info, debug or trace").example("info");
     LIVEKIT_LOG_FORMAT = Setting::new(Section::Log, "form of log lines: `logfmt` or `json`")
-        .default("logfmt").expected("logfmt or json").example("logfmt").fixed();
+        .default(Value("logfmt")).expected("logfmt or json").example("logfmt").fixed(true);
 }
 
 /// The setting of this name.

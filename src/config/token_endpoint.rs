@@ -124,7 +124,7 @@ fn combine_callers(
     let without_credentials = without_credentials?.is_some();
     issuers?;
     if without_credentials {
-        reader.report.warn(
+        reader.warn(
             "ANYONE WHO REACHES /token CAN JOIN ROOMS, since TOKEN_SERVER_AUTH is none: for development, or behind a proxy that authenticates",
         );
     }
@@ -218,9 +218,7 @@ fn read_caller_keys(
             .map(|(_, name)| name.as_str())
             .collect();
         let names = names.join(",");
-        reader
-            .report
-            .add_setting(value.setting, names, value.origin);
+        reader.report_as(value.setting, names, value.origin);
     }
     result.map(|()| keys)
 }
@@ -365,14 +363,12 @@ fn read_policy(
         let found = format!("{} {error}", quote_redacted(&path));
         reader.invalid(setting, setting.expected_form(), found)
     })?;
-    reader
-        .report
-        .add_setting(setting, path, SettingOrigin::Environment);
+    reader.report_as(setting, path, SettingOrigin::Environment);
     let policies = file.callers.values().map(|entry| &entry.policy);
     let is_large = |policy: &CallerPolicy| policy.max_metadata > LARGE_METADATA_BYTES;
     if policies.chain([&file.default]).any(is_large) {
         let name = setting.name;
-        reader.report.warn(format!(
+        reader.warn(format!(
             "{name} allows more than {LARGE_METADATA_BYTES} bytes of metadata: browsers put tokens into a URL, and many proxies refuse \
              one of 8 KiB"
         ));

@@ -51,7 +51,7 @@ fn the_example_server_s_settings_open_the_token_endpoint_alone() {
         AllowedOrigins::parse("http://a http://b:3000").unwrap()
     );
     assert_eq!(endpoint.callers.summary(), "none");
-    // nobody is told of homeservers
+    // no warning about homeservers
     assert!(
         report.warnings.iter().all(|w| w.contains("older name")),
         "{report:?}"
