@@ -31,6 +31,7 @@ pub(crate) const ROOM: &str = "!room:own.example";
 pub(crate) const USER_PATH: &str = "/_matrix/client/v1/rtc/livekit/get_token";
 pub(crate) const EVENTS_PATH: &str = "/_matrix/app/v1/transactions/";
 pub(crate) const SERVER_PATH: &str = "/_matrix/federation/v1/rtc/livekit/get_token";
+pub(crate) const DELEGATE_PATH: &str = "/_matrix/client/v1/rtc/livekit/delegate_delayed_leave";
 
 /// A response of the homeserver.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub(crate) enum FakeResponse {
     Close,
     /// The connection stays open without a response.
     Hang,
+    /// A response that depends on the request.
+    Computed(fn(&Request) -> FakeResponse),
 }
 
 /// The homeserver, the SFU and the service.
@@ -137,7 +140,8 @@ impl AppServiceStage {
         self.count_requests("/fed_proxy")
     }
 
-    fn count_requests(&self, path_end: &str) -> usize {
+    /// The number of requests whose path has this end.
+    pub(crate) fn count_requests(&self, path_end: &str) -> usize {
         let requests = self.requests();
         let matching = requests.iter().filter(|r| r.path().ends_with(path_end));
         matching.count()
@@ -250,7 +254,10 @@ impl FakeHomeserver {
         let responses = self.responses.lock().unwrap();
         let mut responses = responses.iter();
         let response = responses.find(|(end, _)| request.path().ends_with(*end));
-        let response = response.map_or(unknown, |(_, response)| response.clone());
+        let mut response = response.map_or(unknown, |(_, response)| response.clone());
+        if let FakeResponse::Computed(compute) = response {
+            response = compute(request);
+        }
         let authorization = format!("Bearer {}", self.as_token.lock().unwrap());
         match request.header("authorization") {
             Some(sent) => assert_eq!(sent, authorization, "{request:?}"),
@@ -284,7 +291,9 @@ impl FakeHomeserver {
                         .get_mut()
                         .write_all(&[head.as_bytes(), &body].concat())
                 }
-                FakeResponse::Close | FakeResponse::Delayed(..) => return,
+                FakeResponse::Close | FakeResponse::Delayed(..) | FakeResponse::Computed(_) => {
+                    return;
+                }
                 FakeResponse::Hang => stream.read_to_end(&mut Vec::new()).map(drop),
             };
             if written.is_err() {

@@ -33,6 +33,7 @@ mod trap;
 mod access_token;
 mod activation;
 mod addresses;
+mod appservice_dialects;
 mod appservice_doctor;
 mod appservice_endpoints;
 mod appservice_hostile;
