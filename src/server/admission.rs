@@ -1,21 +1,20 @@
 //! Admission of clients: accepts connections, limits their number and memory, and evicts the slowest.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use log::{debug, warn};
-use mio::Interest;
-use mio::event::Source;
 use rustix::io::Errno;
 
-use super::connection::{ClientConnection, ClientPeer, ClientSocket};
+use super::connection::{ClientConnection, ClientPeer};
 use super::event_loop::{EventLoop, client_token};
 use super::increment;
 use super::limits::{HEAD_TIMEOUT, MAX_BUFFERED_BYTES};
 use super::service::Service;
+use super::socket::{Socket, accept};
 
 /// Connections accepted from one listener in one turn of the loop.
 pub(super) const MAX_ACCEPTS_PER_TURN: usize = 256;
@@ -46,30 +45,25 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn accept_one(&mut self, listener: usize) {
-        let error = match self.acceptors[listener].accept() {
-            Ok((socket, address)) => return self.admit(socket, address, listener),
+        let error = match accept(&self.acceptors[listener].socket) {
+            Ok(Some((socket, address))) => return self.admit(socket, address, listener),
+            Ok(None) => {
+                self.acceptors[listener].ready = false;
+                return;
+            }
             Err(error) => error,
         };
-        match error.kind() {
-            io::ErrorKind::WouldBlock => self.acceptors[listener].ready = false,
-            io::ErrorKind::Interrupted => {}
-            _ => {
-                increment(&self.stats.accept_errors);
-                let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-                if !Errno::from_io_error(&error).is_some_and(|errno| exhausted.contains(&errno)) {
-                    return debug!(error:% = error; "client disconnected before accept");
-                }
-                self.evict();
-                self.accept_paused_until = Some(self.now + ACCEPT_PAUSE);
-                if let Some(count) = self.accept_throttle.count(self.now) {
-                    warn!(error:% = error, count = count; "accept failed");
-                }
-            }
+        let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+        if !Errno::from_io_error(&error).is_some_and(|errno| exhausted.contains(&errno)) {
+            return debug!(error:% = error; "client disconnected before accept");
         }
+        self.evict();
+        self.accept_paused_until = Some(self.now + ACCEPT_PAUSE);
+        self.accept_throttle
+            .log(|count| warn!(error:% = error, count = count; "accept failed"));
     }
 
-    fn admit(&mut self, mut socket: ClientSocket, address: Option<IpAddr>, listener: usize) {
-        increment(&self.stats.accepted_connections);
+    fn admit(&mut self, socket: OwnedFd, address: Option<IpAddr>, listener: usize) {
         let peer = ClientPeer {
             address,
             trusted_proxy: address.is_none_or(|address| self.limits.is_trusted_proxy(address)),
@@ -77,25 +71,22 @@ impl<S: Service> EventLoop<S> {
             listener,
         };
         let limit = self.limits.max_connections_per_address;
-        if !self.connections_per_address.acquire(peer.limit_key, limit) {
-            return increment(&self.stats.rejected_connections);
-        }
-        if self.connections.len() >= self.limits.max_connections && !self.evict() {
-            self.connections_per_address.release(peer.limit_key);
+        if self.connections_per_address.is_full(peer.limit_key, limit)
+            || (self.connections.len() >= self.limits.max_connections && !self.evict())
+        {
             return increment(&self.stats.rejected_connections);
         }
         let entry = self.connections.vacant_entry();
         let slot = entry.key();
-        if let Err(error) =
-            socket.register(self.poll.registry(), client_token(slot), Interest::READABLE)
-        {
-            self.connections_per_address.release(peer.limit_key);
-            if let Some(count) = self.accept_throttle.count(self.now) {
-                warn!(error:% = error, count = count; "connection rejected");
+        match Socket::register(socket, self.poll.registry(), client_token(slot)) {
+            Ok(socket) => entry.insert(ClientConnection::new(socket, peer, self.now)),
+            Err(error) => {
+                return self
+                    .accept_throttle
+                    .log(|count| warn!(error:% = error, count = count; "connection rejected"));
             }
-            return;
-        }
-        entry.insert(ClientConnection::new(socket, peer, self.now));
+        };
+        self.connections_per_address.add(peer.limit_key);
         self.publish_connection_count();
         self.set_deadline(slot, self.now + HEAD_TIMEOUT);
     }
@@ -109,7 +100,7 @@ impl<S: Service> EventLoop<S> {
         let connection = self.connections.remove(slot);
         self.buffered_bytes -= connection.accounted_bytes;
         self.connections_per_address
-            .release(connection.peer.limit_key);
+            .remove(connection.peer.limit_key);
         self.recycle_buffer(connection.input);
         self.recycle_buffer(connection.backend_request);
         self.publish_connection_count();
@@ -170,27 +161,22 @@ impl<S: Service> EventLoop<S> {
     }
 }
 
-/// Number of connections or requests of each address.
+/// Number of connections or requests of each address; `None` stands for all addresses without a limit.
 #[derive(Debug, Default)]
 pub(super) struct AddressCounter(HashMap<IpAddr, usize>);
 
 impl AddressCounter {
-    /// Adds one, unless the address has `limit` already. `None` is unlimited.
-    pub(super) fn acquire(&mut self, address: Option<IpAddr>, limit: usize) -> bool {
-        let Some(address) = address else {
-            return true;
-        };
-        if limit == 0 {
-            return false;
-        }
-        let count = self.0.entry(address).or_insert(0);
-        let below = *count < limit;
-        *count += usize::from(below);
-        below
+    pub(super) fn is_full(&self, address: Option<IpAddr>, limit: usize) -> bool {
+        address.is_some_and(|address| self.0.get(&address).copied().unwrap_or(0) >= limit)
     }
 
-    /// Takes back what [`Self::acquire`] added.
-    pub(super) fn release(&mut self, address: Option<IpAddr>) {
+    pub(super) fn add(&mut self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            *self.0.entry(address).or_insert(0) += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, address: Option<IpAddr>) {
         let Some(address) = address else {
             return;
         };

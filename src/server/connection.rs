@@ -1,13 +1,10 @@
 //! A client's connection: reads and parses its requests, writes their responses.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use log::{debug, warn};
-use mio::event::{Event, Source};
-use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::event::Event;
 
 use super::event_loop::{EventLoop, client_token};
 use super::head::{
@@ -20,6 +17,7 @@ use super::limits::{
     WRITE_TIMEOUT,
 };
 use super::service::{ClientAddress, RequestOrigin, RequestRefusal, Service};
+use super::socket::{SendBuffer, Socket};
 
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -55,34 +53,28 @@ pub(super) enum RequestStage {
     Lingering(usize),
 }
 
-/// Facts about the current request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RequestInfo<C> {
-    pub(super) http11: bool,
+impl RequestStage {
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self, Self::Head | Self::Body(_) | Self::ChunkedBody(_))
+    }
+}
+
+/// Facts about the current request, once its head is complete.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RequestInfo {
+    http11: bool,
     pub(super) keep_alive: bool,
     /// A HEAD request: the response has no body.
     pub(super) head_request: bool,
     /// Whether the response waits for other servers.
     pub(super) outbound: bool,
-    /// The address that the request is counted under while it is queued; first the one under which it will be.
+    /// The address under which the request is counted, or will be.
     pub(super) charged_address: Option<IpAddr>,
     /// Start of the body in [`ClientConnection::backend_request`].
-    pub(super) body_start: usize,
-    /// `None` until the head is complete.
-    pub(super) origin: Option<RequestOrigin<C>>,
+    body_start: usize,
 }
 
-impl<C> RequestInfo<C> {
-    const UNKNOWN: Self = Self {
-        http11: false,
-        keep_alive: false,
-        head_request: false,
-        outbound: false,
-        charged_address: None,
-        body_start: 0,
-        origin: None,
-    };
-
+impl RequestInfo {
     /// The Connection header of the response: a line, or nothing where the default of the HTTP version applies.
     pub(super) fn connection_header(&self) -> &'static str {
         match (self.keep_alive, self.http11) {
@@ -94,12 +86,14 @@ impl<C> RequestInfo<C> {
 }
 
 pub(super) struct ClientConnection<C> {
-    socket: ClientSocket,
+    socket: Socket,
     pub(super) peer: ClientPeer,
     /// Number of the current request; tells its response from that of an earlier request that was answered with 504.
     pub(super) request_id: u64,
     pub(super) stage: RequestStage,
-    pub(super) request_info: RequestInfo<C>,
+    pub(super) request_info: RequestInfo,
+    /// Until the request is dispatched.
+    pub(super) origin: Option<RequestOrigin<C>>,
     /// End of the current stage.
     pub(super) deadline: Instant,
     /// Start of the current wait for the client.
@@ -122,13 +116,14 @@ pub(super) struct ClientConnection<C> {
 }
 
 impl<C> ClientConnection<C> {
-    pub(super) fn new(socket: ClientSocket, peer: ClientPeer, now: Instant) -> Self {
+    pub(super) fn new(socket: Socket, peer: ClientPeer, now: Instant) -> Self {
         Self {
             socket,
             peer,
             request_id: 0,
             stage: RequestStage::Idle,
-            request_info: RequestInfo::UNKNOWN,
+            request_info: RequestInfo::default(),
+            origin: None,
             deadline: now,
             waiting_since: now,
             readable: false,
@@ -193,14 +188,12 @@ impl<S: Service> EventLoop<S> {
                 break;
             }
             let count = match connection.socket.read(&mut self.read_buffer[..wanted]) {
-                Ok(0) => return self.close(slot),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Ok(None) => {
                     connection.readable = false;
                     break;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return self.close(slot),
+                Ok(Some(0)) | Err(_) => return self.close(slot),
+                Ok(Some(count)) => count,
             };
             // a short read has emptied the socket, and an event reports the next byte; the end is reported only once
             connection.readable = count == wanted || connection.read_closed;
@@ -244,7 +237,7 @@ impl<S: Service> EventLoop<S> {
         }
         if begins {
             connection.stage = RequestStage::Head;
-            connection.request_info = RequestInfo::UNKNOWN;
+            connection.request_info = RequestInfo::default();
             connection.waiting_since = self.now;
         }
         let Some(end) = find_head_end(&connection.input, &mut connection.scanned)? else {
@@ -270,11 +263,7 @@ impl<S: Service> EventLoop<S> {
         {
             return Err(RequestRefusal::BodyTooLarge);
         }
-        let client = if connection.peer.trusted_proxy {
-            self.limits.client_address(connection.peer.address, &head)
-        } else {
-            connection.peer.address
-        };
+        let client = self.limits.client_address(connection.peer.address, &head);
         let limit_key = client.and_then(|address| self.limits.limit_key(address));
         self.last_request_id += 1;
         connection.request_id = self.last_request_id;
@@ -285,19 +274,19 @@ impl<S: Service> EventLoop<S> {
         head.write_backend_head(connection.request_id, &mut connection.backend_request);
         let last = connection.requests_served + 1 >= MAX_REQUESTS_PER_CONNECTION;
         connection.request_info = RequestInfo {
-            http11: head.is_http11(),
-            keep_alive: head.keep_alive() && !last,
+            http11: head.http11,
+            keep_alive: head.keep_alive && !last,
             head_request: head.method() == "HEAD",
             outbound: class.outbound,
             charged_address: limit_key.filter(|_| class.address_limited),
             body_start: connection.backend_request.len(),
-            origin: Some(RequestOrigin {
-                client: ClientAddress(client),
-                limit_key,
-                listener: connection.peer.listener,
-                context: class.context,
-            }),
         };
+        connection.origin = Some(RequestOrigin {
+            client: ClientAddress(client),
+            limit_key,
+            listener: connection.peer.listener,
+            context: class.context,
+        });
         connection.stage = match head.framing() {
             BodyFraming::Empty => RequestStage::Body(0),
             BodyFraming::ContentLength(length) => {
@@ -313,10 +302,11 @@ impl<S: Service> EventLoop<S> {
         connection.input.drain(..end);
         connection.scanned = 0;
         // a client that does not take these few bytes does not wait for them
-        if send_continue
-            && connection.socket.write(CONTINUE_RESPONSE).ok() != Some(CONTINUE_RESPONSE.len())
-        {
-            self.close(slot);
+        if send_continue {
+            let written = connection.socket.write(CONTINUE_RESPONSE);
+            if !matches!(written, Ok(Some(count)) if count == CONTINUE_RESPONSE.len()) {
+                self.close(slot);
+            }
         }
         self.set_deadline(slot, self.now + BODY_TIMEOUT);
         Ok(())
@@ -367,8 +357,9 @@ impl<S: Service> EventLoop<S> {
         let (status, cause) = (refusal.status(), refusal.message());
         let client = ClientAddress(connection.peer.address);
         debug!(client:% = client, status = status, cause = cause; "request refused");
-        if keep && let Some(count) = self.shed_throttle.count(self.now) {
-            warn!(count = count, cause = cause; "requests shed");
+        if keep {
+            self.shed_throttle
+                .log(|count| warn!(count = count, cause = cause; "requests shed"));
         }
         connection.drain_before_close = !keep;
         let info = &mut connection.request_info;
@@ -422,7 +413,7 @@ impl<S: Service> EventLoop<S> {
             {
                 return self.close(slot);
             }
-            let _ = connection.socket.shutdown_write();
+            connection.socket.shutdown_write();
             connection.stage = RequestStage::Lingering(MAX_LINGER_BYTES);
             connection.input = Vec::new();
             connection.backend_request = Vec::new();
@@ -443,110 +434,5 @@ impl<S: Service> EventLoop<S> {
         self.recycle_buffer(request);
         self.recycle_buffer(response);
         self.set_deadline(slot, self.now + self.limits.idle_timeout(trusted_proxy));
-    }
-}
-
-/// Bytes for a non-blocking socket.
-#[derive(Default)]
-pub(super) struct SendBuffer {
-    pub(super) bytes: Vec<u8>,
-    sent: usize,
-    writable_registered: bool,
-}
-
-impl SendBuffer {
-    /// Replaces the content.
-    pub(super) fn start(&mut self, bytes: Vec<u8>) {
-        (self.bytes, self.sent) = (bytes, 0);
-    }
-
-    pub(super) fn is_sent(&self) -> bool {
-        self.sent == self.bytes.len()
-    }
-
-    /// Writes what `socket` takes. True if that was the rest; otherwise an event follows when the socket takes more.
-    pub(super) fn flush<T: Write + Source>(
-        &mut self,
-        socket: &mut T,
-        registry: &Registry,
-        token: Token,
-    ) -> io::Result<bool> {
-        while !self.is_sent() {
-            match socket.write(&self.bytes[self.sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // only when needed: a unix socket wakes the loop each time its peer reads
-                    if !self.writable_registered {
-                        self.writable_registered = true;
-                        let both = Interest::READABLE | Interest::WRITABLE;
-                        socket.reregister(registry, token, both)?;
-                    }
-                    return Ok(false);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// A client's socket.
-#[derive(Debug)]
-pub(super) enum ClientSocket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl ClientSocket {
-    fn source(&mut self) -> &mut dyn Source {
-        match self {
-            Self::Tcp(socket) => socket,
-            Self::Unix(socket) => socket,
-        }
-    }
-
-    fn shutdown_write(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
-        }
-    }
-}
-
-impl Source for ClientSocket {
-    fn register(&mut self, registry: &Registry, token: Token, what: Interest) -> io::Result<()> {
-        self.source().register(registry, token, what)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, what: Interest) -> io::Result<()> {
-        self.source().reregister(registry, token, what)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.source().deregister(registry)
-    }
-}
-
-impl Read for ClientSocket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.read(buffer),
-            Self::Unix(socket) => socket.read(buffer),
-        }
-    }
-}
-
-impl Write for ClientSocket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.write(bytes),
-            Self::Unix(socket) => socket.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -3,34 +3,29 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::ops::Range;
-use std::os::unix::net::{SocketAddr, UnixStream as StdUnixStream};
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
-use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
-use super::connection::{RequestStage, SendBuffer};
+use super::connection::RequestStage;
 use super::event_loop::{EventLoop, worker_token};
 use super::head::MAX_HEADERS;
 use super::increment;
-use super::limits::{MAX_QUEUED_REQUESTS, MAX_RESPONSE_BYTES, QUEUE_TIMEOUT, max_outbound_workers};
+use super::limits::{
+    MAX_QUEUED_REQUESTS, MAX_RESPONSE_BYTES, QUEUE_TIMEOUT, max_outbound_workers,
+    max_requests_per_address,
+};
 use super::service::{RequestRefusal, Service};
+use super::socket::{SendBuffer, Socket};
+use crate::util::sync::lock;
 
 /// First request on a connection to tiny_http; see [`WorkerConnection::connect`].
 const PROBE_REQUEST: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost: internal\r\nTE: identity\r\n\r\n";
 /// For the response to it; workers have nothing else to do yet.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of the head of a response; usually a few hundred.
-const MAX_RESPONSE_HEAD_BYTES: usize = 64 << 10;
 /// Bytes of a buffer kept from one job to the next: enough for most responses, and for all but large requests.
 const RETAINED_BUFFER_BYTES: usize = 64 << 10;
-
-/// A request: the slot of its connection, and its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RequestKey {
-    pub(super) slot: usize,
-    pub(super) request_id: u64,
-}
 
 impl<S: Service> EventLoop<S> {
     /// Queues a complete request for a worker, or refuses it.
@@ -39,22 +34,17 @@ impl<S: Service> EventLoop<S> {
             return;
         };
         let queue = &mut self.queues[usize::from(connection.request_info.outbound)];
-        // refusals release what is charged, which this request is not yet
-        let address = connection.request_info.charged_address.take();
         if queue.len() >= MAX_QUEUED_REQUESTS {
             return self.refuse(slot, RequestRefusal::Busy);
         }
-        let limit = self.limits.max_requests_per_address;
-        let limit = limit.unwrap_or(self.workers.len() / 2).max(1);
-        if !self.requests_per_address.acquire(address, limit) {
+        let address = connection.request_info.charged_address;
+        let limit = max_requests_per_address(self.workers.len());
+        if self.requests_per_address.is_full(address, limit) {
             return self.refuse(slot, RequestRefusal::TooManyRequests);
         }
-        connection.request_info.charged_address = address;
+        self.requests_per_address.add(address);
         connection.stage = RequestStage::Queued;
-        queue.push_back(RequestKey {
-            slot,
-            request_id: connection.request_id,
-        });
+        queue.push_back(slot);
         self.dispatch();
         if matches!(self.connections.get(slot), Some(c) if matches!(c.stage, RequestStage::Queued))
         {
@@ -67,9 +57,8 @@ impl<S: Service> EventLoop<S> {
         let connection = &mut self.connections[slot];
         if matches!(connection.stage, RequestStage::Queued) {
             let info = &mut connection.request_info;
-            self.queues[usize::from(info.outbound)].retain(|key| key.slot != slot);
-            self.requests_per_address
-                .release(info.charged_address.take());
+            self.queues[usize::from(info.outbound)].retain(|queued| *queued != slot);
+            self.requests_per_address.remove(info.charged_address);
         }
     }
 
@@ -82,21 +71,21 @@ impl<S: Service> EventLoop<S> {
                 None if self.outbound_in_progress < max_outbound => outbound.pop_front(),
                 next => next,
             };
-            let Some(key) = next else {
+            let Some(slot) = next else {
                 return;
             };
-            let Some(connection) = self.connections.get_mut(key.slot) else {
-                continue;
-            };
-            let info = &mut connection.request_info;
-            if let Some(origin) = info.origin.take() {
-                self.request_origins.insert(key.request_id, origin);
+            // closing a connection removes it from its queue
+            let connection = &mut self.connections[slot];
+            if let Some(origin) = connection.origin.take() {
+                lock(&self.request_origins).insert(connection.request_id, origin);
             }
+            let info = &mut connection.request_info;
             let job = WorkerJob {
-                key,
+                slot,
+                request_id: connection.request_id,
                 outbound: info.outbound,
                 head_request: info.head_request,
-                charged_address: info.charged_address.take(),
+                charged_address: info.charged_address,
             };
             self.idle_workers.pop();
             self.outbound_in_progress += usize::from(job.outbound);
@@ -106,8 +95,8 @@ impl<S: Service> EventLoop<S> {
             if let Err(error) = worker.send_request(self.poll.registry(), worker_token(index)) {
                 self.backend_error.get_or_insert(error);
             }
-            self.set_deadline(key.slot, self.now + self.limits.work_timeout);
-            self.account_memory(key.slot);
+            self.set_deadline(slot, self.now + self.limits.work_timeout);
+            self.account_memory(slot);
         }
     }
 
@@ -125,8 +114,8 @@ impl<S: Service> EventLoop<S> {
                 return;
             }
         };
-        let waiting = self.connections.get_mut(job.key.slot).filter(|connection| {
-            connection.request_id == job.key.request_id
+        let waiting = self.connections.get_mut(job.slot).filter(|connection| {
+            connection.request_id == job.request_id
                 && matches!(connection.stage, RequestStage::Processing)
         });
         let response = waiting.map(|connection| {
@@ -139,10 +128,10 @@ impl<S: Service> EventLoop<S> {
         worker.release();
         self.idle_workers.push(index);
         self.outbound_in_progress -= usize::from(job.outbound);
-        self.requests_per_address.release(job.charged_address);
+        self.requests_per_address.remove(job.charged_address);
         if let Some(response) = response {
             increment(&self.stats.served_requests);
-            self.send_response(job.key.slot, response);
+            self.send_response(job.slot, response);
         }
         self.dispatch();
     }
@@ -151,7 +140,8 @@ impl<S: Service> EventLoop<S> {
 /// A request with a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WorkerJob {
-    key: RequestKey,
+    slot: usize,
+    request_id: u64,
     outbound: bool,
     head_request: bool,
     /// Released when the worker is done, so that a client cannot evade its limit by closing the connection.
@@ -160,7 +150,7 @@ pub(super) struct WorkerJob {
 
 /// A connection to tiny_http. It carries one request at a time.
 pub(super) struct WorkerConnection {
-    socket: UnixStream,
+    socket: Socket,
     job: Option<WorkerJob>,
     request: SendBuffer,
     response: Vec<u8>,
@@ -178,7 +168,7 @@ impl WorkerConnection {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let mut socket = StdUnixStream::connect_addr(address)?;
+        let mut socket = UnixStream::connect_addr(address)?;
         socket.set_read_timeout(Some(PROBE_TIMEOUT))?;
         socket.write_all(PROBE_REQUEST)?;
         let mut response = Vec::new();
@@ -191,11 +181,8 @@ impl WorkerConnection {
                 count => response.extend_from_slice(&buffer[..count]),
             }
         }
-        socket.set_nonblocking(true)?;
-        let mut socket = UnixStream::from_std(socket);
-        registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Self {
-            socket,
+            socket: Socket::register(socket.into(), registry, token)?,
             job: None,
             request: SendBuffer::default(),
             response: Vec::new(),
@@ -213,9 +200,7 @@ impl WorkerConnection {
 
     /// Sends what the socket takes of the request.
     fn send_request(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.request
-            .flush(&mut self.socket, registry, token)
-            .map(drop)
+        self.request.flush(&self.socket, registry, token).map(drop)
     }
 
     /// Reads what is there. The job, once its request is sent and its response complete.
@@ -224,13 +209,11 @@ impl WorkerConnection {
     /// tiny_http has closed the connection or sent more than a response: the connection is unusable.
     fn receive_response(&mut self, buffer: &mut [u8]) -> io::Result<Option<WorkerJob>> {
         loop {
-            match self.socket.read(buffer) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) if self.job.is_none() => return Err(ErrorKind::InvalidData.into()),
-                Ok(count) => self.response.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.completed_job(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+            match self.socket.read(buffer)? {
+                None => return self.completed_job(),
+                Some(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Some(_) if self.job.is_none() => return Err(ErrorKind::InvalidData.into()),
+                Some(count) => self.response.extend_from_slice(&buffer[..count]),
             }
             if let Some(job) = self.completed_job()? {
                 return Ok(Some(job));
@@ -291,9 +274,7 @@ impl ResponseHead {
         let mut response = httparse::Response::new(&mut headers);
         let start = match response.parse(bytes) {
             Ok(httparse::Status::Complete(start)) => start,
-            Ok(httparse::Status::Partial) if bytes.len() < MAX_RESPONSE_HEAD_BYTES => {
-                return Ok(None);
-            }
+            Ok(httparse::Status::Partial) => return Ok(None),
             _ => return Err(ErrorKind::InvalidData.into()),
         };
         let status = response.code.ok_or(ErrorKind::InvalidData)?;

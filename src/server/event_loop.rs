@@ -2,26 +2,26 @@
 //! for a client or a worker.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
-use std::os::unix::net::{SocketAddr, UnixStream as StdUnixStream};
+use std::io;
+use std::os::unix::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use log::info;
-use mio::net::UnixStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use super::admission::{AddressCounter, MAX_ACCEPTS_PER_TURN};
 use super::connection::{ClientConnection, RequestStage};
-use super::dispatch::{RequestKey, WorkerConnection};
+use super::dispatch::WorkerConnection;
 use super::limits::{
     LISTEN_BACKLOG, SHUTDOWN_IDLE_TIMEOUT, SHUTDOWN_READ_TIMEOUT, SHUTDOWN_TIMEOUT, ServerLimits,
     affordable_connections,
 };
 use super::listener::Acceptor;
 use super::service::{RequestRefusal, Service};
+use super::socket::Socket;
 use super::workers::RequestOrigins;
 use super::{Error, Server, ServerStats};
 use crate::util::log_throttle::LogThrottle;
@@ -54,7 +54,7 @@ const MAX_POOLED_BUFFER_BYTES: usize = 4096;
 pub(super) struct EventLoop<S: Service> {
     pub(super) poll: Poll,
     /// Readable at the start of the shutdown.
-    shutdown: UnixStream,
+    shutdown: Socket,
     pub(super) acceptors: Vec<Acceptor>,
     pub(super) limits: ServerLimits,
     pub(super) service: Arc<S>,
@@ -72,8 +72,8 @@ pub(super) struct EventLoop<S: Service> {
 
     pub(super) workers: Vec<WorkerConnection>,
     pub(super) idle_workers: Vec<usize>,
-    /// Requests that wait for a worker: local and outbound ones.
-    pub(super) queues: [VecDeque<RequestKey>; 2],
+    /// Slots of requests that wait for a worker: local and outbound ones.
+    pub(super) queues: [VecDeque<usize>; 2],
     pub(super) outbound_in_progress: usize,
     pub(super) requests_per_address: AddressCounter,
     pub(super) request_origins: Arc<RequestOrigins<S::Context>>,
@@ -102,7 +102,7 @@ impl<S: Service> EventLoop<S> {
         request_origins: Arc<RequestOrigins<S::Context>>,
     ) -> Result<Self, Error> {
         let mut limits = server.limits;
-        let affordable = affordable_connections(server.worker_count)?;
+        let affordable = affordable_connections(server.worker_count);
         limits.max_connections = limits.max_connections.min(affordable);
         let max_connections = limits.max_connections as u64;
         server.stats.max_connections.store(max_connections, Relaxed);
@@ -118,7 +118,8 @@ impl<S: Service> EventLoop<S> {
             .map(|(listener, token)| Acceptor::register(listener, poll.registry(), Token(token)))
             .collect::<Result<_, _>>()
             .map_err(Error::Listener)?;
-        let shutdown = register_shutdown(server.shutdown, &poll).map_err(Error::Poll)?;
+        let shutdown = Socket::register(server.shutdown.into(), poll.registry(), SHUTDOWN_TOKEN)
+            .map_err(Error::Poll)?;
         Ok(Self {
             poll,
             shutdown,
@@ -264,9 +265,7 @@ impl<S: Service> EventLoop<S> {
     ) {
         let stage = self.connections.get(slot).map(|c| &c.stage);
         let refusal = match stage {
-            Some(RequestStage::Head | RequestStage::Body(_) | RequestStage::ChunkedBody(_)) => {
-                while_reading
-            }
+            Some(stage) if stage.is_reading() => while_reading,
             Some(RequestStage::Queued) => Some(RequestRefusal::Busy),
             Some(RequestStage::Processing) => Some(while_processing),
             _ => None,
@@ -279,7 +278,8 @@ impl<S: Service> EventLoop<S> {
 
     fn on_shutdown_event(&mut self) {
         // without a byte the event was spurious
-        if self.stopping_since.is_none() && self.shutdown.read(&mut [0; 8]).is_ok() {
+        let read = self.shutdown.read(&mut [0; 8]);
+        if self.stopping_since.is_none() && matches!(read, Ok(Some(_))) {
             self.begin_shutdown();
         }
     }
@@ -312,11 +312,9 @@ impl<S: Service> EventLoop<S> {
         let Some(connection) = self.connections.get(slot) else {
             return;
         };
-        let time = match connection.stage {
+        let time = match &connection.stage {
             RequestStage::Idle => SHUTDOWN_IDLE_TIMEOUT,
-            RequestStage::Head | RequestStage::Body(_) | RequestStage::ChunkedBody(_) => {
-                SHUTDOWN_READ_TIMEOUT
-            }
+            stage if stage.is_reading() => SHUTDOWN_READ_TIMEOUT,
             _ => return,
         };
         let deadline = connection.deadline.min(self.now + time);
@@ -351,12 +349,4 @@ impl<S: Service> EventLoop<S> {
             self.buffer_pool.push(buffer);
         }
     }
-}
-
-fn register_shutdown(shutdown: StdUnixStream, poll: &Poll) -> io::Result<UnixStream> {
-    shutdown.set_nonblocking(true)?;
-    let mut shutdown = UnixStream::from_std(shutdown);
-    poll.registry()
-        .register(&mut shutdown, SHUTDOWN_TOKEN, Interest::READABLE)?;
-    Ok(shutdown)
 }

@@ -47,6 +47,11 @@ pub(super) const MAX_BUFFERED_BYTES: usize = 32 << 20;
 /// Connections that the kernel accepts ahead of the service; a burst of clients must not wait a second to repeat its SYN.
 pub(super) const LISTEN_BACKLOG: i32 = 4096;
 
+/// Queued and running requests of one address.
+pub(super) fn max_requests_per_address(workers: usize) -> usize {
+    (workers / 2).max(1)
+}
+
 /// How many of `workers` may wait for other servers; the rest is reserved for responses without outbound calls.
 pub(crate) fn max_outbound_workers(workers: usize) -> usize {
     workers - (workers / 8).max(1)
@@ -59,8 +64,6 @@ pub struct ServerLimits {
     pub max_connections: usize,
     /// Open connections of one address (IPv6: of one /64).
     pub max_connections_per_address: usize,
-    /// Queued and running requests of one address; `None` is half the number of workers.
-    pub max_requests_per_address: Option<usize>,
     /// Proxies without limits per address. Limits apply to the addresses of their `X-Forwarded-For` instead. Peers on unix
     /// sockets are trusted in any case.
     pub trusted_proxies: Vec<Network>,
@@ -76,7 +79,6 @@ impl Default for ServerLimits {
         Self {
             max_connections: 16_384,
             max_connections_per_address: 256,
-            max_requests_per_address: None,
             trusted_proxies: ["127.0.0.0/8", "::1"]
                 .iter()
                 .filter_map(|network| network.parse().ok())
@@ -168,16 +170,8 @@ pub(crate) fn affordable_workers(wanted: usize) -> Result<usize, Error> {
 }
 
 /// Number of client connections beside `workers`.
-pub(super) fn affordable_connections(workers: usize) -> Result<usize, Error> {
-    let limit = raise_descriptor_limit();
-    let needed = OWN_DESCRIPTORS + workers * DESCRIPTORS_PER_WORKER;
-    match limit.checked_sub(needed) {
-        None | Some(0) => Err(Error::Descriptors {
-            limit,
-            needed: needed + 1,
-        }),
-        Some(connections) => Ok(connections),
-    }
+pub(super) fn affordable_connections(workers: usize) -> usize {
+    raise_descriptor_limit().saturating_sub(OWN_DESCRIPTORS + workers * DESCRIPTORS_PER_WORKER)
 }
 
 fn raise_descriptor_limit() -> usize {

@@ -4,18 +4,18 @@
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
+use rustix::io::ioctl_fionbio;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
-use super::connection::ClientSocket;
 use super::limits::LISTEN_BACKLOG;
+use super::socket::register_readable;
 
 /// Permissions of a unix socket: the directory decides who can reach it.
 const SOCKET_MODE: u32 = 0o666;
@@ -106,76 +106,41 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Why sockets of systemd cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum InheritedSocketError {
-    /// `LISTEN_FDS` is not a number, or too large.
-    Count(String),
-    /// A descriptor is not a listening stream socket.
-    Descriptor {
-        /// From 3, as systemd counts.
-        number: usize,
-        /// What it is.
-        found: &'static str,
-    },
-}
-
-impl fmt::Display for InheritedSocketError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(found) => write!(
-                f,
-                "LISTEN_FDS: expected 0 to {MAX_INHERITED_SOCKETS}, found {found:?}"
-            ),
-            Self::Descriptor { number, found } => write!(
-                f,
-                "LISTEN_FDS: expected a listening stream socket as descriptor {number}, found {found}"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for InheritedSocketError {}
-
 /// Sockets that systemd opened for this process; none without `LISTEN_PID`. Call it once, before any other descriptor is
 /// opened.
 ///
 /// # Errors
-/// [`InheritedSocketError`] if one of the sockets cannot be used: its clients would wait in vain.
-pub(crate) fn inherited_listeners() -> Result<Vec<Listener>, InheritedSocketError> {
+/// What is wrong with the sockets, if one of them cannot be used: its clients would wait in vain.
+pub(crate) fn inherited_listeners() -> Result<Vec<Listener>, String> {
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !ours {
         return Ok(Vec::new());
     }
     let number = std::env::var("LISTEN_FDS").unwrap_or_default();
-    let invalid = || InheritedSocketError::Count(number.chars().take(20).collect());
-    // sd_listen_fds accepts any number
-    if !number
-        .parse()
-        .is_ok_and(|count: usize| count <= MAX_INHERITED_SOCKETS)
-    {
-        return Err(invalid());
-    }
-    let sockets = sd_listen_fds::get().map_err(|_| invalid())?;
+    let count = number.parse().ok();
+    let sockets = count
+        // sd_listen_fds accepts any number
+        .filter(|count: &usize| *count <= MAX_INHERITED_SOCKETS)
+        .and_then(|_| sd_listen_fds::get().ok())
+        .ok_or_else(|| {
+            let found: String = number.chars().take(20).collect();
+            format!("LISTEN_FDS: expected 0 to {MAX_INHERITED_SOCKETS}, found {found:?}")
+        })?;
     let listeners = sockets.into_iter().zip(FIRST_INHERITED_DESCRIPTOR..);
     listeners
         .map(|((_, socket), number)| {
-            Listener::from_descriptor(socket.into_std())
-                .map_err(|found| InheritedSocketError::Descriptor { number, found })
+            Listener::from_descriptor(socket.into_std()).map_err(|found| {
+                format!("LISTEN_FDS: expected a listening stream socket as descriptor {number}, found {found}")
+            })
         })
         .collect()
 }
 
 /// A listening socket in the event loop.
 pub(super) struct Acceptor {
-    socket: MioListener,
+    pub(super) socket: OwnedFd,
     /// Clients may be waiting. The event comes only once.
     pub(super) ready: bool,
-}
-
-enum MioListener {
-    Tcp(mio::net::TcpListener),
-    Unix(mio::net::UnixListener),
 }
 
 impl Acceptor {
@@ -184,40 +149,20 @@ impl Acceptor {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let mut socket = match listener {
+        let socket: OwnedFd = match listener {
             Listener::Tcp(listener) => {
-                listener.set_nonblocking(true)?;
-                listen(&listener, LISTEN_BACKLOG)?;
                 // accepted sockets inherit it
                 sockopt::set_tcp_nodelay(&listener, true)?;
-                MioListener::Tcp(mio::net::TcpListener::from_std(listener))
+                listener.into()
             }
-            Listener::Unix(listener, _) => {
-                listener.set_nonblocking(true)?;
-                listen(&listener, LISTEN_BACKLOG)?;
-                MioListener::Unix(mio::net::UnixListener::from_std(listener))
-            }
+            Listener::Unix(listener, _) => listener.into(),
         };
-        let source: &mut dyn Source = match &mut socket {
-            MioListener::Tcp(listener) => listener,
-            MioListener::Unix(listener) => listener,
-        };
-        source.register(registry, token, Interest::READABLE)?;
+        ioctl_fionbio(&socket, true)?;
+        listen(&socket, LISTEN_BACKLOG)?;
+        register_readable(&socket, registry, token)?;
         Ok(Self {
             socket,
             ready: false,
         })
-    }
-
-    /// Accepts a client; its address is `None` on a unix socket.
-    pub(super) fn accept(&self) -> io::Result<(ClientSocket, Option<IpAddr>)> {
-        match &self.socket {
-            MioListener::Tcp(listener) => listener
-                .accept()
-                .map(|(socket, peer)| (ClientSocket::Tcp(socket), Some(peer.ip().to_canonical()))),
-            MioListener::Unix(listener) => listener
-                .accept()
-                .map(|(socket, _)| (ClientSocket::Unix(socket), None)),
-        }
     }
 }

@@ -22,6 +22,7 @@ mod head;
 mod limits;
 mod listener;
 mod service;
+mod socket;
 mod workers;
 
 pub use head::{
@@ -69,14 +70,10 @@ pub struct ServerStats {
     pub open_connections: AtomicU64,
     /// Limit of open connections.
     pub max_connections: AtomicU64,
-    /// Accepted connections.
-    pub accepted_connections: AtomicU64,
     /// Connections closed in favour of others, or for lack of memory.
     pub evicted_connections: AtomicU64,
     /// Connections closed at once: too many of one address, or no room.
     pub rejected_connections: AtomicU64,
-    /// Errors of `accept`.
-    pub accept_errors: AtomicU64,
     /// Requests answered by a worker.
     pub served_requests: AtomicU64,
     /// Requests refused because of load: 429, 503 and 504.
@@ -121,11 +118,4 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Descriptors { .. } => None,
-            Self::Listener(error) | Self::Poll(error) | Self::Backend(error) => Some(error),
-        }
-    }
-}
+impl std::error::Error for Error {}

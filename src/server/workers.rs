@@ -74,25 +74,7 @@ impl<S: Service> Server<S> {
 }
 
 /// Origins of the requests that are on their way through tiny_http, by request number.
-pub(super) struct RequestOrigins<C>(Mutex<HashMap<u64, RequestOrigin<C>>>);
-
-impl<C> Default for RequestOrigins<C> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<C> RequestOrigins<C> {
-    pub(super) fn insert(&self, request_id: u64, origin: RequestOrigin<C>) {
-        lock(&self.0).insert(request_id, origin);
-    }
-
-    fn take(&self, request: &Request) -> Option<RequestOrigin<C>> {
-        let mut headers = request.headers().iter();
-        let header = headers.find(|header| header.field.equiv(REQUEST_ID_HEADER))?;
-        lock(&self.0).remove(&header.value.as_str().parse().ok()?)
-    }
-}
+pub(super) type RequestOrigins<C> = Mutex<HashMap<u64, RequestOrigin<C>>>;
 
 struct WorkerPool<S: Service> {
     /// Never dropped: that panics for a socket without a path.
@@ -126,7 +108,11 @@ impl<S: Service> WorkerPool<S> {
     }
 
     fn respond(&self, request: &mut Request) -> HttpResponse {
-        let Some(origin) = self.request_origins.take(request) else {
+        let mut headers = request.headers().iter();
+        let header = headers.find(|header| header.field.equiv(REQUEST_ID_HEADER));
+        let request_id = header.and_then(|header| header.value.as_str().parse().ok());
+        let origin = request_id.and_then(|id: u64| lock(&self.request_origins).remove(&id));
+        let Some(origin) = origin else {
             // the probe of a new connection
             return HttpResponse {
                 status: 200,

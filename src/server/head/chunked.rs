@@ -25,8 +25,8 @@ enum ChunkState {
     #[default]
     Size,
     Data(usize),
-    /// The CR or LF after the data.
-    DataEnd(u8),
+    /// The empty line after the data.
+    DataEnd,
     Trailer,
 }
 
@@ -44,32 +44,19 @@ impl ChunkDecoder {
     ) -> Result<(usize, bool), RequestRefusal> {
         let mut used = 0;
         while let Some(&byte) = input.get(used) {
-            match self.state {
-                ChunkState::Data(left) => {
-                    let count = left.min(input.len() - used);
-                    out.extend_from_slice(&input[used..used + count]);
-                    room -= count;
-                    used += count;
-                    self.state = match left - count {
-                        0 => ChunkState::DataEnd(b'\r'),
-                        left => ChunkState::Data(left),
-                    };
-                }
-                ChunkState::DataEnd(end) => {
-                    if byte != end {
-                        return Err(RequestRefusal::Malformed);
-                    }
-                    used += 1;
-                    self.state = match end {
-                        b'\r' => ChunkState::DataEnd(b'\n'),
-                        _ => ChunkState::Size,
-                    };
-                }
-                ChunkState::Size | ChunkState::Trailer => {
-                    used += 1;
-                    if self.push_line_byte(byte)? && self.parse_line(room)? {
-                        return Ok((used, true));
-                    }
+            if let ChunkState::Data(left) = self.state {
+                let count = left.min(input.len() - used);
+                out.extend_from_slice(&input[used..used + count]);
+                room -= count;
+                used += count;
+                self.state = match left - count {
+                    0 => ChunkState::DataEnd,
+                    left => ChunkState::Data(left),
+                };
+            } else {
+                used += 1;
+                if self.push_line_byte(byte)? && self.parse_line(room)? {
+                    return Ok((used, true));
                 }
             }
         }
@@ -79,7 +66,12 @@ impl ChunkDecoder {
     /// Appends a byte to the line; true if the line is complete.
     fn push_line_byte(&mut self, byte: u8) -> Result<bool, RequestRefusal> {
         let after_cr = self.line.last() == Some(&b'\r');
-        if byte == 0 || self.line.len() >= MAX_LINE_BYTES || (byte == b'\n') != after_cr {
+        let out_of_place = matches!(self.state, ChunkState::DataEnd) && !b"\r\n".contains(&byte);
+        if byte == 0
+            || out_of_place
+            || self.line.len() >= MAX_LINE_BYTES
+            || (byte == b'\n') != after_cr
+        {
             return Err(RequestRefusal::Malformed);
         }
         self.line.push(byte);
@@ -89,45 +81,55 @@ impl ChunkDecoder {
     /// Interprets a complete line; true if it ends the body.
     fn parse_line(&mut self, room: usize) -> Result<bool, RequestRefusal> {
         let line = &self.line[..self.line.len() - 2];
-        if matches!(self.state, ChunkState::Trailer) {
-            self.trailer_bytes += self.line.len();
-            if self.trailer_bytes > MAX_TRAILER_BYTES {
-                return Err(RequestRefusal::HeadTooLarge);
+        let ends_body = match self.state {
+            ChunkState::Trailer => {
+                self.trailer_bytes += self.line.len();
+                if self.trailer_bytes > MAX_TRAILER_BYTES {
+                    return Err(RequestRefusal::HeadTooLarge);
+                }
+                if !line.is_empty() && !is_header_line(line) {
+                    return Err(RequestRefusal::Malformed);
+                }
+                line.is_empty()
             }
-            if !line.is_empty() && !is_header_line(line) {
-                return Err(RequestRefusal::Malformed);
+            ChunkState::DataEnd => {
+                self.state = ChunkState::Size;
+                false
             }
-            let ends = line.is_empty();
-            self.line.clear();
-            return Ok(ends);
-        }
-        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-        let (size, extension) = line.split_at(digits);
-        let visible = |b: &u8| *b == b'\t' || *b == b' ' || b.is_ascii_graphic();
-        if digits == 0
-            || digits > MAX_SIZE_DIGITS
-            || !matches!(extension, [] | [b';', ..])
-            || !extension.iter().all(visible)
-        {
-            return Err(RequestRefusal::Malformed);
-        }
-        self.extension_bytes += extension.len();
-        if self.extension_bytes > MAX_EXTENSION_BYTES {
-            return Err(RequestRefusal::Malformed);
-        }
-        let size = size.iter().fold(0_u64, |size, digit| {
-            (size << 4) | u64::from((*digit as char).to_digit(16).unwrap_or(0))
-        });
-        if size > room as u64 {
-            return Err(RequestRefusal::BodyTooLarge);
-        }
-        self.state = match size {
-            0 => ChunkState::Trailer,
-            size => ChunkState::Data(size as usize),
+            ChunkState::Size | ChunkState::Data(_) => {
+                let (size, extension_bytes) = parse_size_line(line)?;
+                self.extension_bytes += extension_bytes;
+                if self.extension_bytes > MAX_EXTENSION_BYTES {
+                    return Err(RequestRefusal::Malformed);
+                }
+                self.state = match usize::try_from(size) {
+                    Ok(0) => ChunkState::Trailer,
+                    Ok(size) if size <= room => ChunkState::Data(size),
+                    _ => return Err(RequestRefusal::BodyTooLarge),
+                };
+                false
+            }
         };
         self.line.clear();
-        Ok(false)
+        Ok(ends_body)
     }
+}
+
+/// Parses the size of a chunk, and counts the bytes of its extensions.
+fn parse_size_line(line: &[u8]) -> Result<(u64, usize), RequestRefusal> {
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    let (size, extension) = line.split_at(digits);
+    let visible = |b: &u8| *b == b'\t' || *b == b' ' || b.is_ascii_graphic();
+    if !(1..=MAX_SIZE_DIGITS).contains(&digits)
+        || !matches!(extension, [] | [b';', ..])
+        || !extension.iter().all(visible)
+    {
+        return Err(RequestRefusal::Malformed);
+    }
+    let size = size.iter().fold(0_u64, |size, digit| {
+        (size << 4) | u64::from((*digit as char).to_digit(16).unwrap_or(0))
+    });
+    Ok((size, extension.len()))
 }
 
 /// Whether a line is `name: value`, without folding.

@@ -45,8 +45,9 @@ pub struct RequestHead<'a> {
     method: &'a str,
     target: &'a str,
     host: Option<&'a str>,
-    http11: bool,
-    keep_alive: bool,
+    pub(super) http11: bool,
+    /// Whether the client may send another request on this connection.
+    pub(super) keep_alive: bool,
     expects_continue: bool,
     framing: BodyFraming,
     headers: [httparse::Header<'a>; MAX_HEADERS],
@@ -129,16 +130,6 @@ impl<'a> RequestHead<'a> {
     /// Where the body ends.
     pub fn framing(&self) -> BodyFraming {
         self.framing
-    }
-
-    /// Whether the client speaks HTTP/1.1 rather than HTTP/1.0.
-    pub(super) fn is_http11(&self) -> bool {
-        self.http11
-    }
-
-    /// Whether the client may send another request on this connection.
-    pub(super) fn keep_alive(&self) -> bool {
-        self.keep_alive
     }
 
     /// Whether the client waits for `100 Continue` before it sends the body.

@@ -77,13 +77,13 @@ fn close_overrides_keep_alive() {
         ("Connection: upgrade\r\n", true),
     ] {
         let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
-        assert_eq!(parse(&head).unwrap().keep_alive(), keep_alive, "{headers}");
+        assert_eq!(parse(&head).unwrap().keep_alive, keep_alive, "{headers}");
     }
-    assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive());
+    assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive);
     assert!(
         parse("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             .unwrap()
-            .keep_alive()
+            .keep_alive
     );
 }
 
