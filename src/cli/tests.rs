@@ -143,6 +143,7 @@ fn check_config_prints_all_settings_in_columns_and_masks_secrets() {
         ("LIVEKIT_SECRET", "0123456789abcdef0123456789abcdef"),
         ("LIVEKIT_FULL_ACCESS_HOMESERVERS", "example.com"),
         ("LIVEKIT_SERCET", "x"),
+        ("TOKEN_EXPIRY_HOURS", "24"),
     ]);
     assert_eq!((code, err.as_str()), (0, ""));
     let lines: Vec<_> = out.lines().collect();
@@ -167,6 +168,11 @@ fn check_config_prints_all_settings_in_columns_and_masks_secrets() {
         ("LIVEKIT_JWT_BIND", ":8080 default"),
         ("LIVEKIT_REDIS_URL", "(not set) default: none"),
         ("CORS_ORIGINS", "(not set) default: http://localhost:3000"),
+        ("TOKEN_EXPIRY_HOURS", "(set, not read) environment"),
+        (
+            "LIVEKIT_TOKEN_LIFETIME_SECONDS",
+            "3600; 600 in application-service mode default",
+        ),
         ("LIVEKIT_KEYS", "(not set)"),
     ] {
         assert_eq!(row(name).unwrap(), format!("{name} {expected}"));
@@ -178,7 +184,7 @@ fn check_config_prints_all_settings_in_columns_and_masks_secrets() {
     assert_eq!(origin, column(lines[1], "from LIVEKIT_URL"));
     assert!(!out.contains("0123456789abcdef"));
     let end = lines.iter().position(|line| line.is_empty()).unwrap();
-    let [matrix, token, appservice, memory, unknown, valid] = lines[end + 1..] else {
+    let [matrix, token, appservice, memory, unread, unknown, valid] = lines[end + 1..] else {
         panic!("{out}")
     };
     assert!(
@@ -194,6 +200,10 @@ fn check_config_prints_all_settings_in_columns_and_masks_secrets() {
         "{appservice}"
     );
     assert!(memory.starts_with("warning: delegated leaves are stored in memory"));
+    assert_eq!(
+        unread,
+        "warning: TOKEN_EXPIRY_HOURS has no effect: /token is closed"
+    );
     assert_eq!(
         unknown,
         "warning: LIVEKIT_SERCET is unknown; did you mean LIVEKIT_SECRET?"

@@ -87,7 +87,8 @@ pub(super) fn opening_settings(
 pub(super) fn warn_unread_settings(reader: &mut SettingsReader<'_>, open: OpenEndpoints) {
     for setting in SETTINGS {
         let is_read = setting.read_by.iter().any(|group| open.contains(*group));
-        if !is_read && reader.is_set(setting) {
+        if let (false, Some(origin)) = (is_read, reader.origin(setting)) {
+            reader.report_as(setting, "(set, not read)", origin);
             let closed = setting.read_by.iter().map(|group| {
                 let (paths, verb) = (group.paths(), group.verb());
                 format!("{paths} {verb} closed")

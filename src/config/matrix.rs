@@ -122,6 +122,9 @@ pub(super) fn read_access_tokens(
         .appservice_default
         .and_then(|text| text.parse().ok());
     let appservice_default = appservice_default.filter(|_| !reader.is_set(setting));
+    if let (Some(_), Some(row)) = (appservice_default, reader.report.settings.last_mut()) {
+        row.display_value = setting.default_words();
+    }
     let openid_cache = reader.integer(&LIVEKIT_OPENID_CACHE_SECONDS);
     let can_update_own_metadata = reader.boolean(&LIVEKIT_CAN_UPDATE_OWN_METADATA);
     let remote_users_may_publish = reader.boolean(&LIVEKIT_REMOTE_USERS_MAY_PUBLISH);

@@ -392,21 +392,31 @@ impl<'a> SettingsReader<'a> {
         self.parse(setting, parse_boolean)
     }
 
-    /// Whether the setting is set, rightly or wrongly. Values that Kubernetes injects do not count.
-    pub(super) fn is_set(&self, setting: &Setting) -> bool {
-        let given = self
-            .env
-            .get(setting.name)
-            .unwrap_or_default()
-            .to_string_lossy();
-        if !given.trim().is_empty() {
-            return !is_kubernetes_service_link(given.trim());
+    /// Where the setting is set, rightly or wrongly. Values that Kubernetes injects do not count.
+    pub(super) fn origin(&self, setting: &Setting) -> Option<SettingOrigin> {
+        let value = self.env.get(setting.name).unwrap_or_default();
+        let value = value.to_string_lossy();
+        if !value.trim().is_empty() {
+            let is_injected = is_kubernetes_service_link(value.trim());
+            return (!is_injected).then_some(SettingOrigin::Environment);
         }
-        let Some(directory) = self.env.get("CREDENTIALS_DIRECTORY").map(Path::new) else {
-            return false;
-        };
-        let present = |file: &String| directory.join(file).exists();
-        directory.is_absolute() && credential_file_names(setting.name).iter().any(present)
+        let credential = self.credential_path(setting);
+        credential.map(|_| SettingOrigin::Credentials)
+    }
+
+    pub(super) fn is_set(&self, setting: &Setting) -> bool {
+        self.origin(setting).is_some()
+    }
+
+    /// The file in `$CREDENTIALS_DIRECTORY` for a setting, if it exists: its name is the setting's, or that in lower case with dashes.
+    fn credential_path(&self, setting: &Setting) -> Option<PathBuf> {
+        let directory = Path::new(self.env.get("CREDENTIALS_DIRECTORY")?);
+        let names = [
+            setting.name.to_owned(),
+            setting.name.to_lowercase().replace('_', "-"),
+        ];
+        let mut paths = names.iter().map(|name| directory.join(name));
+        paths.find(|path| path.is_absolute() && path.exists())
     }
 
     /// Adds a value to the report; of a secret only its length.
@@ -470,29 +480,18 @@ impl<'a> SettingsReader<'a> {
     }
 
     fn credential(&mut self, setting: &'static Setting) -> Result<Option<SettingValue>, Reported> {
-        let directory = self.env.get("CREDENTIALS_DIRECTORY").map(Path::new);
-        let Some(directory) = directory.filter(|directory| directory.is_absolute()) else {
+        let Some(path) = self.credential_path(setting) else {
             return Ok(None);
         };
-        for file in credential_file_names(setting.name) {
-            let path = directory.join(file);
-            if !path.exists() {
-                continue;
-            }
-            let text = if setting.path {
-                path.to_string_lossy().into_owned()
-            } else {
-                self.file_content(setting, &path)?.trim().to_owned()
-            };
-            if !text.is_empty() {
-                return Ok(Some(SettingValue {
-                    setting,
-                    text,
-                    origin: SettingOrigin::Credentials,
-                }));
-            }
-        }
-        Ok(None)
+        let text = match setting.path {
+            true => path.to_string_lossy().into_owned(),
+            false => self.file_content(setting, &path)?.trim().to_owned(),
+        };
+        Ok((!text.is_empty()).then_some(SettingValue {
+            setting,
+            text,
+            origin: SettingOrigin::Credentials,
+        }))
     }
 
     /// The content of a file for `setting`.
@@ -520,11 +519,6 @@ impl<'a> SettingsReader<'a> {
             }
         }
     }
-}
-
-/// The names of files in `$CREDENTIALS_DIRECTORY` for a setting.
-fn credential_file_names(name: &str) -> [String; 2] {
-    [name.to_owned(), name.to_lowercase().replace('_', "-")]
 }
 
 /// A path in quotes. A relative one is not shown: it may be a secret in the variable that should name its file.

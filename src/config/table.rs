@@ -301,7 +301,7 @@ impl Setting {
 
     /// Meaning, range and default.
     pub(crate) fn description(&self) -> String {
-        let (mut text, default) = (self.meaning(), self.default_words());
+        let (mut text, default) = (self.meaning(), self.default_words().replace('`', ""));
         match (self.relation, self.default) {
             (Relation::Main, SettingDefault::Required) => text += "; required",
             (Relation::Main, _) if !default.is_empty() => {

@@ -45,7 +45,7 @@ impl ApiKey {
         Self { id: id.into(), mac }
     }
 
-    pub(crate) fn id(&self) -> &str {
+    pub fn id(&self) -> &str {
         &self.id
     }
 
