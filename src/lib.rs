@@ -74,6 +74,7 @@ pub mod internal {
 /// Entries for `contrib/fuzz` into parsers that are private otherwise.
 #[cfg(fuzzing)]
 pub mod fuzzing {
+    pub use crate::api::request_body::fuzzing::{ProxiedMember, proxied_members};
     pub use crate::livekit::room_service::fuzzing::{participant_sid, participants, room_names};
     pub use crate::livekit::webhook::fuzzing::webhook_event;
     pub use crate::matrix::appservice::fuzzing::{is_joined_response, relayed_token};

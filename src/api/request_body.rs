@@ -279,6 +279,42 @@ impl<'a> BodyObject<'a> {
     }
 }
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use super::*;
+
+    /// The member of a request in application-service mode.
+    #[derive(Debug, PartialEq, Eq)]
+    pub struct ProxiedMember {
+        /// Whether the field `member_id` determines the identity.
+        pub by_member_id: bool,
+        /// The member's id.
+        pub id: String,
+        /// The device, if known.
+        pub device: Option<String>,
+    }
+
+    /// The members that the three endpoints of application-service mode parse, as far as they accept the body.
+    pub fn proxied_members(body: &[u8]) -> [Option<ProxiedMember>; 3] {
+        let client = parse_client_token(body).map(|request| request.membership.member);
+        let federation = parse_federation_token(body).map(|request| request.membership.member);
+        let delegate = parse_client_delegate(body).map(|request| request.membership.member);
+        [client, federation, delegate].map(|member| {
+            let member = member.ok()?;
+            let by_member_id = matches!(member, CallMember::MemberId { .. });
+            let (id, device) = match member {
+                CallMember::MemberId { id, device } => (id, device),
+                CallMember::Member { id, device } => (id, Some(device)),
+            };
+            Some(ProxiedMember {
+                by_member_id,
+                id: id.as_str().to_owned(),
+                device: device.map(|device| device.as_str().to_owned()),
+            })
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -84,10 +84,10 @@ class Site:
 
 
 class User:
-    """A user of a site's homeserver."""
+    """A user of a site's homeserver. With a device, the requests have `member` instead of `member_id`."""
 
-    def __init__(self, site):
-        self.site, self.member = site, f"member-{secrets.token_hex(4)}"
+    def __init__(self, site, device=None):
+        self.site, self.device, self.member = site, device, f"member-{secrets.token_hex(4)}"
         self.id, self._token = site.synapse.register()
 
     def request(self, method, path, body=None):
@@ -110,7 +110,11 @@ class User:
         self.matrix_request("POST", f"join/{urllib.parse.quote(room)}?via={urllib.parse.quote(via)}", {})
 
     def request_body(self, room, url=None, **more):
-        body = {"url": url or self.site.sfu_url, "room_id": room, "slot_id": SLOT, "member_id": self.member}
+        body = {"url": url or self.site.sfu_url, "room_id": room, "slot_id": SLOT}
+        if self.device:
+            body["member"] = {"id": self.member, "claimed_device_id": self.device}
+        else:
+            body["member_id"] = self.member
         return body | more
 
     def get_token(self, room, url=None, **more):
@@ -118,7 +122,8 @@ class User:
 
     def names(self, room):
         """The names of the LiveKit room and of the user's identity in it."""
-        return hashed_name(room, SLOT), hashed_name(self.id, self.member)
+        parts = [self.id, self.device, self.member] if self.device else [self.id, self.member]
+        return hashed_name(room, SLOT), hashed_name(*parts)
 
     def schedule(self, room, seconds):
         """Schedules the user's delayed leave event at the homeserver, and returns its id."""

@@ -11,6 +11,8 @@ from service import KEY, SECRET
 
 # seconds after which a delayed event fires, more than a slow machine needs for everything before
 DELAY = 12
+# requests with `member_id` and with `member`
+DIALECTS = [None, "DEVICE1"]
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,9 @@ def test_a_client_cannot_impersonate_another_user_by_extra_fields(home, alice, r
     expect_error(reply, 403, "M_FORBIDDEN")
 
 
-def test_a_user_of_another_homeserver_gets_a_token_for_this_one_s_sfu(home, away, alice, room):
-    bob = User(away)
+@pytest.mark.parametrize("device", DIALECTS)
+def test_a_user_of_another_homeserver_gets_a_token_for_this_one_s_sfu(home, away, alice, room, device):
+    bob = User(away, device)
     request = lambda: bob.get_token(room, home.sfu_url, server_name=home.name)  # noqa: E731
     expect_error(request(), 403, "M_FORBIDDEN")
     bob.join(room, home.name)
@@ -152,8 +155,9 @@ def test_a_delegated_leave_is_checked_restarted_and_sent(home, alice, room):
     assert "Rejected(" not in home.service.text and "leave abandoned" not in home.service.text
 
 
-def test_a_banned_user_is_removed_and_stays_removed(home, alice, room):
-    carol = User(home)
+@pytest.mark.parametrize("device", DIALECTS)
+def test_a_banned_user_is_removed_and_stays_removed(home, alice, room, device):
+    carol = User(home, device)
     carol.join(room, home.name)
     wait_until(lambda: carol.get_token(room).status_code == 200, SOON, "a joined user gets an access token")
     names = carol.names(room)

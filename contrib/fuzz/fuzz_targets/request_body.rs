@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use livekit_token_service::fuzzing::proxied_members;
 use livekit_token_service::internal::{
     RequestedParticipant, parse_delegate_delayed_leave, parse_get_token, parse_sfu_get,
 };
@@ -12,7 +13,22 @@ fn is_valid(text: &str) -> bool {
     (1..=255).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
+/// The member of a proxied request is that of the body, in one of the two dialects.
+fn check_proxied_members(bytes: &[u8]) {
+    for member in proxied_members(bytes).into_iter().flatten() {
+        let body: serde_json::Value = serde_json::from_slice(bytes).expect("JSON");
+        let (id, object) = (&body["member_id"], &body["member"]);
+        assert!(is_valid(&member.id) && member.device.as_deref().is_none_or(is_valid));
+        assert_eq!(member.by_member_id, !id.is_null());
+        assert!(id.is_null() || *id == *member.id);
+        assert!(object.is_null() || object["id"] == *member.id);
+        assert_eq!(object["claimed_device_id"].as_str(), member.device.as_deref());
+        assert!(member.by_member_id || member.device.is_some());
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
+    check_proxied_members(bytes);
     for (parse, room) in [(parse_get_token as fn(&[u8]) -> _, "room_id"), (parse_sfu_get, "room")] {
         let Ok(request) = parse(bytes) else {
             continue;
