@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::settings::{KEY, SECRET};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{Stage, User};
 
 /// Tolerance for `nbf` and `exp` in seconds, because the test takes time.
@@ -169,7 +169,7 @@ fn a_homeserver_cannot_name_a_user_of_another_server() {
 fn stage_with_override_for_example_com() -> Stage {
     let homeserver = Homeserver::honest().with_name("example.com");
     let over = format!("example.com=https://localhost:{}", homeserver.port());
-    Stage::with(homeserver, Conduct::Serves, |settings| {
+    Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_FEDERATION_URL_OVERRIDES", over)
     })
 }

@@ -21,7 +21,7 @@ fn an_inherited_socket_is_served_instead_of_the_configured_one() {
     let unused = configured.local_addr().unwrap();
     drop(configured);
     let settings = Settings::complete().set("LIVEKIT_JWT_BIND", unused.to_string());
-    let service = Service::start_by(with_socket(&settings, listener.into(), 1), &settings);
+    let service = Service::start_command(with_socket(&settings, listener.into(), 1), &settings);
     assert_eq!(tcp_address(&service), inherited);
     assert_eq!(service.request("GET", "/healthz").status, 200);
     let refused = TcpStream::connect(unused).unwrap_err();
@@ -35,10 +35,10 @@ fn an_inherited_unix_socket_outlives_the_service() {
     let listener = UnixListener::bind(&path).unwrap();
     for _ in 0..2 {
         let socket = listener.try_clone().unwrap().into();
-        let mut service = Service::start_by(with_socket(&settings, socket, 1), &settings);
+        let mut service = Service::start_command(with_socket(&settings, socket, 1), &settings);
         assert_eq!(service.request("GET", "/healthz").status, 200);
-        service.terminate();
-        assert_eq!(service.ended(), Some(0));
+        service.send_sigterm();
+        assert_eq!(service.wait_for_exit(), Some(0));
         assert!(path.exists());
     }
 }
@@ -52,7 +52,7 @@ fn sockets_for_another_process_are_not_used() {
     command
         .env("LISTEN_FDS", "1")
         .stdin(OwnedFd::from(listener));
-    let service = Service::start_by(command, &settings);
+    let service = Service::start_command(command, &settings);
     assert_ne!(tcp_address(&service), foreign);
 }
 
@@ -95,7 +95,7 @@ fn a_restart_under_load_loses_no_request() {
     let settings = Settings::complete();
     let start = || {
         let socket = listener.try_clone().unwrap().into();
-        Service::start_by(with_socket(&settings, socket, 1), &settings)
+        Service::start_command(with_socket(&settings, socket, 1), &settings)
     };
     let mut service = start();
     let done = AtomicBool::new(false);
@@ -112,8 +112,8 @@ fn a_restart_under_load_loses_no_request() {
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(send_requests)).collect();
         for _ in 0..RESTARTS {
-            service.terminate();
-            assert_eq!(service.ended(), Some(0));
+            service.send_sigterm();
+            assert_eq!(service.wait_for_exit(), Some(0));
             service = start();
         }
         done.store(true, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use crate::certificate::Presents;
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::process::{PROGRAM, Service, command};
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::stage::LOOPBACK;
 
 const BOTH: &str = "127.0.0.1 localhost\n::1 localhost\n";
@@ -31,7 +31,7 @@ fn a_homeserver_is_found_on_whichever_address_of_its_name_answers() {
             .unwrap();
         let name = format!("localhost:{}", homeserver.port());
         let homeserver = homeserver.with_name(&name);
-        let sfu = Sfu::start(Conduct::Serves);
+        let sfu = Sfu::start(SfuBehavior::Serves);
         let settings = Settings::complete().set("LIVEKIT_URL", sfu.url());
         for settings in [
             settings.clone().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK),
@@ -83,5 +83,5 @@ fn where_localhost_is_both(settings: &Settings) -> Service {
         hosts,
         PROGRAM,
     ];
-    Service::start_by(command("unshare", &arguments, settings), settings)
+    Service::start_command(command("unshare", &arguments, settings), settings)
 }

@@ -204,7 +204,7 @@ fn members_of_both_dialects_are_removed_from_the_call() {
     let connect = |path, body: &Value| {
         let participant = [room_name(), sub(&post(&stage, path, body))];
         let [room, identity] = &participant;
-        stage.sfu.connect(room, identity, Some("PA_1"));
+        stage.sfu.set_connection(room, identity, Some("PA_1"));
         participant
     };
     let mut expected = [
@@ -227,7 +227,7 @@ fn members_of_both_dialects_are_removed_from_the_call() {
     assert_eq!(removed, expected);
     // and again when the participant joins with the older token
     let [room, identity] = [room_name(), jwt::hash(&[ALICE, DEVICE, "m"])];
-    stage.sfu.connect(&room, &identity, Some("PA_2"));
+    stage.sfu.set_connection(&room, &identity, Some("PA_2"));
     send_joined(&stage.service, "EV_1", &room, &identity, &Value::Null);
     let removed = stage.sfu.wait_for_removals(expected.len() + 1);
     assert_eq!(removed.last(), Some(&[room, identity]));
@@ -291,7 +291,9 @@ fn a_delegated_leave_belongs_to_the_identity_of_its_dialect_and_needs_no_url() {
         (DELEGATE_PATH, "syd_2", with_member_id(null_url), &by_id),
         (&*unstable, "syd_3", with_member(body), &by_device),
     ] {
-        stage.sfu.connect(&room_name(), identity, Some("PA_1"));
+        stage
+            .sfu
+            .set_connection(&room_name(), identity, Some("PA_1"));
         let reply = delegate(path, id, &body);
         assert_eq!((reply.status, reply.json()), (200, json!({})), "{reply:?}");
         let joined = format!("EV_joined_{id}");
@@ -304,7 +306,7 @@ fn a_delegated_leave_belongs_to_the_identity_of_its_dialect_and_needs_no_url() {
         );
         wait_until(|| calls(id, "restart") > 0, "a restart");
         assert_eq!(calls(id, "send"), 0, "the participant is connected");
-        stage.sfu.connect(&room_name(), identity, None);
+        stage.sfu.set_connection(&room_name(), identity, None);
         send_left(&stage, &format!("EV_left_{id}"), identity);
         wait_until(|| calls(id, "send") == 1, "the leave");
     }

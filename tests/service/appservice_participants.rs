@@ -12,7 +12,7 @@ use crate::client::Reply;
 use crate::jwt;
 use crate::metrics::{metrics_of, scrape, value};
 use crate::settings::SECRET;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 
 /// The service tracks at most this number of participants of one user.
 const MAX_PER_USER: usize = 64;
@@ -35,7 +35,7 @@ pub(crate) fn get_token(stage: &AppServiceStage, member: usize) -> [String; 2] {
 
 /// Connects a participant to the SFU, which sends its webhook.
 pub(crate) fn join(stage: &AppServiceStage, [room, identity]: &[String; 2]) {
-    stage.sfu.connect(room, identity, Some("PA_1"));
+    stage.sfu.set_connection(room, identity, Some("PA_1"));
     let id = format!("EV_{identity}");
     send_joined(&stage.service, &id, room, identity, &Value::Null);
 }
@@ -95,7 +95,7 @@ fn a_user_with_too_many_connected_participants_is_refused_until_the_next_check()
 
 #[test]
 fn a_participant_whose_room_is_not_created_is_not_tracked() {
-    let broken = Sfu::start(Conduct::Says("503 Service Unavailable", "{}"));
+    let broken = Sfu::start(SfuBehavior::Responds("503 Service Unavailable", "{}"));
     let stage = AppServiceStage::start_with(|s| {
         s.set("LIVEKIT_API_URL", broken.url().replace("ws:", "http:"))
             .set("LIVEKIT_METRICS_BIND", "127.0.0.1:0")

@@ -25,7 +25,7 @@ fn connect_alice(stage: &AppServiceStage) -> [String; 2] {
     let claims = jwt::claims(&reply.jwt(), SECRET);
     let names = [&claims["video"]["room"], &claims["sub"]];
     let names = names.map(|name| name.as_str().unwrap().to_owned());
-    stage.sfu.connect(&names[0], &names[1], Some("PA_1"));
+    stage.sfu.set_connection(&names[0], &names[1], Some("PA_1"));
     names
 }
 
@@ -45,7 +45,7 @@ fn a_banned_user_is_removed_by_a_regular_check() {
     // again after each reconnection, even without a webhook
     for times in 1..=3 {
         assert_eq!(stage.sfu.wait_for_removals(times).last(), Some(&alice));
-        stage.sfu.connect(&alice[0], &alice[1], Some("PA_1"));
+        stage.sfu.set_connection(&alice[0], &alice[1], Some("PA_1"));
     }
     stage
         .service
@@ -80,7 +80,7 @@ fn a_banned_user_who_joins_with_an_older_token_is_removed() {
     stage.set_joined(false);
     let [room, identity] = &alice;
     for times in 1..=2 {
-        stage.sfu.connect(room, identity, Some("PA_1"));
+        stage.sfu.set_connection(room, identity, Some("PA_1"));
         let id = format!("EV_{times}");
         send_joined(&stage.service, &id, room, identity, &Value::Null);
         assert_eq!(stage.sfu.wait_for_removals(times).last(), Some(&alice));

@@ -37,7 +37,7 @@ fn send_joined_with(service: &Service, id: &str, claims: &Value) {
 #[test]
 fn a_user_banned_while_the_service_is_down_is_removed_after_the_restart() {
     let mut stage = start_with_check_interval("1");
-    let alice = stage.sfu.enter(&token_claims(&stage, "m"));
+    let alice = stage.sfu.connect_participant(&token_claims(&stage, "m"));
     stage.service.kill();
     stage.set_joined(false);
     stage.service = Service::start(&stage.settings);
@@ -50,7 +50,7 @@ fn a_user_banned_while_the_service_is_down_is_removed_after_the_restart() {
 #[test]
 fn a_user_banned_after_the_restart_is_removed_without_a_webhook() {
     let mut stage = start_with_check_interval("1");
-    let alice = stage.sfu.enter(&token_claims(&stage, "m"));
+    let alice = stage.sfu.connect_participant(&token_claims(&stage, "m"));
     restart(&mut stage);
     let before = stage.membership_calls();
     wait_until(|| stage.membership_calls() >= before + 2, "two checks");
@@ -63,10 +63,10 @@ fn a_token_from_before_the_restart_is_checked_on_joining() {
     let mut stage = start_with_check_interval("3600");
     let claims = token_claims(&stage, "m");
     // without reconciliation
-    stage.sfu.keep_lists(true);
+    stage.sfu.refuse_lists(true);
     restart(&mut stage);
     stage.set_joined(false);
-    let alice = stage.sfu.enter(&claims);
+    let alice = stage.sfu.connect_participant(&claims);
     send_joined_with(&stage.service, "EV_1", &claims);
     assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
 }
@@ -74,10 +74,10 @@ fn a_token_from_before_the_restart_is_checked_on_joining() {
 #[test]
 fn another_replica_checks_a_participant_whose_token_it_has_not_issued() {
     let stage = start_with_check_interval("3600");
-    stage.sfu.keep_lists(true);
+    stage.sfu.refuse_lists(true);
     let replica = Service::start(&stage.settings);
     let claims = token_claims(&stage, "m");
-    let alice = stage.sfu.enter(&claims);
+    let alice = stage.sfu.connect_participant(&claims);
     stage.set_joined(false);
     send_joined_with(&replica, "EV_1", &claims);
     assert_eq!(stage.sfu.wait_for_removals(1)[0], alice);
@@ -118,9 +118,9 @@ fn forged_and_copied_attributes_cause_no_removal() {
     other_room["video"]["room"] = jwt::hash(&["!other:own.example", "m.call#ROOM"]).into();
     forged.push(other_room);
     for claims in &forged {
-        stage.sfu.enter(claims);
+        stage.sfu.connect_participant(claims);
     }
-    let authentic = stage.sfu.enter(&other);
+    let authentic = stage.sfu.connect_participant(&other);
     let before = stage.membership_calls();
     stage.service = Service::start(&stage.settings);
     assert_eq!(stage.sfu.wait_for_removals(1)[0], authentic);
@@ -129,7 +129,7 @@ fn forged_and_copied_attributes_cause_no_removal() {
     }
     // joining participants are checked in their order: a forged one would be removed before these
     for times in 2..=4 {
-        stage.sfu.enter(&other);
+        stage.sfu.connect_participant(&other);
         send_joined_with(&stage.service, &format!("EV_authentic{times}"), &other);
         let removals = stage.sfu.wait_for_removals(times);
         assert!(
@@ -143,9 +143,9 @@ fn forged_and_copied_attributes_cause_no_removal() {
 #[test]
 fn reconciliation_is_repeated_until_the_sfu_responds() {
     let mut stage = start_with_check_interval("1");
-    let alice = stage.sfu.enter(&token_claims(&stage, "m"));
+    let alice = stage.sfu.connect_participant(&token_claims(&stage, "m"));
     stage.service.kill();
-    stage.sfu.keep_lists(true);
+    stage.sfu.refuse_lists(true);
     stage.set_joined(false);
     stage.service = Service::start(&stage.settings);
     let event = "reconciliation with the SFU failed";
@@ -153,7 +153,7 @@ fn reconciliation_is_repeated_until_the_sfu_responds() {
     stage.sfu.wait_for_lists(3);
     let log = stage.service.log();
     assert_eq!(log.matches(event).count(), 1, "{log}");
-    stage.sfu.keep_lists(false);
+    stage.sfu.refuse_lists(false);
     assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
 }
 

@@ -19,7 +19,7 @@ use crate::listen::listen;
 use crate::process::Service;
 use crate::request::Request;
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 
 /// Longer than anything here takes on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -82,7 +82,7 @@ impl AppServiceStage {
             requests: Mutex::default(),
         });
         let address = listen(&homeserver, FakeHomeserver::serve);
-        let sfu = Sfu::start(Conduct::Serves);
+        let sfu = Sfu::start(SfuBehavior::Serves);
         let settings = Settings::complete()
             .set("LIVEKIT_URL", sfu.url())
             .set("LIVEKIT_AS_TOKEN", AS_TOKEN)

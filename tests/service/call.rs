@@ -13,7 +13,7 @@ use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::stage::{Stage, User};
 
 /// A [`Stage`] whose homeserver also has a client-server API with delayed events.
@@ -34,7 +34,7 @@ impl CallStage {
         let homeserver = Homeserver::honest();
         let name = homeserver.name().to_owned();
         let overrides = format!("{name}={}", delayed.url());
-        let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+        let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
             change(
                 settings
                     .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)

@@ -5,7 +5,7 @@ use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::{Service, run_to_exit};
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::stage::LOOPBACK;
 
 /// The credentials of `livekit-server --dev`.
@@ -32,7 +32,7 @@ fn it_runs_on_loopback_and_logs_what_is_open_and_how_to_try_it() {
 #[test]
 fn users_of_all_homeservers_have_full_access() {
     let homeserver = Homeserver::honest();
-    let sfu = Sfu::with_secret(Conduct::Serves, DEV_SECRET);
+    let sfu = Sfu::with_secret(SfuBehavior::Serves, DEV_SECRET);
     let settings = Settings::listening()
         .set("LIVEKIT_URL", sfu.url())
         .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK);

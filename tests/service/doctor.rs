@@ -4,7 +4,7 @@ use crate::client::Address;
 use crate::homeserver::Homeserver;
 use crate::process::{Exit, Service, run_to_exit};
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 
 fn settings(sfu: &Sfu, homeserver: &Homeserver) -> Settings {
     Settings::complete()
@@ -21,7 +21,7 @@ fn result<'a>(exit: &'a Exit, subject: &str) -> &'a str {
 
 #[test]
 fn a_working_deployment_has_no_failures() {
-    let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
     let settings = settings(&sfu, &homeserver);
     let service = Service::start(&settings);
     let Address::Tcp(address) = service.address() else {
@@ -41,7 +41,7 @@ fn a_working_deployment_has_no_failures() {
 #[test]
 fn failures_have_what_to_do() {
     let homeserver = Homeserver::honest();
-    let other = Sfu::start(Conduct::Says(
+    let other = Sfu::start(SfuBehavior::Responds(
         "401 Unauthorized",
         r#"{"code":"unauthenticated","msg":"invalid API key"}"#,
     ));

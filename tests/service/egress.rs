@@ -9,7 +9,7 @@ use crate::forward_proxy::{ConnectResponse, ForwardProxy};
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::process::{Service, run_to_exit};
 use crate::settings::Settings;
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::ssrf::{LOOPBACK_NAMES, SPECIAL_ADDRESSES};
 use crate::stage::{Stage, User};
 
@@ -37,7 +37,7 @@ fn settings_with(proxy: &ForwardProxy) -> Settings {
 fn a_homeserver_with_a_public_address_is_reached_through_the_proxy() {
     let homeserver = homeserver(ADDRESS);
     let proxy = ForwardProxy::start(ConnectResponse::TunnelTo(homeserver.port()));
-    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", NAME)
             .set("LIVEKIT_HTTPS_PROXY", url(proxy.port()))
@@ -224,7 +224,7 @@ fn check_config_hides_the_credentials_and_an_invalid_proxy_is_an_error() {
 
 #[test]
 fn doctor_checks_the_proxy() {
-    let sfu = crate::sfu::Sfu::start(Conduct::Serves);
+    let sfu = crate::sfu::Sfu::start(SfuBehavior::Serves);
     let proxy = ForwardProxy::start(ConnectResponse::Bytes(
         "HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
     ));

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::jwt;
 use crate::settings::{SECRET, Settings};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::Stage;
 
 #[test]
@@ -45,9 +45,10 @@ fn remote_users_can_be_denied_to_publish() {
         assert_ne!(claims["video"]["canPublishData"], true, "{claims}");
         assert_eq!(claims["video"]["canSubscribe"], true, "{claims}");
     }
-    for claims in
-        claims_of_both_endpoints(&Stage::full_access_with(Conduct::Serves, deny_publishing))
-    {
+    for claims in claims_of_both_endpoints(&Stage::full_access_with(
+        SfuBehavior::Serves,
+        deny_publishing,
+    )) {
         assert_eq!(claims["video"]["canPublish"], true, "{claims}");
     }
 }

@@ -10,7 +10,7 @@ use crate::client::{self, Reply};
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::stage::User;
 use crate::trap::Trap;
 
@@ -34,7 +34,7 @@ fn logins_at_hostile_homeservers_are_refused_in_time_while_others_are_served() {
     let hostile = hostile_homeservers(&trap);
     let listed = Homeserver::honest();
     let unlisted = Homeserver::start("127.0.200.1", Behaviour::Honest);
-    let sfu = Sfu::start(Conduct::Serves);
+    let sfu = Sfu::start(SfuBehavior::Serves);
     let service = Service::start(
         &Settings::complete()
             .set("LIVEKIT_URL", sfu.url())

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::call::{CallStage, post_webhook};
 use crate::fake_delayed_events::{DelayedReply, FakeDelayedEvents};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage, User};
 
 /// A delay in milliseconds that does not end during a test.
@@ -103,7 +103,7 @@ fn a_homeserver_without_a_valid_versions_response_is_accepted() {
 #[test]
 fn a_homeserver_without_client_api_is_refused_before_a_room_is_created() {
     // this fake has no client-server API, and no well-known file for it
-    let stage = Stage::full_access_with(Conduct::Serves, |settings| {
+    let stage = Stage::full_access_with(SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
     });
     let got = verdicts(&stage, || stage.homeserver.user("alice"));

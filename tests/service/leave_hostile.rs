@@ -8,7 +8,7 @@ use crate::fake_delayed_events::{DelayedReply, FakeDelayedEvents};
 use crate::homeserver::Homeserver;
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::trap::Trap;
 use crate::webhook_signature::post_with_fields;
 
@@ -146,7 +146,7 @@ impl HomeserverStage {
         let urls = servers
             .iter()
             .map(|(hs, delayed)| format!("{}={}", hs.name(), delayed.url()));
-        let sfu = Sfu::start(Conduct::Serves);
+        let sfu = Sfu::start(SfuBehavior::Serves);
         let settings = Settings::complete()
             .set("LIVEKIT_URL", sfu.url())
             .set(

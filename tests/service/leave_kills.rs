@@ -35,7 +35,7 @@ impl Participant {
         while let Some(event) = self.webhooks.front().copied() {
             let sid = (event == "participant_joined").then_some("PA_1");
             let (room, identity) = (self.member.room_name(), self.member.identity());
-            stage.sfu().connect(&room, &identity, sid);
+            stage.sfu().set_connection(&room, &identity, sid);
             self.has_left = event == "participant_left";
             let body = webhook_body(event, &self.member, "PA_1").to_string();
             let token = webhook_authorization(body.as_bytes());
@@ -130,11 +130,11 @@ fn no_acknowledged_leave_is_lost_when_the_service_is_killed() {
             wait_for_acknowledgements(acknowledged, 1 + kill * 7 % 11);
             // some of the kills between two requests, some within one
             thread::sleep(Duration::from_micros((kill * 377 % 5_000) as u64));
-            stage.service().crash();
+            stage.service().send_sigkill();
             run.join().unwrap();
         });
-        stage.stage.service.ended();
-        stage.stage.service = stage.stage.service.again();
+        stage.stage.service.wait_for_exit();
+        stage.stage.service = stage.stage.service.restart();
     }
     for participant in &mut participants {
         if !participant.has_left {

@@ -40,7 +40,7 @@ fn a_participant_who_is_connected_already_can_delegate_a_leave() {
     let alice = stage.new_member();
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), Some("PA_1"));
+        .set_connection(&alice.room_name(), &alice.identity(), Some("PA_1"));
     let reply = stage.delegate(&alice, "syd_1", LONG);
     assert_eq!((reply.status, reply.json()), (200, json!({})));
     stage.delayed.wait_for(1, "restart", "syd_1");
@@ -101,7 +101,7 @@ fn a_late_participant_left_of_the_previous_connection_is_ignored() {
     stage.send_webhook("participant_joined", &alice, "PA_2");
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), Some("PA_2"));
+        .set_connection(&alice.room_name(), &alice.identity(), Some("PA_2"));
     stage.send_webhook("participant_left", &alice, "PA_1");
     stage.delayed.wait_for(2, "restart", "syd_1");
     assert!(!stage.delayed.actions("syd_1").contains(&"send".to_owned()));
@@ -119,7 +119,7 @@ fn a_participant_who_reconnects_does_not_leave() {
     stage.send_webhook_with_reason("participant_left", &alice, "PA_1", "DUPLICATE_IDENTITY");
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), Some("PA_2"));
+        .set_connection(&alice.room_name(), &alice.identity(), Some("PA_2"));
     stage.send_webhook("participant_joined", &alice, "PA_2");
     stage.delayed.wait_for(2, "restart", "syd_1");
     assert!(!stage.delayed.actions("syd_1").contains(&"send".to_owned()));
@@ -143,7 +143,7 @@ fn a_new_delegation_replaces_the_old_one() {
     stage.send_webhook("participant_joined", &alice, "PA_1");
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), Some("PA_1"));
+        .set_connection(&alice.room_name(), &alice.identity(), Some("PA_1"));
     stage.delayed.wait_for(1, "restart", "syd_old");
     assert_eq!(stage.delegate(&alice, "syd_new", SHORT).status, 200);
     let before = stage.delayed.actions("syd_old").len();
@@ -270,10 +270,12 @@ fn without_webhooks_presence_checks_find_joins_and_leaves() {
     let alice = stage.new_member();
     stage.join(&alice, "syd_1", LONG);
     let (room, identity) = (alice.room_name(), alice.identity());
-    stage.sfu().connect(&room, &identity, Some("PA_1"));
+    stage.sfu().set_connection(&room, &identity, Some("PA_1"));
     stage.delayed.wait_for(1, "restart", "syd_1");
-    stage.sfu().wait_for_looks(stage.sfu().looks().len(), 2);
+    stage
+        .sfu()
+        .wait_for_presence_checks(stage.sfu().presence_checks().len(), 2);
     assert_eq!(stage.delayed.actions("syd_1"), ["restart"]);
-    stage.sfu().connect(&room, &identity, None);
+    stage.sfu().set_connection(&room, &identity, None);
     stage.delayed.wait_for(1, "send", "syd_1");
 }

@@ -19,7 +19,7 @@ fn with_file_store() -> CallStage {
 /// Kills the service, and starts another.
 fn crash(stage: &mut CallStage) {
     stage.stage.service.kill();
-    stage.stage.service = stage.stage.service.again();
+    stage.stage.service = stage.stage.service.restart();
 }
 
 #[test]
@@ -31,13 +31,13 @@ fn a_leave_continues_after_a_crash() {
         stage.send_webhook("participant_joined", member, "PA_1");
         stage
             .sfu()
-            .connect(&member.room_name(), &member.identity(), Some("PA_1"));
+            .set_connection(&member.room_name(), &member.identity(), Some("PA_1"));
         stage.delayed.wait_for(1, "restart", id);
     }
     let before = stage.delayed.actions("syd_b").len();
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), None);
+        .set_connection(&alice.room_name(), &alice.identity(), None);
     crash(&mut stage);
     // alice left while no service was running
     stage.delayed.wait_for(1, "send", "syd_a");

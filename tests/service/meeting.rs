@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::Reply;
 use crate::homeserver::{Behaviour, Homeserver};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage};
 
 /// What the homeserver takes for an answer: everybody is there before the first one is served.
@@ -29,7 +29,7 @@ fn with_full_access_for_everyone_they_join_together_too() {
 
 fn meeting(full_access: &str) -> Stage {
     let homeserver = Homeserver::start("127.0.0.1", Behaviour::Slow(ANSWER));
-    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", full_access)
             .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)

@@ -20,9 +20,9 @@ fn the_start_and_the_end_are_notified() {
     let mut service = Service::start(&settings);
     assert_eq!(systemd.receive(), "READY=1");
     assert_eq!(service.request("GET", "/healthz").status, 200);
-    service.terminate();
+    service.send_sigterm();
     assert_eq!(systemd.receive(), "STOPPING=1");
-    assert_eq!(service.ended(), Some(0));
+    assert_eq!(service.wait_for_exit(), Some(0));
 }
 
 #[test]
@@ -62,9 +62,9 @@ fn the_watchdog_of_another_process_is_not_pinged() {
     let mut service = Service::start(&settings);
     assert_eq!(systemd.receive(), "READY=1");
     assert_eq!(service.request("GET", "/healthz").status, 200);
-    service.terminate();
+    service.send_sigterm();
     assert_eq!(systemd.receive(), "STOPPING=1");
-    assert_eq!(service.ended(), Some(0));
+    assert_eq!(service.wait_for_exit(), Some(0));
 }
 
 #[test]
@@ -91,8 +91,8 @@ fn a_full_socket_does_not_block_the_service() {
     let mut service = Service::start(&settings);
     service.wait_for_log("cannot notify systemd");
     assert_eq!(service.request("GET", "/healthz").status, 200);
-    service.terminate();
-    assert_eq!(service.ended(), Some(0));
+    service.send_sigterm();
+    assert_eq!(service.wait_for_exit(), Some(0));
 }
 
 struct Systemd(UnixDatagram);

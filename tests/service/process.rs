@@ -1,4 +1,4 @@
-//! The real binary in a cleared environment: started, watched through its log, and ended with the test.
+//! The service as a process: the real binary in an empty environment, with its log, killed at the end of the test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -13,23 +13,24 @@ use crate::client::{self, Address, Reply};
 use crate::fields;
 use crate::settings::{NEVER_LOGGED, Settings};
 
-/// Longer than a start or a refusal to start takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What is tested.
+/// Deadline for a start, an exit or a log line. Only a hang misses it, even on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The binary under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_livekit-token-service");
-/// `USER_HZ` of Linux, the same on all machines that we know.
+/// `USER_HZ` of Linux, the same on all common machines.
 const TICKS_PER_SECOND: u64 = 100;
-/// How the first segment of every JWT of ours begins (`{"alg":`).
-const JWT: &str = "eyJhbGci";
+/// Start of the first segment of every JWT of the service: `{"alg":` in base64.
+const JWT_PREFIX: &str = "eyJhbGci";
 
-/// A running service. When it is dropped its log must hold no secret.
+/// A running service. When it is dropped, its log is checked: no secret, no panic, nothing but fields.
 pub(crate) struct Service {
     child: Child,
-    killed: bool,
+    /// Whether the test ended the process.
+    expected_exit: bool,
     address: Address,
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
-    // keeps the files that they name as well
+    // holds the files that the settings name as well
     settings: Settings,
 }
 
@@ -38,23 +39,23 @@ impl Service {
         Self::start_with(&[], settings)
     }
 
-    /// Starts it with arguments and waits until it says where it listens.
+    /// Starts the service with arguments, and waits until it logs its address.
     pub(crate) fn start_with(arguments: &[&str], settings: &Settings) -> Self {
-        Self::start_by(command(PROGRAM, arguments, settings), settings)
+        Self::start_command(command(PROGRAM, arguments, settings), settings)
     }
 
-    /// Starts it by a command that becomes the service, with the same process id.
-    pub(crate) fn start_by(mut command: Command, settings: &Settings) -> Self {
+    /// Starts the service by a command that execs it.
+    pub(crate) fn start_command(mut command: Command, settings: &Settings) -> Self {
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let kept = Arc::clone(&log);
+        let reader_log = Arc::clone(&log);
         let mut service = Self {
             child,
-            killed: false,
+            expected_exit: false,
             address: Address::Unix("/nowhere".into()),
             log,
-            reader: Some(thread::spawn(move || kept.keep(stderr))),
+            reader: Some(thread::spawn(move || reader_log.read(stderr))),
             settings: settings.clone(),
         };
         let line = service.wait_for_words(&["listening", "address", "sfu_url"]);
@@ -85,24 +86,24 @@ impl Service {
         client::raw(&self.address, bytes)
     }
 
-    /// All that it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lines.lock().unwrap().0.join("\n")
     }
 
-    /// The first line with `needle` in it, as soon as it is there.
+    /// Waits for a line that contains `needle`, and returns the first one.
     pub(crate) fn wait_for_log(&self, needle: &str) -> String {
         self.wait_for_words(&[needle])
     }
 
-    /// The first line with all of `words` in it, as soon as it is there.
+    /// Waits for a line that contains all of `words`, and returns the first one.
     pub(crate) fn wait_for_words(&self, words: &[&str]) -> String {
         self.log
             .wait_for(|line| words.iter().all(|word| line.contains(word)))
             .unwrap_or_else(|| panic!("no line with {words:?} in the log"))
     }
 
-    /// The most memory that it ever held (`VmHWM`), in kB.
+    /// Peak resident memory (`VmHWM`) in kB.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status
@@ -112,33 +113,33 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The processor time that it has used so far, in user and kernel mode (`utime` and `stime` of proc(5)).
+    /// Processor time so far, in user and kernel mode (`utime` and `stime` of proc(5)).
     pub(crate) fn processor_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // the name before it may hold spaces
+        // the process name before it may contain spaces
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let ticks = fields.split(' ').skip(11).take(2);
         let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
-    /// SIGTERM; [`Service::ended`] has to follow.
-    pub(crate) fn terminate(&self) {
+    /// Sends SIGTERM; [`Service::wait_for_exit`] has to follow.
+    pub(crate) fn send_sigterm(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// SIGKILL, at any moment; [`Service::ended`] has to follow.
-    pub(crate) fn crash(&self) {
+    /// Sends SIGKILL; [`Service::wait_for_exit`] has to follow.
+    pub(crate) fn send_sigkill(&self) {
         self.signal(Signal::KILL);
     }
 
-    /// Another process with the same settings, when this one has ended.
-    pub(crate) fn again(&self) -> Self {
+    /// Starts another process with the same settings, after this one has ended.
+    pub(crate) fn restart(&self) -> Self {
         Self::start(&self.settings)
     }
 
-    /// Has it read its files anew (SIGHUP).
-    pub(crate) fn hang_up(&self) {
+    /// Sends SIGHUP: the service reloads its settings.
+    pub(crate) fn reload(&self) {
         self.signal(Signal::HUP);
     }
 
@@ -146,20 +147,20 @@ impl Service {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// The exit code with which it ends, which it has to do soon; none after a signal.
-    pub(crate) fn ended(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Waits for the end of the process. Returns the exit code; `None` after a signal.
+    pub(crate) fn wait_for_exit(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + TIMEOUT;
         while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "it does not end");
+            assert!(Instant::now() < deadline, "the service does not exit");
             thread::sleep(Duration::from_millis(5));
         }
-        self.killed = true;
+        self.expected_exit = true;
         self.child.wait().unwrap().code()
     }
 
-    /// Ends it as a crash does.
+    /// Kills the process and reads the rest of its log.
     pub(crate) fn kill(&mut self) {
-        self.killed = true;
+        self.expected_exit = true;
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(reader) = self.reader.take() {
@@ -171,15 +172,15 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         let ended = self.child.try_wait().unwrap();
-        let ended = ended.filter(|_| !self.killed);
+        let ended = ended.filter(|_| !self.expected_exit);
         self.kill();
         let log = self.log();
         if thread::panicking() {
             eprintln!("--- log of the service at {:?}\n{log}\n---", self.address);
             return;
         }
-        assert!(ended.is_none(), "it ended by itself: {ended:?}\n{log}");
-        for secret in [NEVER_LOGGED, JWT] {
+        assert!(ended.is_none(), "the service exited: {ended:?}\n{log}");
+        for secret in [NEVER_LOGGED, JWT_PREFIX] {
             if let Some(line) = log.lines().find(|line| line.contains(secret)) {
                 panic!("a secret in the log: {line}");
             }
@@ -194,7 +195,7 @@ impl Drop for Service {
     }
 }
 
-/// What a command that ends by itself left behind.
+/// Result of a command that ended by itself.
 #[derive(Debug)]
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
@@ -202,7 +203,7 @@ pub(crate) struct Exit {
     pub(crate) stderr: String,
 }
 
-/// Runs it until it ends, which it has to do soon, and without a word of a secret.
+/// Runs a command of the binary to its end. Panics if the output contains a secret.
 pub(crate) fn run_to_exit(arguments: &[&str], settings: &Settings) -> Exit {
     let mut child = command(PROGRAM, arguments, settings)
         .stdout(Stdio::piped())
@@ -210,7 +211,7 @@ pub(crate) fn run_to_exit(arguments: &[&str], settings: &Settings) -> Exit {
         .unwrap();
     let stdout = read_all(child.stdout.take().unwrap());
     let stderr = read_all(child.stderr.take().unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);
@@ -228,12 +229,12 @@ pub(crate) fn run_to_exit(arguments: &[&str], settings: &Settings) -> Exit {
         stderr: stderr.join().unwrap(),
     };
     assert!(status.is_some(), "{arguments:?} did not end: {exit:?}");
-    let said = format!("{exit:?}");
-    assert!(!said.contains(NEVER_LOGGED), "a secret in {said}");
+    let output = format!("{exit:?}");
+    assert!(!output.contains(NEVER_LOGGED), "a secret in {output}");
     exit
 }
 
-/// `program` with these arguments, and an environment of nothing but the settings.
+/// `program` with these arguments, and only the settings in its environment.
 pub(crate) fn command(program: &str, arguments: &[&str], settings: &Settings) -> Command {
     let mut command = Command::new(program);
     command
@@ -253,15 +254,16 @@ fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// The lines so far, and whether they have ended.
+/// Lines of stderr.
 #[derive(Default)]
 struct Log {
+    /// The lines so far, and whether stderr is closed.
     lines: Mutex<(Vec<String>, bool)>,
     grown: Condvar,
 }
 
 impl Log {
-    fn keep(&self, stderr: impl BufRead) {
+    fn read(&self, stderr: impl BufRead) {
         for line in stderr.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             self.lines.lock().unwrap().0.push(line);
@@ -271,13 +273,13 @@ impl Log {
         self.grown.notify_all();
     }
 
-    fn wait_for(&self, right: impl Fn(&str) -> bool) -> Option<String> {
-        let found = |lines: &[String]| lines.iter().find(|line| right(line)).cloned();
+    fn wait_for(&self, matches: impl Fn(&str) -> bool) -> Option<String> {
+        let found = |lines: &[String]| lines.iter().find(|line| matches(line)).cloned();
         let lines = self.lines.lock().unwrap();
         let (lines, _) = self
             .grown
-            .wait_timeout_while(lines, PATIENCE, |(lines, ended)| {
-                found(lines).is_none() && !*ended
+            .wait_timeout_while(lines, TIMEOUT, |(lines, closed)| {
+                found(lines).is_none() && !*closed
             })
             .unwrap();
         found(&lines.0)

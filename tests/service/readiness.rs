@@ -3,10 +3,13 @@
 use serde_json::json;
 
 use crate::settings::Settings;
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::Stage;
 
-fn ready(conduct: Conduct, change: impl FnOnce(Settings) -> Settings) -> (u16, serde_json::Value) {
+fn ready(
+    conduct: SfuBehavior,
+    change: impl FnOnce(Settings) -> Settings,
+) -> (u16, serde_json::Value) {
     let stage = Stage::full_access_with(conduct, change);
     let reply = stage.service.request("GET", "/readyz");
     assert_eq!(
@@ -20,13 +23,13 @@ fn ready(conduct: Conduct, change: impl FnOnce(Settings) -> Settings) -> (u16, s
 
 #[test]
 fn a_working_service_is_ready() {
-    let response = ready(Conduct::Serves, |settings| settings);
+    let response = ready(SfuBehavior::Serves, |settings| settings);
     assert_eq!(response, (200, json!({"status": "ready"})));
 }
 
 #[test]
 fn an_sfu_that_refuses_the_key_is_a_reason() {
-    let conduct = Conduct::Says(
+    let conduct = SfuBehavior::Responds(
         "401 Unauthorized",
         r#"{"code":"unauthenticated","msg":"invalid API key"}"#,
     );
@@ -44,7 +47,7 @@ fn an_sfu_that_does_not_answer_is_a_reason() {
     let url = format!("http://{}", unused_port.local_addr().unwrap());
     drop(unused_port);
     let reasons = json!(["the SFU does not answer as expected"]);
-    let response = ready(Conduct::Serves, |settings| {
+    let response = ready(SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", url)
     });
     assert_eq!(

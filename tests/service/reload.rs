@@ -15,7 +15,7 @@ use crate::jwt;
 use crate::metrics::{metrics_of, scrape};
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::stage::LOOPBACK;
 use crate::token_client::{APP_KEY, any_request, app_entry, request_token};
 
@@ -25,7 +25,7 @@ const NEW_SECRET: &str = "never-logged-the-secret-that-comes-next";
 pub(crate) fn reload(service: &Service) -> String {
     let before = service.log();
     let reloads = |log: &str| log.matches("settings reloaded").count();
-    service.hang_up();
+    service.reload();
     wait_until(
         || reloads(&service.log()) > reloads(&before),
         "no end of the reload",
@@ -55,7 +55,7 @@ fn new_and_old_key() -> String {
 
 #[test]
 fn a_new_first_key_signs_and_a_wrong_key_file_is_refused() {
-    let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
     let settings = settings(&sfu);
     let service = Service::start(&settings);
     let file = settings.path("LIVEKIT_KEY_FILE");
@@ -83,7 +83,7 @@ fn a_new_first_key_signs_and_a_wrong_key_file_is_refused() {
 
 #[test]
 fn a_wrong_policy_does_not_keep_out_a_new_key_of_the_sfu() {
-    let sfu = Sfu::start(Conduct::Serves);
+    let sfu = Sfu::start(SfuBehavior::Serves);
     let settings = settings(&sfu).set_file("TOKEN_SERVER_POLICY_FILE", &app_entry(""));
     let service = Service::start(&settings);
     let token = || {
@@ -107,7 +107,7 @@ fn a_wrong_policy_does_not_keep_out_a_new_key_of_the_sfu() {
 
 #[test]
 fn a_new_list_of_homeservers_and_a_new_log_level_take_effect() {
-    let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
     let settings = settings(&sfu);
     let credentials = settings.path("credentials");
     fs::create_dir(&credentials).unwrap();
@@ -138,7 +138,7 @@ fn a_new_list_of_homeservers_and_a_new_log_level_take_effect() {
 
 #[test]
 fn caches_and_known_webhooks_outlast_a_reload_that_changes_the_key() {
-    let (sfu, homeserver) = (Sfu::start(Conduct::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
     let settings = settings(&sfu).set("LIVEKIT_METRICS_BIND", "127.0.0.1:0");
     let service = Service::start(&settings);
     let alice = homeserver.user("alice").get_token();

@@ -1,8 +1,8 @@
-//! Reads the requests that the service makes of the fakes.
+//! Parser of the requests that the service sends to the fake servers.
 
 use std::io::{BufRead, Read};
 
-/// One request as it came.
+/// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -12,10 +12,10 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// The next request of a connection, or nothing when it has ended.
+    /// Reads the next request of a connection; `None` at its end.
     pub(crate) fn read(stream: &mut impl BufRead) -> Option<Self> {
-        let line = line(stream)?;
-        let mut words = line.split(' ');
+        let request_line = read_line(stream)?;
+        let mut words = request_line.split(' ');
         let mut request = Self {
             method: words.next()?.to_owned(),
             target: words.next()?.to_owned(),
@@ -23,12 +23,12 @@ impl Request {
             body: Vec::new(),
         };
         loop {
-            let line = self::line(stream)?;
+            let line = read_line(stream)?;
             let Some((name, value)) = line.split_once(':') else {
                 break;
             };
-            let field = (name.to_ascii_lowercase(), value.trim().to_owned());
-            request.headers.push(field);
+            let header = (name.to_ascii_lowercase(), value.trim().to_owned());
+            request.headers.push(header);
         }
         assert_eq!(request.header("transfer-encoding"), None, "{request:?}");
         if let Some(length) = request.header("content-length") {
@@ -38,11 +38,11 @@ impl Request {
         Some(request)
     }
 
-    /// The value of the field `name` (in lower case).
+    /// The value of a header field; `name` in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
-            .find(|(field, _)| field == name)
+            .find(|(header, _)| header == name)
             .map(|(_, value)| value.as_str())
     }
 
@@ -51,23 +51,23 @@ impl Request {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    /// The query's parameter `name`, percent-decoded.
+    /// The query parameter `name`, percent-decoded.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         let (_, query) = self.target.split_once('?')?;
         query
             .split('&')
             .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-            .map(percent_decoded)
+            .map(percent_decode)
     }
 }
 
-fn line(stream: &mut impl BufRead) -> Option<String> {
+fn read_line(stream: &mut impl BufRead) -> Option<String> {
     let mut line = String::new();
     let read = stream.take(16 * 1024).read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim_end().to_owned())
 }
 
-fn percent_decoded(text: &str) -> String {
+fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -2,7 +2,7 @@
 //! well-known and SRV.
 
 use crate::homeserver::{Behaviour, Homeserver, USERINFO};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage};
 
 #[test]
@@ -13,7 +13,7 @@ fn names_with_a_port_or_an_ip_literal_are_connected_to_directly() {
         ("::1", None),
     ] {
         let homeserver = Homeserver::start(host, Behaviour::Honest);
-        let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+        let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
             settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
         });
         let user = stage.homeserver.user("alice");
@@ -35,7 +35,7 @@ fn a_listed_homeserver_may_have_a_private_address() {
     for host in ["localhost", "127.0.0.1", "::1"] {
         let homeserver = Homeserver::start(host, Behaviour::Honest);
         let name = homeserver.name().to_owned();
-        let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+        let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
             settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
         });
         let user = stage.homeserver.user("alice");
@@ -50,7 +50,7 @@ fn an_override_replaces_resolution() {
         "other.example=https://localhost:1,example.com=https://localhost:{}",
         homeserver.port()
     );
-    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_FEDERATION_URL_OVERRIDES", overrides)
     });
     let user = stage.homeserver.user("alice");

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::homeserver::{Behaviour, Homeserver};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage};
 
 /// Users who log in one after another.
@@ -56,7 +56,7 @@ fn connections_to_an_unlisted_homeserver_are_reused() {
 fn a_connection_closed_by_the_peer_is_replaced_silently() {
     let homeserver = Homeserver::start("localhost", Behaviour::ClosesAfterResponse);
     let name = homeserver.name().to_owned();
-    let stage = Stage::with(homeserver, Conduct::ForgetsConnections, |settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::ClosesConnections, |settings| {
         settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
     });
     for number in 0..20 {
@@ -114,7 +114,7 @@ fn with_a_cache_of_0_seconds_every_openid_token_is_verified() {
 fn silently_dead_connections_are_replaced_and_open_no_circuit_breaker() {
     let homeserver = Homeserver::start("localhost", Behaviour::Slow(Duration::from_millis(150)));
     let name = homeserver.name().to_owned();
-    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
     });
     serve_ten_users(&stage);

@@ -6,7 +6,7 @@ use crate::homeserver::Homeserver;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
-use crate::sfu::{Conduct, CreateRoom, Sfu};
+use crate::sfu::{CreateRoom, Sfu, SfuBehavior};
 use crate::stage::{LOOPBACK, Stage};
 
 /// How long the token of one call may live, in seconds: it is used at once.
@@ -62,7 +62,7 @@ fn the_call_carries_a_short_lived_token_that_can_create_rooms_and_join_none() {
 
 #[test]
 fn the_reply_waits_for_the_room() {
-    let stage = Stage::full_access_with(Conduct::Waits, |settings| settings);
+    let stage = Stage::full_access_with(SfuBehavior::Waits, |settings| settings);
     let user = stage.homeserver.user("alice");
     thread::scope(|scope| {
         let reply = scope.spawn(|| stage.get_token(&user));
@@ -108,7 +108,7 @@ fn full_access_goes_by_the_exact_server_name_in_either_variable() {
         ] {
             let homeserver = Homeserver::honest();
             let listed = listed.replace("NAME", homeserver.name());
-            let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+            let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
                 settings
                     .set(variable, &listed)
                     .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
@@ -123,7 +123,7 @@ fn full_access_goes_by_the_exact_server_name_in_either_variable() {
 #[test]
 fn the_sfu_is_reached_at_the_api_url_with_its_path() {
     let homeserver = Homeserver::honest();
-    let sfu = Sfu::start(Conduct::Serves);
+    let sfu = Sfu::start(SfuBehavior::Serves);
     for (url, prefix) in [
         (format!("http://{}", sfu.address()), ""),
         (format!("ws://{}/", sfu.address()), ""),

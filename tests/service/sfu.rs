@@ -1,41 +1,41 @@
-//! An SFU's RoomService: plain HTTP, Twirp with protobuf bodies.
+//! Fake SFU: LiveKit's RoomService, Twirp with protobuf bodies over HTTP.
 //!
-//! A fake because a test has to see the very call (bytes, grants, order) and to make the SFU refuse, hang or talk rubbish.
-//! It reads protobuf and JWTs with code of its own. Its threads end with the test process.
+//! A fake, because tests examine each call (bytes, grants, order) and need an SFU that refuses, hangs or sends invalid data. It has its
+//! own parsers for protobuf and JWTs. Its threads end with the test process.
 
 mod call;
 mod list;
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 
 pub(crate) use self::call::{Call, CreateRoom};
 use crate::jwt;
+use crate::listen::listen;
 use crate::request::Request;
 use crate::settings::SECRET;
 
-/// Longer than a look-up at a hostile homeserver can last.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline for an expected call. Only a hang misses it, even on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How it treats a call.
+/// How the SFU responds to calls.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Conduct {
-    /// As LiveKit does: 200 with the room if signature, grant and content type are right.
+pub(crate) enum SfuBehavior {
+    /// As LiveKit: 200 with the room if signature, grant and content type are right.
     Serves,
-    /// As [`Conduct::Serves`], once [`Sfu::release`] is called.
+    /// As [`SfuBehavior::Serves`], after [`Sfu::release`].
     Waits,
-    /// Serves, but closes the connection after each answer without a word about it.
-    ForgetsConnections,
-    /// Always this status, with this body.
-    Says(&'static str, &'static str),
-    /// Nothing, while the connection stands.
+    /// As [`SfuBehavior::Serves`], then closes the connection without a `Connection: close`.
+    ClosesConnections,
+    /// This status and body for every call.
+    Responds(&'static str, &'static str),
+    /// No response while the connection is open.
     Hangs,
     /// Bytes that are not HTTP.
     Garbage,
@@ -48,37 +48,28 @@ pub(crate) struct Sfu {
 }
 
 impl Sfu {
-    pub(crate) fn start(conduct: Conduct) -> Self {
-        Self::with_secret(conduct, SECRET)
+    pub(crate) fn start(behavior: SfuBehavior) -> Self {
+        Self::with_secret(behavior, SECRET)
     }
 
-    /// One whose API secret is not the suite's.
-    pub(crate) fn with_secret(conduct: Conduct, secret: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+    /// An SFU with another API secret than the suite's.
+    pub(crate) fn with_secret(behavior: SfuBehavior, secret: &'static str) -> Self {
         let state = Arc::new(State {
-            conduct,
+            behavior,
             secret,
             released: Mutex::new(false),
             calls: Mutex::default(),
-            looks: Mutex::default(),
+            presence_checks: Mutex::default(),
             removals: Mutex::default(),
             lists: Mutex::default(),
-            present: Mutex::default(),
-            carried: Mutex::default(),
-            keeps_lists: AtomicBool::new(false),
+            connected: Mutex::default(),
+            attributes: Mutex::default(),
+            refuses_lists: AtomicBool::new(false),
             changed: Condvar::new(),
             connections: AtomicUsize::new(0),
             frozen: AtomicUsize::new(0),
         });
-        let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let number = shared.connections.fetch_add(1, Ordering::SeqCst);
-                let state = Arc::clone(&shared);
-                thread::spawn(move || state.serve(number, stream));
-            }
-        });
+        let address = listen(&state, State::serve);
         Self { address, state }
     }
 
@@ -91,76 +82,55 @@ impl Sfu {
         self.address
     }
 
-    /// The calls so far, but for look-ups, removals and lists.
+    /// The calls so far, without presence checks, removals and lists.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.calls.lock().unwrap().clone()
     }
 
-    /// The look-ups of participants so far.
-    pub(crate) fn looks(&self) -> Vec<Call> {
-        self.state.looks.lock().unwrap().clone()
+    /// The calls of `GetParticipant` so far.
+    pub(crate) fn presence_checks(&self) -> Vec<Call> {
+        self.state.presence_checks.lock().unwrap().clone()
     }
 
-    /// From now on `identity` is in `room` on this connection, or on none.
-    pub(crate) fn connect(&self, room: &str, identity: &str, sid: Option<&str>) {
-        let who = (room.to_owned(), identity.to_owned());
-        let mut present = self.state.present.lock().unwrap();
+    /// Sets the connection of `identity` in `room`; `None`: not connected.
+    pub(crate) fn set_connection(&self, room: &str, identity: &str, sid: Option<&str>) {
+        let participant = (room.to_owned(), identity.to_owned());
+        let mut connected = self.state.connected.lock().unwrap();
         match sid {
-            Some(sid) => present.insert(who, sid.to_owned()),
-            None => present.remove(&who),
+            Some(sid) => connected.insert(participant, sid.to_owned()),
+            None => connected.remove(&participant),
         };
     }
 
-    /// Waits for `more` look-ups after the first `from`.
-    pub(crate) fn wait_for_looks(&self, from: usize, more: usize) {
-        let looks = self.state.looks.lock().unwrap();
-        let few = |looks: &mut Vec<Call>| looks.len() < from + more;
-        let waited = self
-            .state
-            .changed
-            .wait_timeout_while(looks, PATIENCE, few)
-            .unwrap();
-        let looks = waited.0.len();
-        assert!(looks >= from + more, "only {looks} look-ups");
+    /// Waits for `more` presence checks after the first `from`.
+    pub(crate) fn wait_for_presence_checks(&self, from: usize, more: usize) {
+        self.state
+            .wait_for_calls(&self.state.presence_checks, from + more);
     }
 
-    /// Waits for so many removals, and gives whom each was to remove: room and identity.
+    /// Waits for `count` removals. Returns room and identity of each.
     pub(crate) fn wait_for_removals(&self, count: usize) -> Vec<[String; 2]> {
-        let removals = self.state.removals.lock().unwrap();
-        let few = |removals: &mut Vec<Call>| removals.len() < count;
-        let waited = self
-            .state
-            .changed
-            .wait_timeout_while(removals, PATIENCE, few)
-            .unwrap();
-        let removals = waited.0.iter().map(Call::room_and_identity);
-        let removals: Vec<_> = removals.collect();
-        assert!(removals.len() >= count, "only {removals:?}");
-        removals
+        let removals = self.state.wait_for_calls(&self.state.removals, count);
+        removals.iter().map(Call::room_and_identity).collect()
     }
 
+    /// Waits for the first call.
+    pub(crate) fn wait_for_call(&self) {
+        self.state.wait_for_calls(&self.state.calls, 1);
+    }
+
+    /// The number of connections that were opened.
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Nothing more is said on the connections that stand; new ones are served.
+    /// Stops responding on the open connections; new ones are served.
     pub(crate) fn freeze(&self) {
         let frozen = self.connections();
         self.state.frozen.store(frozen, Ordering::SeqCst);
     }
 
-    /// Waits until it has been called once.
-    pub(crate) fn wait_for_call(&self) {
-        let calls = self.state.calls.lock().unwrap();
-        let (calls, _) = self
-            .state
-            .changed
-            .wait_timeout_while(calls, PATIENCE, |calls| calls.is_empty())
-            .unwrap();
-        assert!(!calls.is_empty(), "nobody called the SFU");
-    }
-
-    /// Lets the calls through that [`Conduct::Waits`] holds.
+    /// Responds to the calls that [`SfuBehavior::Waits`] holds back.
     pub(crate) fn release(&self) {
         *self.state.released.lock().unwrap() = true;
         self.state.changed.notify_all();
@@ -168,19 +138,19 @@ impl Sfu {
 }
 
 struct State {
-    conduct: Conduct,
+    behavior: SfuBehavior,
     secret: &'static str,
     released: Mutex<bool>,
     calls: Mutex<Vec<Call>>,
-    looks: Mutex<Vec<Call>>,
+    presence_checks: Mutex<Vec<Call>>,
     removals: Mutex<Vec<Call>>,
     lists: Mutex<Vec<Call>>,
-    /// Who is connected, and on which connection.
-    present: Mutex<HashMap<(String, String), String>>,
-    /// What their tokens brought with them: room and identity, and their attributes.
-    carried: Mutex<HashMap<(String, String), Value>>,
-    /// Whether it answers 503 when it is asked for a list.
-    keeps_lists: AtomicBool,
+    /// Room and identity of connected participants, and their connection.
+    connected: Mutex<HashMap<(String, String), String>>,
+    /// Room and identity of participants, and the attributes of their tokens.
+    attributes: Mutex<HashMap<(String, String), Value>>,
+    /// Whether lists are refused with 503.
+    refuses_lists: AtomicBool,
     changed: Condvar,
     connections: AtomicUsize,
     /// The number of the first connection that is not frozen.
@@ -188,7 +158,21 @@ struct State {
 }
 
 impl State {
-    fn serve(&self, number: usize, stream: TcpStream) {
+    /// Waits for `count` calls in the list.
+    fn wait_for_calls(&self, calls: &Mutex<Vec<Call>>, count: usize) -> Vec<Call> {
+        let is_short = |calls: &mut Vec<Call>| calls.len() < count;
+        let calls = calls.lock().unwrap();
+        let waited = self.changed.wait_timeout_while(calls, TIMEOUT, is_short);
+        let calls = waited.unwrap().0.clone();
+        assert!(
+            calls.len() >= count,
+            "expected {count} calls, found {calls:?}"
+        );
+        calls
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        let number = self.connections.fetch_add(1, Ordering::SeqCst);
         let _ = stream.set_nodelay(true);
         let mut stream = BufReader::new(stream);
         while let Some(request) = Request::read(&mut stream) {
@@ -196,79 +180,84 @@ impl State {
                 claims: claims(&request, self.secret),
                 request,
             };
-            let looks = call.request.target.ends_with("/GetParticipant");
-            let removes = call.request.target.ends_with("/RemoveParticipant");
-            let lists = list::is_list(&call);
-            let verdict = if looks || removes {
-                let (status, body) = self.participant(&call, removes);
-                (status, body.into_bytes())
-            } else if lists {
-                self.list(&call)
-            } else {
-                let (status, body) = verdict(&call);
-                (status, body.as_bytes().to_vec())
-            };
-            let calls = match (looks, removes, lists) {
-                (true, _, _) => &self.looks,
-                (_, true, _) => &self.removals,
-                (_, _, true) => &self.lists,
-                _ => &self.calls,
-            };
-            calls.lock().unwrap().push(call);
-            self.changed.notify_all();
+            let (status, body) = self.record(call);
             if number < self.frozen.load(Ordering::SeqCst) {
                 let _ = stream.read_to_end(&mut Vec::new());
                 break;
             }
-            let answered = match self.conduct {
-                Conduct::Serves | Conduct::ForgetsConnections => {
-                    respond(stream.get_mut(), verdict.0, &verdict.1)
+            if matches!(self.behavior, SfuBehavior::Waits) {
+                let released = self.released.lock().unwrap();
+                let is_held = |released: &mut bool| !*released;
+                drop(self.changed.wait_timeout_while(released, TIMEOUT, is_held));
+            }
+            let sent = match self.behavior {
+                SfuBehavior::Serves | SfuBehavior::Waits | SfuBehavior::ClosesConnections => {
+                    respond(stream.get_mut(), status, &body)
                 }
-                Conduct::Waits => {
-                    let released = self.released.lock().unwrap();
-                    let wait = self
-                        .changed
-                        .wait_timeout_while(released, PATIENCE, |free| !*free);
-                    drop(wait);
-                    respond(stream.get_mut(), verdict.0, &verdict.1)
+                SfuBehavior::Responds(status, body) => {
+                    respond(stream.get_mut(), status, body.as_bytes())
                 }
-                Conduct::Says(status, body) => respond(stream.get_mut(), status, body.as_bytes()),
-                Conduct::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
-                Conduct::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
+                SfuBehavior::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
+                SfuBehavior::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
             };
-            let once = matches!(self.conduct, Conduct::ForgetsConnections | Conduct::Garbage);
-            if answered.is_err() || once {
+            let closes = matches!(
+                self.behavior,
+                SfuBehavior::ClosesConnections | SfuBehavior::Garbage
+            );
+            if sent.is_err() || closes {
                 break;
+            }
+        }
+    }
+
+    /// Records a call. Returns the response of a real SFU.
+    fn record(&self, call: Call) -> (&'static str, Vec<u8>) {
+        let target = &call.request.target;
+        let (calls, response) = if target.ends_with("/GetParticipant") {
+            (&self.presence_checks, self.participant(&call, false))
+        } else if target.ends_with("/RemoveParticipant") {
+            (&self.removals, self.participant(&call, true))
+        } else if list::is_list(&call) {
+            (&self.lists, self.list(&call))
+        } else {
+            (&self.calls, create_room(&call))
+        };
+        calls.lock().unwrap().push(call);
+        self.changed.notify_all();
+        response
+    }
+
+    /// The response to `GetParticipant`, or to `RemoveParticipant` if `removes` is set.
+    fn participant(&self, call: &Call, removes: bool) -> (&'static str, Vec<u8>) {
+        let [room, identity] = call.room_and_identity();
+        let video = &call.claims["video"];
+        if video["roomAdmin"] != true || video["room"] != room.as_str() {
+            return unauthenticated();
+        }
+        let (participant, mut connected) = ((room, identity), self.connected.lock().unwrap());
+        match connected.get(&participant) {
+            Some(_) if removes => {
+                connected.remove(&participant);
+                ("200 OK", Vec::new())
+            }
+            Some(sid) => {
+                let length = u8::try_from(sid.len()).unwrap();
+                (
+                    "200 OK",
+                    [b"\n", &[length], sid.as_bytes(), b"\x18\x02"].concat(),
+                )
+            }
+            None => {
+                let body = r#"{"code":"not_found","msg":"participant does not exist"}"#;
+                ("404 Not Found", body.into())
             }
         }
     }
 }
 
-impl State {
-    /// What the real one says of a participant, or when it is to remove one.
-    fn participant(&self, call: &Call, removes: bool) -> (&'static str, String) {
-        let [room, identity] = call.room_and_identity();
-        let video = &call.claims["video"];
-        if video["roomAdmin"] != true || video["room"] != room.as_str() {
-            let body = r#"{"code":"unauthenticated","msg":"permissions denied"}"#;
-            return ("401 Unauthorized", body.to_owned());
-        }
-        let (who, mut present) = ((room, identity), self.present.lock().unwrap());
-        match present.get(&who) {
-            Some(_) if removes => {
-                present.remove(&who);
-                ("200 OK", String::new())
-            }
-            Some(sid) => {
-                let length = char::from(u8::try_from(sid.len()).unwrap());
-                ("200 OK", format!("\n{length}{sid}\u{18}\u{2}"))
-            }
-            None => {
-                let body = r#"{"code":"not_found","msg":"participant does not exist"}"#;
-                ("404 Not Found", body.to_owned())
-            }
-        }
-    }
+fn unauthenticated() -> (&'static str, Vec<u8>) {
+    let body = r#"{"code":"unauthenticated","msg":"permissions denied"}"#;
+    ("401 Unauthorized", body.into())
 }
 
 fn respond(out: &mut impl Write, status: &str, body: &[u8]) -> std::io::Result<()> {
@@ -279,7 +268,7 @@ fn respond(out: &mut impl Write, status: &str, body: &[u8]) -> std::io::Result<(
     out.write_all(&[head.as_bytes(), body].concat())
 }
 
-/// The claims of the call's token, or null if none stands there. Panics at a wrong signature.
+/// The claims of the call's access token; null without one. Panics if the signature is invalid.
 fn claims(request: &Request, secret: &str) -> Value {
     match request
         .header("authorization")
@@ -290,22 +279,19 @@ fn claims(request: &Request, secret: &str) -> Value {
     }
 }
 
-/// What the real one would say.
-fn verdict(call: &Call) -> (&'static str, &'static str) {
+/// The response to `CreateRoom`, or to `ListRooms` with a name.
+fn create_room(call: &Call) -> (&'static str, Vec<u8>) {
     let lists = call.request.target.ends_with("/ListRooms");
     let grant = if lists { "roomList" } else { "roomCreate" };
     if call.claims["video"][grant] != true {
-        return (
-            "401 Unauthorized",
-            r#"{"code":"unauthenticated","msg":"permissions denied"}"#,
-        );
+        return unauthenticated();
     }
     match call.request.header("content-type") {
-        Some("application/protobuf") if lists => ("200 OK", ""),
-        Some("application/protobuf") => ("200 OK", "\n\u{3}RM_"),
-        _ => (
-            "404 Not Found",
-            r#"{"code":"bad_route","msg":"unexpected Content-Type"}"#,
-        ),
+        Some("application/protobuf") if lists => ("200 OK", Vec::new()),
+        Some("application/protobuf") => ("200 OK", b"\n\x03RM_".into()),
+        _ => {
+            let body = r#"{"code":"bad_route","msg":"unexpected Content-Type"}"#;
+            ("404 Not Found", body.into())
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage, User};
 use crate::trap::Trap;
 
@@ -168,7 +168,7 @@ fn a_redirect_by_a_listed_homeserver_is_not_followed_to_a_local_address() {
     let behaviour = Behaviour::FixedResponse("307 Temporary Redirect", location, String::new());
     let homeserver = Homeserver::start("localhost", behaviour);
     let name = homeserver.name().to_owned();
-    let stage = Stage::with(homeserver, Conduct::Serves, |settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
     });
     let reply = stage.get_token(&stage.homeserver.user("alice"));

@@ -1,4 +1,4 @@
-//! The usual cast: a homeserver, an SFU, the service between them, and the users who ask it.
+//! A homeserver, an SFU and the service between them, and users with OpenID tokens.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,12 +8,12 @@ use crate::client::Reply;
 use crate::homeserver::Homeserver;
 use crate::process::Service;
 use crate::settings::{NEVER_LOGGED, Settings};
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 
-/// What the service is told about loopback where its users are strangers.
+/// `LIVEKIT_ALLOWED_NETWORKS` for homeservers on loopback that are not listed.
 pub(crate) const LOOPBACK: &str = "127.0.0.0/8,::1/128";
 
-/// An honest homeserver, an SFU and a service.
+/// A homeserver, an SFU and a service that uses both.
 pub(crate) struct Stage {
     pub(crate) homeserver: Homeserver,
     pub(crate) sfu: Sfu,
@@ -23,37 +23,37 @@ pub(crate) struct Stage {
 impl Stage {
     /// The homeserver's users have full access.
     pub(crate) fn full_access() -> Self {
-        Self::full_access_with(Conduct::Serves, |settings| settings)
+        Self::full_access_with(SfuBehavior::Serves, |settings| settings)
     }
 
     pub(crate) fn full_access_with(
-        conduct: Conduct,
+        sfu: SfuBehavior,
         change: impl FnOnce(Settings) -> Settings,
     ) -> Self {
         let homeserver = Homeserver::honest();
         let name = homeserver.name().to_owned();
-        Self::with(homeserver, conduct, |settings| {
+        Self::with(homeserver, sfu, |settings| {
             change(settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name))
         })
     }
 
-    /// The homeserver's users are strangers.
+    /// The homeserver's users have restricted access.
     pub(crate) fn restricted() -> Self {
         Self::restricted_with(|settings| settings)
     }
 
     pub(crate) fn restricted_with(change: impl FnOnce(Settings) -> Settings) -> Self {
-        Self::with(Homeserver::honest(), Conduct::Serves, |settings| {
+        Self::with(Homeserver::honest(), SfuBehavior::Serves, |settings| {
             change(settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK))
         })
     }
 
     pub(crate) fn with(
         homeserver: Homeserver,
-        conduct: Conduct,
+        sfu: SfuBehavior,
         change: impl FnOnce(Settings) -> Settings,
     ) -> Self {
-        let sfu = Sfu::start(conduct);
+        let sfu = Sfu::start(sfu);
         let settings = change(Settings::complete().set("LIVEKIT_URL", sfu.url()));
         let service = Service::start(&settings);
         Self {
@@ -72,7 +72,7 @@ impl Stage {
     }
 }
 
-/// Someone with an OpenID token, and the requests that their client makes.
+/// A user with an OpenID token, and the bodies of their client's requests.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) id: String,
@@ -81,7 +81,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// A user of `server_name` with a token that was never used before.
+    /// A user of `server_name` with a unique OpenID token.
     pub(crate) fn new(localpart: &str, server_name: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

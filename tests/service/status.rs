@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::client::{self, Reply};
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{Stage, User};
 
 /// An endpoint and the body that it takes.
@@ -46,17 +46,17 @@ fn every_reply_may_be_read_by_a_browser() {
 #[test]
 fn a_failing_sfu_is_an_unknown_error_that_a_browser_may_read() {
     for conduct in [
-        Conduct::Says(
+        SfuBehavior::Responds(
             "401 Unauthorized",
             r#"{"code":"unauthenticated","msg":"no"}"#,
         ),
-        Conduct::Says("401 Unauthorized", "invalid API key: APItestkey\n"),
-        Conduct::Says(
+        SfuBehavior::Responds("401 Unauthorized", "invalid API key: APItestkey\n"),
+        SfuBehavior::Responds(
             "503 Service Unavailable",
             r#"{"code":"unavailable","msg":"no"}"#,
         ),
-        Conduct::Says("302 Found", ""),
-        Conduct::Garbage,
+        SfuBehavior::Responds("302 Found", ""),
+        SfuBehavior::Garbage,
     ] {
         let stage = Stage::full_access_with(conduct, |settings| settings);
         for (path, body) in ENDPOINTS {
@@ -78,7 +78,7 @@ fn an_sfu_that_is_not_there_is_an_unknown_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = free.local_addr().unwrap();
     drop(free);
-    let stage = Stage::full_access_with(Conduct::Serves, |settings| {
+    let stage = Stage::full_access_with(SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", format!("http://{nobody}"))
     });
     for (path, body) in ENDPOINTS {
@@ -91,7 +91,7 @@ fn an_sfu_that_is_not_there_is_an_unknown_error() {
 
 #[test]
 fn an_sfu_that_hangs_is_given_up() {
-    let stage = Stage::full_access_with(Conduct::Hangs, |settings| settings);
+    let stage = Stage::full_access_with(SfuBehavior::Hangs, |settings| settings);
     let user = stage.homeserver.user("alice");
     let reply = stage.get_token(&user);
     assert_eq!(reply.verdict(), (500, "M_UNKNOWN".to_owned()));

@@ -8,7 +8,7 @@ use crate::client::{Connection, Reply, written};
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::Conduct;
+use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage, User};
 use crate::trap::Trap;
 
@@ -102,7 +102,7 @@ fn many_ports_of_one_address_share_the_permits_of_their_subnet() {
 fn serve_users_during(attack: &str, attackers: &[User], under_way: impl FnOnce()) -> usize {
     let homeserver = Homeserver::start("localhost", Behaviour::Slow(RESPONSE_TIME));
     let name = homeserver.name().to_owned();
-    let stage = Stage::with(homeserver, Conduct::Serves, |settings: Settings| {
+    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings: Settings| {
         settings
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
             .set("LIVEKIT_LOG_LEVEL", "info")

@@ -28,7 +28,7 @@ impl ReloadStage {
     /// Replaces the file, reloads, and waits for a log line with these words.
     fn change(&self, policy: &[u8], words: &[&str]) {
         fs::write(self.settings.path(FILE), policy).unwrap();
-        self.service.hang_up();
+        self.service.reload();
         self.service.wait_for_words(words);
     }
 
@@ -72,7 +72,7 @@ fn an_invalid_policy_leaves_the_previous_one_in_force() {
     stage.change(&vec![b'#'; 4 * 1024 * 1024], &[FILE, "larger"]);
     assert_unchanged("4 MB");
     fs::remove_file(stage.settings.path(FILE)).unwrap();
-    stage.service.hang_up();
+    stage.service.reload();
     stage.service.wait_for_words(&[FILE, "No such file"]);
     assert_unchanged("its removal");
 }

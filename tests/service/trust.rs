@@ -6,7 +6,7 @@ use crate::certificate::{Presents, authority_pem};
 use crate::homeserver::{Behaviour, Homeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::{Conduct, Sfu};
+use crate::sfu::{Sfu, SfuBehavior};
 use crate::stage::LOOPBACK;
 
 #[test]
@@ -34,7 +34,7 @@ fn certificates_are_verified_unless_the_setting_has_its_exact_value() {
             ),
         ];
         let names: Vec<&str> = servers.iter().map(Homeserver::name).collect();
-        let sfu = Sfu::start(Conduct::Serves);
+        let sfu = Sfu::start(SfuBehavior::Serves);
         let service = Service::start(
             &Settings::complete()
                 .set("LIVEKIT_URL", sfu.url())

@@ -44,7 +44,7 @@ fn a_late_participant_left_of_an_earlier_connection_has_no_effect() {
     let alice = stage.new_member();
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), Some("PA_2"));
+        .set_connection(&alice.room_name(), &alice.identity(), Some("PA_2"));
     stage.join(&alice, "syd_1", SHORT);
     stage.send_webhook("participant_joined", &alice, "PA_1");
     stage.send_webhook("participant_joined", &alice, "PA_2");
@@ -53,7 +53,7 @@ fn a_late_participant_left_of_an_earlier_connection_has_no_effect() {
     stage.delayed.wait_for(before + 2, "restart", "syd_1");
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), None);
+        .set_connection(&alice.room_name(), &alice.identity(), None);
     stage.send_webhook("participant_left", &alice, "PA_2");
     stage.delayed.wait_for(1, "send", "syd_1");
 }
@@ -74,7 +74,7 @@ fn a_late_room_finished_of_an_earlier_room_has_no_effect() {
     let alice = stage.new_member();
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), Some("PA_1"));
+        .set_connection(&alice.room_name(), &alice.identity(), Some("PA_1"));
     stage.join(&alice, "syd_1", SHORT);
     stage.send_webhook("participant_joined", &alice, "PA_1");
     let mut finished = webhook_body("room_finished", &alice, "PA_1");
@@ -88,7 +88,7 @@ fn a_late_room_finished_of_an_earlier_room_has_no_effect() {
     // after a disconnect it has
     stage
         .sfu()
-        .connect(&alice.room_name(), &alice.identity(), None);
+        .set_connection(&alice.room_name(), &alice.identity(), None);
     finished["id"] = json!("EV_again");
     let reply = post_webhook(stage.service(), finished.to_string().as_bytes());
     assert_eq!(reply.status, 200, "{reply:?}");

@@ -1,17 +1,17 @@
-//! What the service asks of the SFU.
+//! Calls of the service to the SFU.
 
 use serde_json::Value;
 
 use crate::request::Request;
 
-/// One call, with the claims of its token.
+/// A call, with the claims of its access token.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) request: Request,
     pub(crate) claims: Value,
 }
 
-/// What `CreateRoomRequest` says (LiveKit protocol, `livekit_room.proto`). Absent numbers are 0.
+/// `CreateRoomRequest` (LiveKit protocol, `livekit_room.proto`). Absent numbers are 0.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct CreateRoom {
     pub(crate) name: String,
@@ -21,7 +21,7 @@ pub(crate) struct CreateRoom {
 }
 
 impl Call {
-    /// The body, read as a `CreateRoomRequest`. Panics at anything that is none.
+    /// The body as a `CreateRoomRequest`. Panics if it is not one.
     pub(crate) fn create_room(&self) -> CreateRoom {
         let mut room = CreateRoom::default();
         let mut rest = self.request.body.as_slice();
@@ -43,7 +43,7 @@ impl Call {
         room
     }
 
-    /// The body, read as a `RoomParticipantIdentity`.
+    /// The body as a `RoomParticipantIdentity`.
     pub(super) fn room_and_identity(&self) -> [String; 2] {
         let mut names = [String::new(), String::new()];
         let mut rest = self.request.body.as_slice();
@@ -69,5 +69,5 @@ fn varint(rest: &mut &[u8]) -> u64 {
             return value;
         }
     }
-    panic!("a varint without end");
+    panic!("a varint of more than 64 bits");
 }
