@@ -36,7 +36,7 @@ impl<S: Service> Server<S> {
         let http_server = tiny_http::Server::from_listener(listener, None)
             .map_err(|error| Error::Backend(io::Error::other(error)))?;
         let request_origins = Arc::new(RequestOrigins::default());
-        let pool = Arc::new(WorkerPool {
+        let pool = Arc::new(HttpWorkers {
             http_server: ManuallyDrop::new(http_server),
             service: Arc::clone(&self.service),
             request_origins: Arc::clone(&request_origins),
@@ -76,7 +76,7 @@ impl<S: Service> Server<S> {
 /// Origins of the requests that are on their way through tiny_http, by request number.
 pub(super) type RequestOrigins<C> = Mutex<HashMap<u64, RequestOrigin<C>>>;
 
-struct WorkerPool<S: Service> {
+struct HttpWorkers<S: Service> {
     /// Never dropped: that panics for a socket without a path.
     http_server: ManuallyDrop<tiny_http::Server>,
     service: Arc<S>,
@@ -88,7 +88,7 @@ struct WorkerPool<S: Service> {
     shutting_down: AtomicBool,
 }
 
-impl<S: Service> WorkerPool<S> {
+impl<S: Service> HttpWorkers<S> {
     fn run_worker(&self) {
         loop {
             match self.http_server.recv() {
