@@ -223,8 +223,10 @@ impl<'a> SettingsReader<'a> {
         current: Option<&T>,
         read: impl FnOnce(&mut Self) -> Result<T, Reported>,
     ) -> Option<T> {
-        let value = read(self).ok().or_else(|| current.cloned());
+        let value = read(self);
         let errors = std::mem::take(&mut self.errors);
+        let value = value.ok().filter(|_| errors.is_empty());
+        let value = value.or_else(|| current.cloned());
         self.outcomes.push(SectionOutcome { section, errors });
         value
     }
