@@ -171,6 +171,18 @@ fn a_claimed_leave_changes_its_owner() {
 }
 
 #[test]
+fn a_leave_is_claimed_while_the_removal_of_the_previous_one_is_unwritten() {
+    let (first, second) = pair();
+    for _ in 0..20 {
+        let old = first.put("a", "old");
+        first.store.remove(&key("a"), old);
+        second.put("a", "new");
+        let (_, record) = first.store.claim(&key("a")).unwrap().unwrap();
+        assert_eq!(record, "new");
+    }
+}
+
+#[test]
 fn a_new_leave_replaces_one_of_another_replica() {
     let (first, second) = pair();
     let old = first.put("a", "old");

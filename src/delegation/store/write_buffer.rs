@@ -58,6 +58,13 @@ impl WriteBuffer {
         self.leaves.contains_key(key)
     }
 
+    /// Whether the participant's leave has ended and its removal is not written yet.
+    pub(super) fn has_unwritten_removal(&self, key: &ParticipantKey) -> bool {
+        self.leaves
+            .get(key)
+            .is_some_and(|leave| leave.record.is_none())
+    }
+
     pub(super) fn fence(&self, key: &ParticipantKey) -> Option<FencingToken> {
         self.leaves.get(key).map(|leave| leave.fence)
     }

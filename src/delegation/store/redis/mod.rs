@@ -229,6 +229,10 @@ impl LeaveStore for RedisStore {
     }
 
     fn claim(&self, key: &ParticipantKey) -> StoreResult<Option<(FencingToken, String)>> {
+        // the ended leave of this replica must not hide a new one of another replica
+        if self.shared.lock().buffer.has_unwritten_removal(key) {
+            self.sync()?;
+        }
         if self.shared.lock().is_tracked(key) {
             return Ok(None);
         }
