@@ -197,7 +197,7 @@ def test_a_homeserver_that_the_proxy_cannot_reach_is_logged(internet, proxy):
     proxy = proxy()
     start_service(internet)
     assert internet.request_token(f"{HOME}:7000").status == 401
-    expect_line(internet, "refused", f"CONNECT {HOME}:7000", "status 50", "does not get there")
+    expect_line(internet, "refused", f"CONNECT {HOME}:7000", "status 50", "cannot reach the server")
     assert internet.connection_attempts() == [PROXY, (HOME, 7000)]
 
 

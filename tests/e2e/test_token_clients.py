@@ -57,7 +57,7 @@ def endpoint(service):
 
 
 def token_of(reply):
-    """The access token; its field has different names in the response, in JavaScript and in the first example."""
+    """The access token; its field has different names in the response, in JavaScript and in the example server."""
     names = {"participant_token", "participantToken", "token"} & reply.keys()
     assert names and len({reply[name] for name in names}) == 1, reply
     return reply[names.pop()]
@@ -83,7 +83,7 @@ def test_a_request_in_the_standard_form_gets_a_token(client, request_by):
 
 
 @pytest.mark.parametrize("client", FETCHES)
-def test_a_request_in_the_form_of_the_first_example_gets_a_token(client, request_by):
+def test_a_request_in_the_form_of_the_example_server_gets_a_token(client, request_by):
     reply = request_by(client, EXAMPLE)
     assert {"token", "url", "expires_at"} <= reply.keys()
     claims = verify_with_node_sdk(token_of(reply), KEY, SECRET)

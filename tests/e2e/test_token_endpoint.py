@@ -90,7 +90,7 @@ def test_a_token_describes_the_participant_as_requested(endpoint):
     }
 
 
-def test_the_form_of_the_first_example_sets_name_and_identity(endpoint):
+def test_the_form_of_the_example_server_sets_name_and_identity(endpoint):
     requested = {"room_name": ROOM, "participant_name": IDENTITY, "metadata": '{"role": "participant"}'}
     reply, claims = request_token(endpoint(), requested, status=200)
     assert (claims["sub"], claims["name"], claims["metadata"]) == (IDENTITY, IDENTITY, requested["metadata"])
@@ -109,7 +109,7 @@ def test_expires_at_is_the_expiry_of_the_token(endpoint, requested, lifetime):
     assert datetime.datetime.fromisoformat(reply.json["expires_at"]).timestamp() == claims["exp"]
 
 
-def test_the_variables_of_the_first_example_work(start):
+def test_the_variables_of_the_example_server_work(start):
     service = start(**settings(TOKEN_EXPIRY_HOURS=2))
     _, claims = request_token(service, {"room_name": ROOM, "participant_name": IDENTITY}, status=200)
     assert claims["exp"] - claims["nbf"] in range(7200, 7206)

@@ -47,7 +47,7 @@ def in_node(client):
 
 
 def in_python(endpoint, bearer, fields, headers):
-    """Runs contrib/clients/get_token.py, which sends the form of the first example."""
+    """Runs contrib/clients/get_token.py, which sends the form of the example server."""
     assert not headers
     fields = dict(fields)
     spec = importlib.util.spec_from_file_location("get_token", CONTRIB / "get_token.py")
