@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Mutex;
 
 use log::{error, info};
+use serde::Deserialize;
 
 pub use self::file::FileStore;
 pub use self::redis::{RedisAddress, RedisStore};
@@ -25,7 +26,7 @@ pub const MAX_RECORD_BYTES: usize = 16 * 1024;
 const MAX_QUARANTINED: usize = 100;
 
 /// Number that grows with each change of a leave's owner: the owner with the greatest one owns the leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub struct FencingToken(u64);
 
 /// Whether this replica owns a leave.

@@ -34,7 +34,7 @@ const MAX_BATCH_CHANGES: usize = 4096;
 /// Store in a directory that one process uses at a time; a second process waits for the first to end.
 pub struct FileStore {
     shared: Arc<FileStoreShared>,
-    writer_thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl FileStore {
@@ -56,7 +56,7 @@ impl FileStore {
         });
         Self {
             shared,
-            writer_thread: Mutex::new(thread.ok()),
+            thread: Mutex::new(thread.ok()),
         }
     }
 }
@@ -154,7 +154,7 @@ impl LeaveStore for FileStore {
     fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.work_available.notify_all();
-        let thread = lock(&self.writer_thread).take();
+        let thread = lock(&self.thread).take();
         thread.map(JoinHandle::join);
     }
 }

@@ -37,7 +37,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Store in Redis. A call waits 1 s at most while Redis is silent, and fails at once while there is no connection.
 pub struct RedisStore {
     shared: Arc<RedisStoreShared>,
-    worker_thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RedisStore {
@@ -49,7 +49,7 @@ impl RedisStore {
             .map_err(|error| shared.set_problem(&format!("cannot start a thread: {error}")));
         Self {
             shared,
-            worker_thread: Mutex::new(thread.ok()),
+            thread: Mutex::new(thread.ok()),
         }
     }
 
@@ -89,19 +89,18 @@ impl RedisStore {
         let (orphans, all) = self.find_orphans(max, &me, replicas.clone())?;
         let commands: Vec<_> = orphans
             .iter()
-            .map(|(field, orphan)| script::adopt(field, orphan, &me))
+            .map(|(key, orphan)| script::adopt(key, orphan, &me))
             .collect();
         let replies = self.execute_pipeline(&commands)?;
         let mut adopted = Vec::new();
-        for ((field, _), reply) in orphans.iter().zip(replies) {
-            let stored = reply.ok().as_ref().and_then(StoredLeave::from_reply);
-            // no value: another replica was faster
-            let Some((key, stored)) = ParticipantKey::from_json(field).zip(stored) else {
-                continue;
-            };
-            let fence = FencingToken(stored.fence);
-            if self.shared.insert_stored(&me, &key, fence, &stored.record) {
-                adopted.push((key, fence, stored.record));
+        for ((key, _), reply) in orphans.into_iter().zip(replies) {
+            // without a value, another replica was faster
+            if let Some(stored) = reply.ok().as_ref().and_then(StoredLeave::from_reply)
+                && self
+                    .shared
+                    .insert_stored(&me, &key, stored.fence, &stored.record)
+            {
+                adopted.push((key, stored.fence, stored.record));
             }
         }
         if all {
@@ -117,7 +116,7 @@ impl RedisStore {
         max: usize,
         me: &str,
         mut leased: HashMap<String, bool>,
-    ) -> StoreResult<(Vec<(String, StoredLeave)>, bool)> {
+    ) -> StoreResult<(Vec<(ParticipantKey, StoredLeave)>, bool)> {
         let (mut orphans, mut cursor) = (Vec::new(), String::from("0"));
         loop {
             let (next, page) = match self.execute(&script::scan_leaves(&cursor))? {
@@ -125,14 +124,15 @@ impl RedisStore {
                 _ => return Err(Error("unexpected reply of Redis to a scan".into())),
             };
             for (field, value) in page {
-                let Some((field, key, stored)) = parse_stored_leave(&field, &value) else {
+                let Some((key, stored)) = parse_stored_leave(&field, &value) else {
                     warn!(cause = "invalid key or value"; "leave record quarantined");
                     self.execute(&script::quarantine(&field, &value))?;
                     continue;
                 };
-                let fence = FencingToken(stored.fence);
                 let is_owned = match leased.get(&stored.replica_id) {
-                    _ if stored.replica_id == me => !self.shared.lock().is_untracked(&key, fence),
+                    _ if stored.replica_id == me => {
+                        !self.shared.lock().is_untracked(&key, stored.fence)
+                    }
                     Some(is_leased) => *is_leased,
                     None => {
                         let exists = script::replica_exists(&stored.replica_id);
@@ -148,8 +148,8 @@ impl RedisStore {
                     return Ok((orphans, false));
                 }
                 // a scan can return a field twice
-                if !orphans.iter().any(|(other, _)| *other == field) {
-                    orphans.push((field, stored));
+                if !orphans.iter().any(|(other, _)| *other == key) {
+                    orphans.push((key, stored));
                 }
             }
             cursor = next;
@@ -241,9 +241,9 @@ impl LeaveStore for RedisStore {
             let Some(stored) = StoredLeave::from_reply(&reply) else {
                 return Ok(None);
             };
-            let fence = FencingToken(stored.fence);
-            self.shared.insert_stored(me, key, fence, &stored.record);
-            Ok(Some((fence, stored.record)))
+            self.shared
+                .insert_stored(me, key, stored.fence, &stored.record);
+            Ok(Some((stored.fence, stored.record)))
         })
     }
 
@@ -289,7 +289,7 @@ impl LeaveStore for RedisStore {
 
     fn close(&self) {
         self.shared.close();
-        let thread = lock(&self.worker_thread).take();
+        let thread = lock(&self.thread).take();
         thread.map(JoinHandle::join);
     }
 }
@@ -326,8 +326,9 @@ fn parse_scan_reply(reply: Vec<Value>) -> StoreResult<(String, ScanPage)> {
     Ok((cursor, pairs.collect()))
 }
 
-fn parse_stored_leave(field: &[u8], value: &[u8]) -> Option<(String, ParticipantKey, StoredLeave)> {
-    let field = std::str::from_utf8(field).ok()?;
+fn parse_stored_leave(field: &[u8], value: &[u8]) -> Option<(ParticipantKey, StoredLeave)> {
+    let key = ParticipantKey::from_json(std::str::from_utf8(field).ok()?)?;
     let stored = StoredLeave::parse(std::str::from_utf8(value).ok()?)?;
-    Some((field.to_owned(), ParticipantKey::from_json(field)?, stored))
+    // the scripts know the one form of a name that this service writes
+    (key.to_json().as_bytes() == field).then_some((key, stored))
 }

@@ -6,7 +6,7 @@
 //! lost all data, the last token included.
 
 use redis::{Cmd, Value};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::connection::reply_text;
 use crate::delegation::store::{FencingToken, MAX_QUARANTINED};
@@ -90,11 +90,11 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 ";
 
 /// The value of a leave in Redis.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct StoredLeave {
     #[serde(rename = "keeper")]
     pub(super) replica_id: String,
-    pub(super) fence: u64,
+    pub(super) fence: FencingToken,
     pub(super) record: String,
 }
 
@@ -104,7 +104,7 @@ impl StoredLeave {
         let id = &stored.replica_id;
         let valid_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         // the scripts compare the first part as text
-        let prefix = value_prefix(id, FencingToken(stored.fence));
+        let prefix = value_prefix(id, stored.fence);
         (valid_id && value.starts_with(&prefix)).then_some(stored)
     }
 
@@ -159,14 +159,14 @@ pub(super) fn claim(key: &ParticipantKey, me: &str) -> Cmd {
 }
 
 /// Takes an orphan, if it still has the owner and token of `found`, and that owner no lease unless it is `me`. Reply: its value.
-pub(super) fn adopt(field: &str, found: &StoredLeave, me: &str) -> Cmd {
+pub(super) fn adopt(key: &ParticipantKey, found: &StoredLeave, me: &str) -> Cmd {
     // the script needs a key that does not exist
     let no_replica = "-";
     let owner = Some(&*found.replica_id).filter(|id| *id != me);
     let owner_key = replica_key(owner.unwrap_or(no_replica));
     let mut command = eval_script(CLAIM_SCRIPT, &[LEAVES_KEY, FENCE_KEY, &owner_key]);
-    let prefix = value_prefix(&found.replica_id, FencingToken(found.fence));
-    command.arg(field).arg(me).arg(prefix);
+    let prefix = value_prefix(&found.replica_id, found.fence);
+    command.arg(key.to_json()).arg(me).arg(prefix);
     command
 }
 
@@ -281,7 +281,7 @@ mod tests {
         let stored = StoredLeave::parse(&value).unwrap();
         assert_eq!(
             (&*stored.replica_id, stored.fence, &*stored.record),
-            ("0af", 7, record)
+            ("0af", FencingToken(7), record)
         );
     }
 
