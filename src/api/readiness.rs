@@ -18,8 +18,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const FIRST_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 // Reasons not to send clients here; fit for the public.
-const SFU_NOT_CHECKED: &str = "the SFU has not answered yet";
-const SFU_UNREACHABLE: &str = "the SFU does not answer as expected";
+const SFU_NOT_CHECKED: &str = "the SFU has not been checked yet";
+const SFU_UNREACHABLE: &str = "the SFU is unreachable or fails";
 const API_KEY_REFUSED: &str = "the SFU refuses the API key";
 const LEAVE_STORE_FAILING: &str = "delegated leaves cannot be stored";
 
@@ -110,8 +110,8 @@ impl Readiness {
         let mut sfu = lock(&self.sfu_status);
         if sfu.last_result.replace(result) != Some(result) {
             match response {
-                Ok(()) => info!("sfu ready"),
-                Err(cause) => warn!(cause:%; "sfu not ready"),
+                Ok(()) => info!("SFU ready"),
+                Err(cause) => warn!(cause:%; "SFU not ready"),
             }
         }
         sfu.check_running = false;

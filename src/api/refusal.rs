@@ -23,7 +23,7 @@ use crate::util::log_throttle::LogThrottle;
 /// Suggested to clients whose delayed leave cannot be taken over at present.
 const DELEGATION_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Response if `POST /token` is enabled by a setting that is not followed by one for callers.
-const NO_CALLER_CONFIGURED: &str = "No caller is configured: set TOKEN_SERVER_API_KEYS, TOKEN_SERVER_JWT_ISSUER or TOKEN_SERVER_POLICY_FILE; TOKEN_SERVER_AUTH=none opens it to everyone";
+const NO_CALLER_CONFIGURED: &str = "No caller is configured: set TOKEN_SERVER_API_KEYS, TOKEN_SERVER_JWT_ISSUER or TOKEN_SERVER_POLICY_FILE; TOKEN_SERVER_AUTH=none opens /token to everyone";
 
 /// A refused request: its response, and what log and metrics say about it.
 pub(super) struct Refusal {
@@ -166,7 +166,7 @@ impl Refusal {
             }
             Error::RoomNotCreated(..) => Self::room_not_created(error),
             Error::DelegationForbidden(_) => {
-                let text = "Delegated leaves are not for users of this homeserver";
+                let text = "Users of this homeserver may not delegate leaves";
                 let response = match operation {
                     ExchangeOperation::IssueToken => matrix(400, "M_BAD_JSON", text),
                     ExchangeOperation::DelegateLeave => matrix(403, "M_FORBIDDEN", text),
@@ -200,7 +200,7 @@ impl Refusal {
                 matrix(400, "M_BAD_JSON", text)
             }
             (Error::OwnedByOtherUser, _) | (_, ExchangeOperation::IssueToken) => {
-                matrix(400, "M_BAD_JSON", "No leave can be delegated now")
+                matrix(400, "M_BAD_JSON", "The leave cannot be delegated now")
             }
             (Error::NoClientApi(client_api::Error::Busy(after)), DelegateLeave) => {
                 HttpResponse::matrix_busy(*after)
@@ -263,7 +263,7 @@ impl From<appservice::Error> for Refusal {
         let forbidden = |reason, text| refuse(reason, matrix(403, "M_FORBIDDEN", text));
         let invalid = |reason, text| refuse(reason, matrix(400, "M_INVALID_PARAM", text));
         let failed = |reason, text| refuse(reason, matrix(502, "M_UNKNOWN", text));
-        let homeserver_only = "This is for the homeserver only";
+        let homeserver_only = "Only the homeserver may use this endpoint";
         match &error {
             Error::NotAuthenticated(HsTokenError::Missing) => {
                 let response = matrix(401, "M_UNAUTHORIZED", homeserver_only);
@@ -273,14 +273,14 @@ impl From<appservice::Error> for Refusal {
                 forbidden("unauthenticated", homeserver_only).throttled(RefusalThrottle::HsToken)
             }
             Error::InvalidProxyHeaders(_) => {
-                forbidden("identity_mismatch", "The homeserver does not say who asks")
+                forbidden("identity_mismatch", "The homeserver does not identify the requesting user or server")
                     .with_level(Level::Warn)
             }
             Error::UserNotJoined(_) | Error::ServerNotJoined(_) => {
-                forbidden("not_joined", "Not in the room")
+                forbidden("not_joined", "Not joined to the Matrix room")
             }
             Error::OriginMismatch(..) => {
-                forbidden("identity_mismatch", "The user is of another server")
+                forbidden("identity_mismatch", "The user belongs to another homeserver")
             }
             Error::UnknownLiveKitUrl(_) => {
                 invalid("unknown_sfu", "The url is not of an SFU of this service")
@@ -289,18 +289,18 @@ impl From<appservice::Error> for Refusal {
                 refuse("busy", HttpResponse::matrix_busy(BUSY_RETRY_AFTER))
                     .throttled(RefusalThrottle::Busy)
             }
-            Error::Homeserver(_) => failed("homeserver_error", "The homeserver cannot be asked")
+            Error::Homeserver(_) => failed("homeserver_error", "The homeserver is unavailable")
                 .with_level(Level::Error),
             Error::RelayFailed(relay) => match relay.failure {
                 RelayFailure::Forbidden => {
-                    forbidden("relay_refused", "The other server forbids it")
+                    forbidden("relay_refused", "The other homeserver's service forbids the token")
                 }
                 RelayFailure::BadRequest => {
-                    invalid("relay_refused", "The other server finds it invalid")
+                    invalid("relay_refused", "The other homeserver's service rejects the request as invalid")
                 }
                 // every other failure counts as one of the other server (MSC4195)
                 RelayFailure::Failed(..) | RelayFailure::NoResponse(_) => {
-                    failed("relay_failed", "The other server gives no token")
+                    failed("relay_failed", "The other homeserver's service issued no token")
                 }
             },
             Error::RateLimited(_, after) => {
@@ -341,14 +341,14 @@ impl From<token::Error> for Refusal {
         match &error {
             Error::NoCallerConfigured => unauthorized(NO_CALLER_CONFIGURED),
             Error::MissingCredentials => {
-                unauthorized("Show an API key or a token of your login as a Bearer")
+                unauthorized("Send an API key or a JWT as a bearer token")
             }
             // one text for all reasons, so that guesses reveal nothing
             Error::UnsupportedCredentials | Error::UnknownApiKey | Error::JwtRejected(_) => {
                 unauthorized("The credentials are not accepted")
             }
             Error::KeysUnavailable(after) => {
-                let response = detail(503, "The keys of the login cannot be had at present");
+                let response = detail(503, "The keys of the JWT issuer are unavailable");
                 let response = response.with_retry_after(*after);
                 Self::new("keys_unavailable", response, &error)
             }

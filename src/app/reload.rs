@@ -57,13 +57,13 @@ impl Reloader {
         self.apply(&config);
         let mut refused = 0;
         for outcome in outcomes {
-            let source = outcome.section.as_str();
+            let section = outcome.section.as_str();
             if outcome.errors.is_empty() {
-                info!(source; "source re-read");
+                info!(section; "settings section reloaded");
             } else {
                 refused += 1;
                 let cause = join_errors(&outcome.errors);
-                error!(source, cause; "source refused");
+                error!(section, cause; "settings section rejected");
             }
         }
         for cause in warnings
@@ -94,7 +94,7 @@ impl Reloader {
         if let Some(token) = &mut self.token
             && let Err(cause) = token.reload(&self.config, new)
         {
-            error!(cause:%; "callers not replaced");
+            error!(cause:%; "callers of /token not reloaded");
         }
         logging::set_level(new.log.level);
     }

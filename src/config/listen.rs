@@ -29,7 +29,7 @@ pub(crate) struct ListenConfig {
     pub(super) bind_setting: &'static Setting,
     /// Address for `/metrics`.
     pub metrics_bind: Option<BindAddress>,
-    /// Proxies, in addition to loopback, whose `X-Forwarded-For` is believed.
+    /// Proxies, in addition to loopback, whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<Network>,
     /// Connections of all clients.
     pub max_connections: usize,

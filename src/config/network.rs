@@ -163,7 +163,7 @@ fn read_insecure_skip_verify_tls(reader: &mut SettingsReader<'_>) -> Result<bool
     let (name, is_on) = (value.setting.name, value.text == INSECURE_TLS_OPT_IN);
     if is_on {
         reader.warn(format!(
-            "CERTIFICATES OF HOMESERVERS ARE NOT CHECKED, since {name} says so: anyone between this service and a homeserver can \
+            "CERTIFICATES OF HOMESERVERS ARE NOT CHECKED, because {name} is set: anyone between this service and a homeserver can \
              pose as any user of it"
         ));
         reader.report_value(&value);

@@ -352,7 +352,7 @@ settings! {
     TOKEN_SERVER_PORT = Setting::older_name(&LIVEKIT_JWT_BIND).expected("a port from 0 to 65535").opens(OPENS_TOKEN);
     LIVEKIT_METRICS_BIND = Setting::new(Section::Listen, "address to serve /metrics on, in the forms of LIVEKIT_JWT_BIND")
         .default(Described("none")).expected(BIND_EXPECTED).example("127.0.0.1:9090");
-    LIVEKIT_TRUSTED_PROXIES = Setting::new(Section::Listen, "addresses or networks of proxies whose X-Forwarded-For is believed, in addition to loopback")
+    LIVEKIT_TRUSTED_PROXIES = Setting::new(Section::Listen, "addresses or networks of proxies whose X-Forwarded-For is trusted, in addition to loopback")
         .expected(NETWORKS_EXPECTED).example("10.1.2.3");
     LIVEKIT_MAX_CONNECTIONS = Setting::new(Section::Listen, "connections of all clients; fewer if the descriptor limit (ulimit -n) allows fewer")
         .default(Value("16384")).range(16, 1_000_000, "").example("16384");

@@ -105,7 +105,7 @@ impl WorkerPool {
                 run_tasks(&context, &tasks, &scheduler);
             }) {
                 Ok(_) => self.threads += 1,
-                Err(error) => error!(cause:% = error; "cannot start a thread for leaves"),
+                Err(error) => error!(cause:% = error; "leave worker not started"),
             }
         }
         // never blocks, as the channel has room for all tasks

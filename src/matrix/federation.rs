@@ -54,7 +54,7 @@ impl fmt::Display for Error {
             Self::Busy(limit, retry_after) => write!(f, "{limit}, try again in {retry_after:?}"),
             Self::CircuitOpen(left) => write!(
                 f,
-                "the server failed lately, its circuit breaker is open for {} s",
+                "circuit breaker open for {} s after failures of the server",
                 left.as_secs() + 1
             ),
             Self::NoSuchServer => f.write_str("its SRV record says that there is no homeserver"),

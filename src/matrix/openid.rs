@@ -84,12 +84,12 @@ impl fmt::Display for OpenIdRefusal {
         match self {
             Self::UnknownToken(status) => write!(
                 f,
-                "the homeserver does not know the token (status {status})"
+                "the homeserver rejects the OpenID token (status {status})"
             ),
-            Self::InvalidUserId => f.write_str("the homeserver answered with an invalid user id"),
+            Self::InvalidUserId => f.write_str("the homeserver responded with an invalid user id"),
             Self::OtherServer(user) => write!(
                 f,
-                "the homeserver answered with {user}, a user of another server"
+                "the homeserver responded with {user}, a user of another server"
             ),
         }
     }

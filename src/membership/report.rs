@@ -59,12 +59,12 @@ impl MembershipReporter {
                     lag_seconds = lag.as_secs(),
                     interval_seconds = self.check_interval.as_secs(),
                     cause = "the homeserver or the SFU is too slow for so many participants (LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS)";
-                    "membership checks late"
+                    "membership checks lag behind"
                 );
             });
         } else if lag < limit / 2 {
             self.lag_problem.recovered(now, || {
-                info!(participants; "membership checks on time again");
+                info!(participants; "membership checks caught up");
             });
         }
     }

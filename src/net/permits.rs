@@ -123,7 +123,7 @@ impl PermitCounts {
 pub(crate) enum LimitReached {
     /// All permits that the call may have.
     Service,
-    /// Concurrent DNS look-ups.
+    /// Concurrent DNS lookups.
     DnsLookups,
     /// Concurrent calls to the server name.
     Server,
@@ -137,7 +137,7 @@ impl fmt::Display for LimitReached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Service => "too many calls to other servers in progress",
-            Self::DnsLookups => "too many DNS look-ups in progress",
+            Self::DnsLookups => "too many DNS lookups in progress",
             Self::Server => "too many calls to this server in progress",
             Self::Subnet => "too many calls to the subnet of this server in progress",
             Self::Rate => "too many calls to this server in a short time",

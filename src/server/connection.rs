@@ -26,7 +26,7 @@ const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct ClientPeer {
     /// `None` on a unix socket.
     pub(super) address: Option<IpAddr>,
-    /// Whether its `X-Forwarded-For` is believed.
+    /// Whether its `X-Forwarded-For` is trusted.
     pub(super) trusted_proxy: bool,
     /// The address under which its connections are counted, if they are.
     pub(super) limit_key: Option<IpAddr>,

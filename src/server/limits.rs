@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
+    fn forwarded_addresses_are_used_from_trusted_proxies_only() {
         let limits = ServerLimits {
             trusted_proxies: vec![
                 "127.0.0.0/8".parse().unwrap(),

@@ -52,7 +52,7 @@ pub(crate) fn count_upstream_request(kind: &'static str, outcome: &'static str) 
         .count([("kind", kind), ("outcome", outcome)]);
 }
 
-/// Counts a look-up in a cache.
+/// Counts a lookup in a cache.
 pub(crate) fn count_cache_lookup(cache: &'static str, hit: bool) {
     let result = if hit { "hit" } else { "miss" };
     METRICS
@@ -190,7 +190,7 @@ impl Metrics {
         );
         to.register(
             "cache_lookups",
-            "Cache look-ups before such calls",
+            "Cache lookups before such calls",
             self.cache_lookups.0.clone(),
         );
         to.register(

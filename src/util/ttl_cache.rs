@@ -75,7 +75,7 @@ impl<K: Hash + Eq + Clone, V: Clone, E: Clone> FetchCache<K, V, E> {
         let own_fetch = Cell::new(false);
         let run_or_join = || {
             self.in_flight.run_or_join(key, deadline, || {
-                // another fetch may have ended since the caller's own look-up
+                // another fetch may have ended since the caller's own lookup
                 if let Some(value) = self.get(key) {
                     return Ok(value);
                 }

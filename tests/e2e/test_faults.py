@@ -21,7 +21,7 @@ def close_connection(_):
 
 
 def test_the_deprecated_SRV_record_is_found_when_the_first_name_server_is_silent_with_the_default_timeout(internet, namespace):
-    """The default timeout of resolv.conf, 5 s for a name server, is longer than the deadline of an SRV look-up."""
+    """The default timeout of resolv.conf, 5 s for a name server, is longer than the deadline of an SRV lookup."""
     internet.names.address("hs.test", HOME)
     internet.names.address("target.test", HOME)
     internet.names.srv("_matrix._tcp.hs.test", 7001, "target.test")

@@ -142,7 +142,7 @@ def test_a_server_name_leads_the_proxy_to_no_private_address(internet, proxy, na
 
 
 def test_the_proxy_gets_addresses_and_looks_up_no_name(internet, proxy):
-    """The first look-up returns a public address, every later one loopback, where a proxy would connect that got the name."""
+    """The first lookup returns a public address, every later one loopback, where a proxy would connect that got the name."""
     proxy = proxy()
     server_name = "evil.test:7000"
     add_trap(internet, "127.0.0.1", server_name)
@@ -154,7 +154,7 @@ def test_the_proxy_gets_addresses_and_looks_up_no_name(internet, proxy):
     assert internet.names.queried_names("A") == ["evil.test"]
 
 
-def test_a_failed_look_up_is_logged_and_causes_no_request_to_the_proxy(internet, proxy):
+def test_a_failed_lookup_is_logged_and_causes_no_request_to_the_proxy(internet, proxy):
     proxy = proxy()
     internet.use_name_servers("10.77.0.99")
     start_service(internet)

@@ -118,8 +118,8 @@ def test_no_spelling_of_localhost_is_connected_to(internet, name):
     assert internet.connection_attempts() == []
 
 
-def test_each_look_up_of_a_name_is_checked(internet):
-    """DNS rebinding: the look-up for the well-known returns a public address, the next one loopback."""
+def test_each_lookup_of_a_name_is_checked(internet):
+    """DNS rebinding: the lookup for the well-known returns a public address, the next one loopback."""
     add_trap(internet, "127.0.0.1", "evil.test")
     internet.names.address_sequence("evil.test", EVIL, "127.0.0.1")
     internet.names.srv("_matrix-fed._tcp.evil.test", PORT, "evil.test", priority=1)

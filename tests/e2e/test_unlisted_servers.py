@@ -22,9 +22,9 @@ SILENT = "10.77.0.54", "10.77.0.55"
 # public addresses; the SFU's refuses connections
 WEB, SFU = "11.1.1.10", ("11.1.1.40", 7880)
 
-# More clients than unlisted servers have permits, and the look-ups that unlisted servers may have in progress (src/net/dns).
+# More clients than unlisted servers have permits, and the lookups that unlisted servers may have in progress (src/net/dns).
 CLIENTS, LOOKUPS = 45, 128
-# Deadline until the clients use all look-ups, which takes 23 s with today's timeouts; and how long the test continues after that.
+# Deadline until the clients use all lookups, which takes 23 s with today's timeouts; and how long the test continues after that.
 EXHAUSTED_SECONDS, OBSERVED_SECONDS = 45, 3
 
 
@@ -80,17 +80,17 @@ def tarpit(internet, namespace, address, names):
 
 
 def lookups(service):
-    """The number of look-ups in progress: each has a thread of this name."""
+    """The number of lookups in progress: each has a thread of this name."""
     names = pathlib.Path(f"/proc/{service.process.pid}/task").glob("*/comm")
     count = 0
     for name in names:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
-            count += name.read_text() == "lookup\n"
+            count += name.read_text() == "dns-lookup\n"
     return count
 
 
 def test_unlisted_servers_with_silent_DNS_block_neither_a_listed_homeserver_nor_the_SFU(internet, namespace, own_sfu):
-    """The look-ups last longer than the requests, so they accumulate."""
+    """The lookups last longer than the requests, so they accumulate."""
     own, sfu_port = f"own.test:{PORT}", own_sfu.url.rpartition(":")[2]
     internet.names.address("own.test", OWN)
     internet.names.address("sfu.test", "127.0.0.1")
@@ -113,7 +113,7 @@ def test_unlisted_servers_with_silent_DNS_block_neither_a_listed_homeserver_nor_
             assert reply.status == 200, reply.body
             if exhausted is None and lookups(internet.service) >= LOOKUPS:
                 exhausted = time.monotonic()
-            assert exhausted or time.monotonic() < deadline, f"the clients caused only {lookups(internet.service)} look-ups"
+            assert exhausted or time.monotonic() < deadline, f"the clients caused only {lookups(internet.service)} lookups"
             over.wait(0.2)
         # a stop would wait for the requests
         internet.service.process.kill()

@@ -53,9 +53,9 @@ fn new_tokens_replace_the_old_ones() {
 
     fs::write(&file, "id: x\n").unwrap();
     reload(&stage.service);
-    let line = stage.service.wait_for_words(&["source refused", FILE]);
+    let line = stage.service.wait_for_words(&["settings section rejected", FILE]);
     assert!(
-        line.contains("level=error") && line.contains("source=\"application service\""),
+        line.contains("level=error") && line.contains("section=\"application service\""),
         "{line}"
     );
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));

@@ -99,7 +99,7 @@ impl AppServiceStage {
         }
     }
 
-    /// Sets the homeserver's response to membership look-ups.
+    /// Sets the homeserver's response to membership lookups.
     pub(crate) fn set_membership_response(&self, response: FakeResponse) {
         self.set_response("is_joined", response);
     }
@@ -130,7 +130,7 @@ impl AppServiceStage {
         self.homeserver.requests.lock().unwrap().clone()
     }
 
-    /// The number of membership look-ups.
+    /// The number of membership lookups.
     pub(crate) fn membership_calls(&self) -> usize {
         self.count_requests("/is_joined")
     }

@@ -46,7 +46,7 @@ fn an_sfu_that_does_not_answer_is_a_reason() {
     let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", unused_port.local_addr().unwrap());
     drop(unused_port);
-    let reasons = json!(["the SFU does not answer as expected"]);
+    let reasons = json!(["the SFU is unreachable or fails"]);
     let response = ready(SfuBehavior::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", url)
     });

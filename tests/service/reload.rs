@@ -33,12 +33,12 @@ pub(crate) fn reload(service: &Service) -> String {
     service.log()[before.len()..].to_owned()
 }
 
-/// The line of the log about a source.
-fn source_line<'a>(log: &'a str, event: &str, source: &str) -> &'a str {
-    let source = format!("source={source}");
+/// The log line about a settings section.
+fn section_line<'a>(log: &'a str, event: &str, section: &str) -> &'a str {
+    let section = format!("section={section}");
     let mut lines = log.lines();
-    let line = lines.find(|line| line.contains(event) && line.contains(&source));
-    line.unwrap_or_else(|| panic!("{event} {source}: {log}"))
+    let line = lines.find(|line| line.contains(event) && line.contains(&section));
+    line.unwrap_or_else(|| panic!("{event} {section}: {log}"))
 }
 
 /// The SFU's keys are in a file.
@@ -67,14 +67,14 @@ fn a_new_first_key_signs_and_a_wrong_key_file_is_refused() {
 
     fs::write(&file, new_and_old_key()).unwrap();
     let log = reload(&service);
-    source_line(&log, "source re-read", "\"SFU keys\"");
+    section_line(&log, "settings section reloaded", "\"SFU keys\"");
     assert!(log.contains("signing_key=APInext"), "{log}");
     assert_eq!(jwt::claims(&token("bob"), NEW_SECRET)["iss"], "APInext");
 
     for wrong in ["", "no pair at all: \n", "a: b\na: c\n"] {
         fs::write(&file, wrong).unwrap();
         let log = reload(&service);
-        let line = source_line(&log, "source refused", "\"SFU keys\"");
+        let line = section_line(&log, "settings section rejected", "\"SFU keys\"");
         assert!(line.contains("level=error"), "{line}");
         assert!(line.contains("LIVEKIT_KEY_FILE"), "{line}");
         assert_eq!(jwt::claims(&token("carol"), NEW_SECRET)["iss"], "APInext");
@@ -98,10 +98,10 @@ fn a_wrong_policy_does_not_keep_out_a_new_key_of_the_sfu() {
     fs::write(settings.path("TOKEN_SERVER_POLICY_FILE"), "[broken").unwrap();
     fs::write(settings.path("LIVEKIT_KEY_FILE"), new_and_old_key()).unwrap();
     let log = reload(&service);
-    let line = source_line(&log, "source refused", "policy");
+    let line = section_line(&log, "settings section rejected", "policy");
     assert!(line.contains("TOKEN_SERVER_POLICY_FILE"), "{line}");
-    assert_eq!(log.matches("source refused").count(), 1, "{log}");
-    source_line(&log, "source re-read", "\"SFU keys\"");
+    assert_eq!(log.matches("settings section rejected").count(), 1, "{log}");
+    section_line(&log, "settings section reloaded", "\"SFU keys\"");
     assert_eq!(jwt::claims(&token(), NEW_SECRET)["iss"], "APInext");
 }
 
@@ -190,7 +190,7 @@ fn dev_stays_dev() {
     };
     assert_eq!(issuer(), "devkey");
     let log = reload(&service);
-    assert!(!log.contains("source refused"), "{log}");
+    assert!(!log.contains("settings section rejected"), "{log}");
     assert!(log.contains("full_access=all"), "{log}");
     assert_eq!(issuer(), "devkey");
 }

@@ -214,7 +214,7 @@ fn special_and_unallocated_addresses_are_not_tried() {
     ];
     for name in SPECIAL_ADDRESSES.iter().chain(&unallocated) {
         service.post("/get_token", &User::new("alice", name).get_token());
-        service.wait_for_words(&["refused", &format!("server={name} "), "may not be dialled"]);
+        service.wait_for_words(&["refused", &format!("server={name} "), "address policy denies"]);
     }
 }
 
@@ -233,7 +233,7 @@ fn metadata_services_are_denied_even_as_listed_homeservers() {
     );
     for name in names {
         service.post("/get_token", &User::new("alice", name).get_token());
-        service.wait_for_words(&["refused", name, "may not be dialled"]);
+        service.wait_for_words(&["refused", name, "address policy denies"]);
     }
 }
 

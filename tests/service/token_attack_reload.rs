@@ -86,7 +86,7 @@ fn a_removed_key_is_no_longer_accepted() {
     assert_eq!(stage.status(&leaked, "room"), 201);
     stage.change(
         app_entry("rooms = [\"new-*\"]").as_bytes(),
-        &["source re-read", "source=policy"],
+        &["settings section reloaded", "section=policy"],
     );
     assert_eq!(stage.status(&leaked, "room"), 401);
     assert_eq!(stage.status(APP_KEY, "new-1"), 201);
@@ -101,7 +101,7 @@ fn a_reload_keeps_the_cached_keys_of_an_issuer_that_is_down() {
     assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 201);
     issuer.set_behaviour(IssuerBehaviour::Hangs);
     let changed = users_entry(&issuer.url(), "rooms = [\"new-*\"]");
-    stage.change(changed.as_bytes(), &["source re-read", "source=policy"]);
+    stage.change(changed.as_bytes(), &["settings section reloaded", "section=policy"]);
     assert_eq!(stage.status(&key.token_for("alice"), "new-1"), 201);
     assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 403);
     assert_eq!(issuer.fetch_count(), 1);

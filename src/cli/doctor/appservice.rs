@@ -10,7 +10,7 @@ use crate::matrix::client_api::{ClientApiDiscovery, DelayedEventSupport};
 use crate::matrix::id::{DelayId, RoomId, UserId};
 use crate::matrix::server_directory::ServerDirectory;
 
-/// Time for the look-up of a delayed event.
+/// Time for the lookup of a delayed event.
 const DELAYED_EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ids that neither a room nor a delayed event has.
 const UNKNOWN_ROOM_ID: &str = "!livekit-token-service-doctor";

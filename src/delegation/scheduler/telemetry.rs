@@ -83,7 +83,7 @@ pub(super) fn report_ended(scheduled: &ScheduledLeave, reason: LeaveEndReason, s
         }
         LeaveEndReason::AlreadyFinal => {
             count_delegated_leave_event("abandoned");
-            let cause = "the homeserver does not have the delayed event any more";
+            let cause = "the homeserver no longer has the delayed event";
             info!(leave:%, server:%, state, cause; "leave abandoned");
         }
         LeaveEndReason::NeverConnected => {
@@ -92,7 +92,7 @@ pub(super) fn report_ended(scheduled: &ScheduledLeave, reason: LeaveEndReason, s
         LeaveEndReason::Expired => {
             count_delegated_leave_event("abandoned");
             let last_error = scheduled.last_error.as_deref();
-            let cause = "the homeserver's own timer is over";
+            let cause = "the delayed event has expired on the homeserver";
             warn!(leave:%, server:%, state, cause, last_error; "leave abandoned");
         }
         LeaveEndReason::Denied(status) => {

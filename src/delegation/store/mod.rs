@@ -146,7 +146,7 @@ impl StoreProblem {
             return;
         }
         match &problem {
-            Some(cause) => error!(cause; "leave store failed, new leaves are refused"),
+            Some(cause) => error!(cause; "leave store failed"),
             None => info!("leave store recovered"),
         }
         self.0 = problem;

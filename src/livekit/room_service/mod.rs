@@ -53,7 +53,7 @@ impl fmt::Display for Error {
             Self::Unreachable(url, error) => {
                 write!(
                     f,
-                    "the SFU does not response at {url}: {error} (LIVEKIT_API_URL says where to reach it from here)"
+                    "the SFU does not respond at {url}: {error} (set LIVEKIT_API_URL to where this host reaches the SFU)"
                 )
             }
             Self::KeyRefused(reason) => {

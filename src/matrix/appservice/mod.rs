@@ -68,7 +68,7 @@ impl fmt::Display for Error {
         match self {
             Self::Unreachable(reason) => write!(
                 f,
-                "the homeserver does not respond at {reason} (LIVEKIT_HS_URL says where it is)"
+                "the homeserver does not respond at {reason} (set LIVEKIT_HS_URL to its URL)"
             ),
             Self::IncompleteResponse(reason) => {
                 write!(f, "no complete response of the homeserver at {reason}")

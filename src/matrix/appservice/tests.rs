@@ -60,7 +60,7 @@ fn a_membership_is_looked_up_with_the_as_token_and_cached() {
         Ok(true)
     );
     let requests = fake.requests();
-    assert_eq!(requests.len(), 4, "uncached look-ups make a call each");
+    assert_eq!(requests.len(), 4, "uncached lookups make a call each");
     let path = "GET /base/_matrix/client/unstable/io.element.msc4502/rooms/%21a%2Fb%3Fc%23d%3Ahs/is_joined";
     assert_eq!(
         requests[0].request_line,

@@ -45,7 +45,7 @@ const UNKNOWN_SUPPORT_TTL: Duration = Duration::from_secs(60);
 /// Support of a server whose versions response does not say.
 const DEFAULT_SUPPORT: DelayedEventSupport =
     DelayedEventSupport::Supported(DelayedEventPath::Unstable);
-/// `Retry-After` of a look-up that a limit of this service refused.
+/// `Retry-After` of a lookup that a limit of this service refused.
 const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 /// The path of delayed events that a homeserver implements.
@@ -87,7 +87,7 @@ impl fmt::Display for Error {
             Self::Busy(retry_after) => {
                 write!(
                     f,
-                    "too many look-ups in progress, try again in {retry_after:?}"
+                    "too many lookups in progress, try again in {retry_after:?}"
                 )
             }
         }

@@ -35,14 +35,14 @@ const WELL_KNOWN: WellKnownDocument<ServerName> = WellKnownDocument {
 const DEFAULT_PORT: u16 = 8448;
 /// SRV targets of one server that are tried.
 const MAX_SRV_TARGETS: usize = 4;
-/// Time for the SRV look-ups of one resolution.
+/// Time for the SRV lookups of one resolution.
 const SRV_BUDGET: Duration = Duration::from_secs(3);
 /// Bounds of the TTL of SRV records.
 const MIN_SRV_TTL: Duration = Duration::from_secs(60);
 const MAX_SRV_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Lifetime of the answer that there are no SRV records.
 const NO_SRV_TTL: Duration = Duration::from_secs(300);
-/// Delay before the next look-up after a DNS error.
+/// Delay before the next lookup after a DNS error.
 const SRV_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Where the federation API of a homeserver is.
@@ -258,7 +258,7 @@ fn lookup_services(srv: &mut CachedValue<SrvRecords>, host: &str, deadline: Inst
                 return srv.store(records, ttl, Duration::ZERO, Instant::now());
             }
             Err(error) => {
-                debug!(name, cause:% = error; "SRV look-up failed");
+                debug!(name, cause:% = error; "SRV lookup failed");
                 return srv.store_failure(SRV_RETRY_DELAY, Instant::now());
             }
         }

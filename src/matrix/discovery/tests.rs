@@ -170,7 +170,7 @@ fn valid_srv_records_outlive_a_dns_error() {
     let now = Instant::now();
     let mut srv = CachedValue::default();
     srv.store(records.clone(), MINUTE, Duration::ZERO, now);
-    // a look-up with a deadline in the past fails
+    // a lookup with a deadline in the past fails
     lookup_services(&mut srv, "x", now);
     assert_eq!(srv.value(), Some(&records));
     srv.store(records, Duration::ZERO, Duration::ZERO, now);

@@ -16,7 +16,7 @@ use crate::util::text::hex;
 
 /// Prefix of the paths below `/_matrix/client/{version}/` and `/_matrix/federation/{version}/` that the homeserver forwards (MSC4195).
 pub(crate) const PROXY_PREFIX: &str = "rtc/livekit";
-/// Key of the list of scopes, and the scope for membership look-ups (MSC4502): unstable and stable.
+/// Key of the list of scopes, and the scope for membership lookups (MSC4502): unstable and stable.
 const IS_JOINED_SCOPES: [(&str, &str); 2] = [
     (
         "io.element.msc4502.scopes",

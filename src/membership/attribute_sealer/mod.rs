@@ -17,8 +17,8 @@ use crate::matrix::id::{RoomId, RoomMember, UserId};
 use crate::matrix::registration::AppServiceSecret;
 use crate::util::random;
 
-/// Label of the key derivation; it does not begin like a token. A change makes the attributes of connected participants unreadable.
-const KEY_DERIVATION_LABEL: &str = "livekit-token-service sealed guest 1";
+/// Label of the key derivation; it does not begin like a token (`eyJ`). A change makes the attributes of connected participants unreadable.
+const KEY_DERIVATION_LABEL: &str = "livekit-token-service sealed participant 1";
 /// The plaintext is padded to a multiple of this many bytes, so that its length does not identify the user.
 const PADDING_BLOCK: usize = 128;
 

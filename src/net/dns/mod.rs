@@ -1,4 +1,4 @@
-//! DNS look-ups: addresses by the system's resolver, SRV records by a stub resolver of this crate.
+//! DNS lookups: addresses by the system's resolver, SRV records by a stub resolver of this crate.
 //!
 //! getaddrinfo knows `/etc/hosts` and the system's configuration, but has no deadline and no SRV records.
 
@@ -18,24 +18,24 @@ use crate::util::sync::spawn_from;
 
 pub(crate) use srv::{SrvTarget, lookup_srv};
 
-/// Concurrent address look-ups. One that missed its deadline holds its thread until getaddrinfo gives up (5 to 30 s with a dead
+/// Concurrent address lookups. One that missed its deadline holds its thread until getaddrinfo gives up (5 to 30 s with a dead
 /// resolver), so that there are more of them than permits for outbound calls.
 const MAX_LOOKUPS: usize = 160;
-/// Look-ups of these that unlisted names never take: each of their calls may leave several look-ups behind.
+/// Lookups of these that unlisted names never take: each of their calls may leave several lookups behind.
 const RESERVED_LOOKUPS: usize = 32;
-/// Stack of a look-up thread, in bytes: more than getaddrinfo of glibc or musl takes, less than the default of 2 MiB.
+/// Stack of a lookup thread, in bytes: more than getaddrinfo of glibc or musl takes, less than the default of 2 MiB.
 const LOOKUP_STACK: usize = 256 * 1024;
 
 static LOOKUPS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(MAX_LOOKUPS));
 
-/// Why a look-up has no result.
+/// Why a lookup has no result.
 #[derive(Debug)]
 pub(crate) enum Error {
     /// No address. The text is the system's, which tells a name that does not exist from a DNS server that does not answer.
     NotFound(String),
     /// No response before the deadline.
     Timeout,
-    /// Too many look-ups in progress.
+    /// Too many lookups in progress.
     Busy,
     /// The DNS server answered with this RCODE (RFC 1035).
     ResponseCode(String),
@@ -50,7 +50,7 @@ impl fmt::Display for Error {
         match self {
             Self::NotFound(reason) => f.write_str(reason),
             Self::Timeout => f.write_str("the DNS server did not answer in time"),
-            Self::Busy => f.write_str("too many DNS look-ups in progress"),
+            Self::Busy => f.write_str("too many DNS lookups in progress"),
             Self::ResponseCode(code) => write!(f, "the DNS server answered {code}"),
             Self::Malformed => f.write_str("the DNS server's response is malformed"),
             Self::Io(error) => write!(f, "DNS: {error}"),
@@ -62,7 +62,7 @@ impl std::error::Error for Error {}
 
 /// Looks up the addresses of a host, each with `port`.
 ///
-/// The caller waits until `deadline` at most; the look-up itself may take longer, in a thread that holds a permit.
+/// The caller waits until `deadline` at most; the lookup itself may take longer, in a thread that holds a permit.
 pub(crate) fn lookup_addresses(
     host: &Host,
     port: u16,
@@ -82,7 +82,7 @@ pub(crate) fn lookup_addresses(
         let _ = result_sender.send(addresses.map(Iterator::collect::<Vec<_>>));
         drop(permit);
     };
-    let thread = thread::Builder::new().name("lookup".into());
+    let thread = thread::Builder::new().name("dns-lookup".into());
     spawn_from(thread.stack_size(LOOKUP_STACK), lookup).map_err(Error::Io)?;
     match result.recv_timeout(left) {
         Ok(Ok(addresses)) if addresses.is_empty() => Err(Error::NotFound("no address".into())),
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn no_look_up_starts_after_its_deadline() {
+    fn no_lookup_starts_after_its_deadline() {
         let host = Host::parse("localhost");
         let late = lookup_addresses(&host, 1, Trust::Unlisted, Instant::now());
         assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
     }
 
     #[test]
-    fn unlisted_names_leave_look_ups_for_the_others() {
+    fn unlisted_names_leave_lookups_for_the_others() {
         let unlisted: Vec<_> = std::iter::from_fn(|| acquire_lookup(Trust::Unlisted)).collect();
         assert!(unlisted.len() <= MAX_LOOKUPS - RESERVED_LOOKUPS);
         assert!(acquire_lookup(Trust::Listed).is_some());

@@ -38,7 +38,7 @@ const MAX_IDLE_PER_UNLISTED_SERVER: usize = 2;
 const MAX_IDLE_TIME: time::Duration = time::Duration::from_secs(50);
 
 /// A connection to a server. The first request dials it; after it is closed, no request dials it again, because a new connection needs
-/// a new look-up.
+/// a new lookup.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) route: HttpRoute,

@@ -60,7 +60,7 @@ impl fmt::Display for Error {
         match self {
             Self::AddressDenied(host, address) => write!(
                 f,
-                "{host} has the address {address}, which may not be dialled (LIVEKIT_ALLOWED_NETWORKS={address} would allow it, \
+                "{host} has the address {address}, which the address policy denies (LIVEKIT_ALLOWED_NETWORKS={address} would allow it, \
                  or its server name in LIVEKIT_FULL_ACCESS_HOMESERVERS if the address is private)"
             ),
             Self::Dns(host, error) => write!(f, "looking up {host}: {error}"),
@@ -70,7 +70,7 @@ impl fmt::Display for Error {
             }
             Self::Connection(error) => write!(f, "connection: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::Timeout(phase) => write!(f, "{phase} took too long"),
+            Self::Timeout(phase) => write!(f, "{phase} timed out"),
             Self::TooLarge(max) => write!(f, "the response is larger than {max} bytes"),
             Self::InvalidHttp(error) => write!(f, "no valid HTTP response: {error}"),
         }

@@ -113,7 +113,7 @@ impl fmt::Debug for Proxy {
 /// Why a proxy gives no connection to a server.
 #[derive(Debug)]
 pub(crate) enum TunnelError {
-    /// The look-up of the proxy's name.
+    /// The lookup of the proxy's name.
     Dns(dns::Error),
     /// No connection to the proxy, for this reason.
     Unreachable(String),
@@ -275,7 +275,7 @@ fn parse_connect_head(input: &[u8]) -> Result<Option<(u16, usize)>, TunnelError>
 fn describe_ureq_error(error: Error) -> String {
     match error {
         Error::Io(error) => error.to_string(),
-        Error::Timeout(_) => "it took too long".into(),
+        Error::Timeout(_) => "timed out".into(),
         _ => "unexpected error".into(),
     }
 }

@@ -113,7 +113,7 @@ impl fmt::Display for JwtRejection {
                 "JWT has another algorithm than its key"
             }
             Self::KeyLookup(KeyLookupError::Ambiguous) => {
-                "JWT does not say by which key it is signed"
+                "JWT has no key id (kid) and the issuer has several keys"
             }
             Self::BadSignature => "JWT has a wrong signature",
         })

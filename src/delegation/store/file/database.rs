@@ -106,7 +106,7 @@ impl LeaveDatabase {
             path:% = path.display(),
             renamed_to:% = renamed.display(),
             cause = reason;
-            "leave store damaged: delegated leaves are lost"
+            "leave store damaged"
         );
         Self::open_or_create(&path).map_err(|error| match error {
             DatabaseOpenError::Unavailable(reason) | DatabaseOpenError::Damaged(reason) => {

@@ -272,7 +272,8 @@ impl RedisStoreShared {
             let (replica_id, mut changes) = self.select_changes(previous, WriteBuffer::all_changes);
             changes.retain(|change| change.record.is_some());
             if !changes.is_empty() {
-                warn!(count = changes.len(); "restoring leaves that Redis may have lost");
+                let cause = "Redis may have lost leaves";
+                warn!(count = changes.len(), cause; "rewriting leaves to Redis");
             }
             for part in changes.chunks(PIPELINE_SIZE) {
                 let commands = part.iter().map(|change| {
@@ -428,7 +429,8 @@ impl RedisWorker {
 
     fn handle_expired_lease(&mut self, now: Instant) {
         if self.shared.lock().expire_lease(now) {
-            warn!("lease in Redis expired: other replicas may adopt the leaves of this one");
+            let cause = "no renewal in time: other replicas may adopt the leaves of this one";
+            warn!(cause; "Redis lease expired");
             *self.shared.lock_connection() = None;
             self.connect_at_once();
         }
