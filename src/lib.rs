@@ -1,9 +1,9 @@
 //! A service that authorises callers and signs LiveKit access tokens.
 //!
-//! For Matrix it verifies a user's OpenID token with the user's homeserver, or believes its own homeserver in application-service
+//! For Matrix it verifies a user's OpenID token with the user's homeserver, or trusts its own homeserver in application-service
 //! mode, derives the LiveKit room name and identity (MSC4195), creates the room and answers with a signed token. For other
 //! applications `POST /token` authenticates the caller and signs what the caller's policy allows. Delegated leave events (MSC4140)
-//! are kept alive while their participant is connected, and sent when the participant is gone.
+//! are kept alive while their participant is connected, and sent when the participant has disconnected.
 //!
 //! Imports go down this list only:
 //!
@@ -16,7 +16,8 @@
 //! - `membership`: participants of application-service mode: membership checks and removal.
 //! - `delegation`: delegated leaves: state machine, scheduler, store.
 //! - `token`: general token endpoint: API keys, JWTs, JWKS, policy.
-//! - `matrix`: clients and types of Matrix. `livekit`: access tokens, RoomService, webhooks.
+//! - `matrix`: clients and types of Matrix.
+//! - `livekit`: access tokens, RoomService, webhooks.
 //! - `net`: HTTP client, DNS, address policy, TLS, proxy, permits. `util`: caches, rate limits, clock, JSON, log, metrics.
 
 mod api;

@@ -22,7 +22,7 @@ use crate::util::log_throttle::LogThrottle;
 
 /// Suggested to clients whose delayed leave cannot be taken over at present.
 const DELEGATION_RETRY_AFTER: Duration = Duration::from_secs(10);
-/// Response if `POST /token` is enabled by a setting that is not followed by one for callers.
+/// Response if `POST /token` is opened by a setting that is not followed by one for callers.
 const NO_CALLER_CONFIGURED: &str = "No caller is configured: set TOKEN_SERVER_API_KEYS, TOKEN_SERVER_JWT_ISSUER or TOKEN_SERVER_POLICY_FILE; TOKEN_SERVER_AUTH=none opens /token to everyone";
 
 /// A refused request: its response, and what log and metrics say about it.
@@ -75,8 +75,8 @@ impl RefusalThrottles {
 /// What an exchange is for, which decides how errors about the delayed leave are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExchangeOperation {
-    /// An access token, perhaps with a delayed leave. Told that the delay fields are invalid, clients repeat the request without them
-    /// and keep their own timer.
+    /// An access token, perhaps with a delayed leave. After a 400 about the delay fields clients repeat the request without them and
+    /// keep their own timer.
     IssueToken,
     /// A delayed leave only.
     DelegateLeave,

@@ -1,4 +1,4 @@
-//! A request on its way through the endpoints, and what the log says about it.
+//! Context of a request in the endpoints; its log lines and metrics.
 
 use std::fmt;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::server::{ClientAddress, HttpRequest, HttpResponse};
 use crate::util::metrics;
 use crate::util::random;
 
-/// A request as the server hands it over; without a route it is for the metrics.
+/// A request with its route; without one it is a request of the metrics listener.
 pub(super) type ApiRequest<'a> = HttpRequest<'a, Option<RequestRoute>>;
 
 /// Identifies a request in the log.

@@ -19,7 +19,7 @@ const MATRIX_CORS_HEADERS: [(&str, &str); 4] = [
     ("Access-Control-Max-Age", "86400"),
 ];
 
-/// Suggested to clients when no permit or place in a queue is free. It is also the SFU's first pause.
+/// `Retry-After` when no permit is free or a queue is full. Also the first retry delay of the SFU's webhooks.
 pub(super) const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error in the form of the Matrix API.

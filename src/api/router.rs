@@ -143,7 +143,7 @@ fn parse_proxied_endpoint(path: &str) -> Option<Endpoint> {
 }
 
 /// The path of a request target, without its query.
-pub(super) fn path_of(target: &str) -> &str {
+pub(super) fn path_without_query(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
@@ -152,7 +152,7 @@ pub(super) fn path_of(target: &str) -> &str {
 pub(crate) struct RequestRoute {
     endpoint: Endpoint,
     /// Whether the settings enable the endpoint.
-    enabled: bool,
+    open: bool,
     /// Whether our homeserver sends the request, for an endpoint of its own.
     pub(super) homeserver: Result<HomeserverProof, HsTokenError>,
 }
@@ -198,7 +198,7 @@ impl Router {
 
     /// Finds the endpoint of a request, and checks whether our homeserver sends it.
     pub(super) fn resolve(&self, target: &str, authorization: Option<&str>) -> RequestRoute {
-        let (path, appservice) = (path_of(target), self.appservice.as_ref());
+        let (path, appservice) = (path_without_query(target), self.appservice.as_ref());
         let proxied = appservice.and_then(|_| parse_proxied_endpoint(path));
         let endpoint = proxied.unwrap_or_else(|| parse_endpoint(path));
         let homeserver = match appservice {
@@ -209,12 +209,12 @@ impl Router {
         };
         RequestRoute {
             endpoint,
-            enabled: self.is_enabled(endpoint),
+            open: self.is_open(endpoint),
             homeserver,
         }
     }
 
-    fn is_enabled(&self, endpoint: Endpoint) -> bool {
+    fn is_open(&self, endpoint: Endpoint) -> bool {
         match endpoint {
             Endpoint::Liveness | Endpoint::Readiness => true,
             Endpoint::SfuWebhook => self.webhook.is_some(),
@@ -227,7 +227,7 @@ impl Router {
         }
     }
 
-    /// Metrics that delegation and membership know.
+    /// Gauges of delegation and membership.
     pub(super) fn gauge_values(&self) -> MetricsSnapshot {
         let webhook = self.webhook.as_ref();
         webhook
@@ -245,7 +245,7 @@ impl Router {
         match route.endpoint {
             // the first request waits for the SFU
             Endpoint::Readiness => true,
-            _ if !route.enabled || method != "POST" => false,
+            _ if !route.open || method != "POST" => false,
             Endpoint::Token => {
                 let token = self.token.as_ref();
                 token.is_some_and(|token| token.needs_upstream(credentials))
@@ -266,7 +266,7 @@ impl Router {
     pub(super) fn respond(&self, route: RequestRoute, request: &ApiRequest<'_>) -> HttpResponse {
         let context = RequestContext::start(request, route, &self.throttles);
         let audience = match &self.token {
-            _ if route.enabled => route.endpoint.audience(),
+            _ if route.open => route.endpoint.audience(),
             // with `POST /token` alone, there are no Matrix clients
             Some(_) if self.matrix.is_none() => Audience::Application,
             _ => Audience::Matrix,
@@ -274,7 +274,7 @@ impl Router {
         let response = match (audience, &self.token) {
             (Audience::Application, Some(token)) => {
                 let preflight = match request.method {
-                    "OPTIONS" if route.enabled => token.preflight(request),
+                    "OPTIONS" if route.open => token.preflight(request),
                     _ => None,
                 };
                 preflight.unwrap_or_else(|| {
@@ -293,11 +293,11 @@ impl Router {
     fn answer(&self, audience: Audience, context: &RequestContext<'_>) -> HttpResponse {
         let (method, route) = (context.request.method, context.route);
         let (_, _, methods) = route.endpoint.description();
-        if method == "OPTIONS" && (!route.enabled || audience == Audience::Matrix) {
+        if method == "OPTIONS" && (!route.open || audience == Audience::Matrix) {
             // also for unknown paths: a failed preflight would hide the 404 from the web page
             return HttpResponse::empty();
         }
-        if !route.enabled {
+        if !route.open {
             return reject_unknown_path(audience, context);
         }
         if !methods.split(", ").any(|name| name == method) {
@@ -351,7 +351,7 @@ impl Router {
 }
 
 fn reject_unknown_path(audience: Audience, context: &RequestContext<'_>) -> HttpResponse {
-    let path = path_of(context.request.target);
+    let path = path_without_query(context.request.target);
     info!(
         request:% = context.id,
         client:% = context.client(),
@@ -454,7 +454,7 @@ mod tests {
             ("/_matrix", None),
         ] {
             assert_eq!(
-                parse_proxied_endpoint(path_of(target)),
+                parse_proxied_endpoint(path_without_query(target)),
                 expected,
                 "{target}"
             );
@@ -486,7 +486,7 @@ mod tests {
             ("/livekit/sfu_webhook", Endpoint::SfuWebhook),
             ("/readyz", Endpoint::Readiness),
         ] {
-            assert_eq!(parse_endpoint(path_of(target)), expected, "{target}");
+            assert_eq!(parse_endpoint(path_without_query(target)), expected, "{target}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::metrics;
 use super::request::single;
-use super::router::{RequestRoute, Router, path_of};
+use super::router::{RequestRoute, Router, path_without_query};
 use super::token::API_KEY_HEADER;
 use crate::server::{
     HttpRequest, HttpResponse, MAX_BODY_BYTES, RequestClass, RequestHead, RequestRefusal,
@@ -16,7 +16,7 @@ use crate::token::Credentials;
 /// Bytes of a body that our homeserver may push: 100 events at once (Synapse) of 64 KiB each, with what they replace.
 const MAX_TRANSACTION_BYTES: usize = 16 << 20;
 
-/// For clients that the server refuses because of load; its queue turns over faster.
+/// For clients that the server refuses because of load: requests leave its queue sooner.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// All endpoints, and the metrics.
@@ -87,7 +87,7 @@ impl Service for ApiService {
 
     fn respond(&self, request: &HttpRequest<'_, Self::Context>) -> HttpResponse {
         let Some(route) = request.origin.context else {
-            let (method, path) = (request.method, path_of(request.target));
+            let (method, path) = (request.method, path_without_query(request.target));
             return metrics::respond(method, path, &self.stats, self.router.gauge_values());
         };
         self.router.respond(route, request)

@@ -33,7 +33,7 @@ impl WebhookApi {
         }
     }
 
-    /// Metrics that delegation and membership know.
+    /// Gauges of delegation and membership.
     pub(super) fn gauge_values(&self) -> MetricsSnapshot {
         let membership = self.membership.as_ref();
         MetricsSnapshot {

@@ -1,4 +1,13 @@
-//! Reload on SIGHUP: reads the settings again and replaces what has changed, while the service goes on.
+//! Reload on SIGHUP: re-reads settings from their files and credentials, and replaces what has changed, while the service goes on.
+//!
+//! SIGHUP re-reads, each as a section that keeps its last good values if it has an error:
+//! - `SFU URL`, `SFU keys`, `homeservers`, `network` (certificate authorities too) and `access tokens`;
+//! - `application service`: the registration, but not the interval of membership checks;
+//! - `caller keys`, `login` (JWT issuers), `policy` and `callers`, but not `CORS_ORIGINS`;
+//! - `log`: the level, but not the format.
+//!
+//! `listening` and `delegated leaves` are read at start only. The table of settings ([`crate::config`]) is the authority:
+//! `Setting::is_reloaded`; `--help` prints the exceptions.
 
 use std::io::{self, Read};
 

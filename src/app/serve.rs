@@ -137,7 +137,7 @@ fn client_limits(config: &ListenConfig) -> ServerLimits {
     limits
 }
 
-/// What the log says once the service listens.
+/// Fields of the log line `listening`.
 struct StartupReport {
     config: Config,
     address: String,

@@ -56,7 +56,7 @@ fn setting_rows(setting: &Setting, report: &ConfigReport) -> Vec<[String; 3]> {
         })
         .collect();
     if rows.is_empty() && matches!(setting.relation, Relation::Main) {
-        let default = setting.default_words().replace('`', "");
+        let default = setting.default_text().replace('`', "");
         let default = match default.is_empty() {
             true => String::new(),
             false => format!("default: {default}"),

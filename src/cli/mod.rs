@@ -168,21 +168,21 @@ of its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
     for setting in SETTINGS {
         writeln!(out, "  {:width$}  {}", setting.name, setting.description())?;
     }
-    let fixed: Vec<_> = fixed_settings().map(|setting| setting.name).collect();
+    let not_reloaded: Vec<_> = settings_not_reloaded().map(|setting| setting.name).collect();
     writeln!(
         out,
         "
 A wrong setting ends the service with exit code {EXIT_CONFIG} and an error with its name.
 
 SIGHUP reads files and credentials of settings again, except {}.",
-        fixed.join(", ")
+        not_reloaded.join(", ")
     )
 }
 
-/// The settings that a reload does not read.
-fn fixed_settings() -> impl Iterator<Item = &'static Setting> {
-    let fixed = |setting: &&Setting| !setting.is_reloaded() && setting.is_current();
-    SETTINGS.iter().copied().filter(fixed)
+/// The settings that SIGHUP does not re-read.
+fn settings_not_reloaded() -> impl Iterator<Item = &'static Setting> {
+    let not_reloaded = |setting: &&Setting| !setting.is_reloaded() && setting.is_current();
+    SETTINGS.iter().copied().filter(not_reloaded)
 }
 
 /// Prints errors of settings, a line each.

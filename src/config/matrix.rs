@@ -123,7 +123,7 @@ pub(super) fn read_access_tokens(
         .and_then(|text| text.parse().ok());
     let appservice_default = appservice_default.filter(|_| !reader.is_set(setting));
     if let (Some(_), Some(row)) = (appservice_default, reader.report.settings.last_mut()) {
-        row.display_value = setting.default_words();
+        row.display_value = setting.default_text();
     }
     let openid_cache = reader.integer(&LIVEKIT_OPENID_CACHE_SECONDS);
     let can_update_own_metadata = reader.boolean(&LIVEKIT_CAN_UPDATE_OWN_METADATA);
@@ -219,8 +219,8 @@ fn read_redis(
 ) -> Result<LeaveStoreConfig, Reported> {
     match RedisAddress::parse(&url.text) {
         Ok(address) => {
-            let shown = address.to_string();
-            reader.report_as(url.setting, shown, url.origin);
+            let display_text = address.to_string();
+            reader.report_as(url.setting, display_text, url.origin);
             let password = password.map(|value| {
                 reader.report_value(&value);
                 value.text

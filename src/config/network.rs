@@ -108,11 +108,11 @@ fn read_proxy(reader: &mut SettingsReader<'_>) -> Result<Option<Proxy>, Reported
     };
     match Proxy::parse(&value.text) {
         Ok(proxy) => {
-            let shown = match value.text.contains('@') {
+            let display_text = match value.text.contains('@') {
                 true => format!("{proxy} (login set)"),
                 false => proxy.to_string(),
             };
-            reader.report_as(value.setting, shown, value.origin);
+            reader.report_as(value.setting, display_text, value.origin);
             Ok(Some(proxy))
         }
         // a password can be anywhere in it
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_proxy_is_shown_without_its_login() {
-        for (value, shown) in [
+        for (value, display_text) in [
             ("http://proxy:3128", "http://proxy:3128 | environment"),
             (
                 "http://user:hunter2@proxy:3128/",
@@ -195,7 +195,7 @@ mod tests {
         ] {
             let (config, report) = read_valid(&[(PROXY, value)]);
             assert_eq!(config.network.proxy.is_some(), !value.is_empty());
-            assert_eq!(row(&report, PROXY), shown);
+            assert_eq!(row(&report, PROXY), display_text);
             let output = format!("{config:?} {report:?}");
             assert!(
                 !output.contains("hunter2") && !output.contains("user:"),

@@ -184,7 +184,7 @@ impl SettingValue {
     }
 }
 
-/// Stands for an error that the reader has collected: only the reader makes one.
+/// Proof that an error was reported.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reported(());
 
@@ -423,12 +423,12 @@ impl<'a> SettingsReader<'a> {
 
     /// Adds a value to the report; of a secret only its length.
     pub(super) fn report_value(&mut self, value: &SettingValue) {
-        let shown = match (value.is_secret(), value.text.is_empty()) {
+        let display_text = match (value.is_secret(), value.text.is_empty()) {
             (_, true) => return,
             (true, _) => mask_secret(&value.text),
             (false, _) => value.text.clone(),
         };
-        self.report_as(value.setting, shown, value.origin.clone());
+        self.report_as(value.setting, display_text, value.origin.clone());
     }
 
     /// Adds a value to the report in this form.
@@ -536,18 +536,18 @@ fn quote_path(path: &Path) -> String {
 /// A wrong value in quotes: escaped, truncated, and without the parts of a URL that may be secret.
 pub(super) fn quote_redacted(text: &str) -> String {
     let public = &text[..text.find(['?', '#']).unwrap_or(text.len())];
-    let mut shown = match (public.find("://"), public.rfind('@')) {
+    let mut display_text = match (public.find("://"), public.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => {
             format!("{}://…{}", &public[..scheme], &public[at..])
         }
         _ => public.to_owned(),
     };
-    let end = truncate_chars(&shown, MAX_QUOTED_CHARS).len();
-    if end < shown.len() || public.len() < text.len() {
-        shown.truncate(end);
-        shown.push('…');
+    let end = truncate_chars(&display_text, MAX_QUOTED_CHARS).len();
+    if end < display_text.len() || public.len() < text.len() {
+        display_text.truncate(end);
+        display_text.push('…');
     }
-    format!("{shown:?}")
+    format!("{display_text:?}")
 }
 
 /// A secret, as reports show it.

@@ -184,8 +184,8 @@ fn build_api_keys(
                 "{name}: the secret of API key {quoted} has {bytes} bytes; the SFU requires {RECOMMENDED_SECRET_BYTES} or more"
             ));
         }
-        let shown = format!("{} {}", pair.key, mask_secret(&pair.secret));
-        reader.report_as(pair.setting, shown, pair.origin);
+        let display_text = format!("{} {}", pair.key, mask_secret(&pair.secret));
+        reader.report_as(pair.setting, display_text, pair.origin);
         keys.push(ApiKey::new(&pair.key, &pair.secret));
         seen.insert(pair.key, (pair.secret, pair.setting));
     }

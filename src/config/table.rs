@@ -67,7 +67,7 @@ pub(crate) enum EndpointGroup {
 impl EndpointGroup {
     pub(crate) const ALL: [Self; 3] = [Self::Matrix, Self::Token, Self::AppService];
 
-    /// The paths, for people.
+    /// The paths, for messages.
     pub(crate) fn paths(self) -> &'static str {
         match self {
             Self::Matrix => "/get_token, /sfu/get and /delegate_delayed_leave",
@@ -98,14 +98,14 @@ pub(crate) enum Relation {
     OlderName(&'static Setting),
 }
 
-/// What holds if a setting is not set.
+/// The default of a setting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SettingDefault {
     /// Nothing: the service does not start.
     Required,
     /// This value.
     Value(&'static str),
-    /// What these words say.
+    /// Described in these words; not a value.
     Described(&'static str),
 }
 
@@ -132,8 +132,8 @@ pub(crate) struct Setting {
     pub(crate) secret: bool,
     /// The value is the path of a file; a credential of this name is the file itself.
     pub(crate) path: bool,
-    /// A reload leaves it as it was, although it reads other settings of the section again.
-    fixed: bool,
+    /// SIGHUP does not re-read it, although it re-reads other settings of the section.
+    not_reloaded: bool,
     pub(crate) read_by: &'static [EndpointGroup],
     /// The endpoints that this setting opens, and whether it does so only without application-service mode.
     pub(crate) opens: Option<(EndpointGroup, bool)>,
@@ -181,14 +181,14 @@ impl Setting {
             example: "",
             secret: false,
             path: false,
-            fixed: false,
+            not_reloaded: false,
             read_by,
             opens: None,
         }
     }
 
     /// Another name of `main`.
-    const fn same_as(main: &'static Self) -> Self {
+    const fn alias_of(main: &'static Self) -> Self {
         Self {
             relation: Relation::SameAs(main),
             opens: None,
@@ -223,7 +223,7 @@ impl Setting {
         example(example: &'static str);
         secret(secret: bool);
         path(path: bool);
-        fixed(fixed: bool);
+        not_reloaded(not_reloaded: bool);
         read_by(read_by: &'static [EndpointGroup]);
         opens(opens: Option<(EndpointGroup, bool)>);
     }
@@ -238,7 +238,7 @@ impl Setting {
 
     /// Whether SIGHUP reads the setting again, if it comes from a file.
     pub(crate) fn is_reloaded(&self) -> bool {
-        self.section.is_reloaded() && !self.fixed
+        self.section.is_reloaded() && !self.not_reloaded
     }
 
     /// Whether it is neither an older name nor one that systemd sets.
@@ -262,8 +262,8 @@ impl Setting {
         }
     }
 
-    /// What holds if the setting is not set, for people; empty if that is nothing.
-    pub(crate) fn default_words(&self) -> String {
+    /// The default, for messages; empty if there is none.
+    pub(crate) fn default_text(&self) -> String {
         let words = match self.default {
             SettingDefault::Required => "required",
             SettingDefault::Value(words) | SettingDefault::Described(words) => words,
@@ -301,7 +301,7 @@ impl Setting {
 
     /// Meaning, range and default.
     pub(crate) fn description(&self) -> String {
-        let (mut text, default) = (self.meaning(), self.default_words().replace('`', ""));
+        let (mut text, default) = (self.meaning(), self.default_text().replace('`', ""));
         match (self.relation, self.default) {
             (Relation::Main, SettingDefault::Required) => text += "; required",
             (Relation::Main, _) if !default.is_empty() => {
@@ -331,12 +331,12 @@ settings! {
 
     LIVEKIT_KEY = Setting::new(Section::SfuKeys, "API key of the SFU; the service needs one key with its secret, from any of these settings")
         .expected(API_KEY_EXPECTED).example("APIkey").opens(KEY_OPENS_MATRIX);
-    LIVEKIT_API_KEY = Setting::same_as(&LIVEKIT_KEY).opens(KEY_OPENS_TOKEN);
+    LIVEKIT_API_KEY = Setting::alias_of(&LIVEKIT_KEY).opens(KEY_OPENS_TOKEN);
     LIVEKIT_KEY_FROM_FILE = Setting::file_of(&LIVEKIT_KEY)
         .example("/run/secrets/livekit-key").opens(KEY_OPENS_MATRIX);
     LIVEKIT_SECRET = Setting::new(Section::SfuKeys, "secret of the SFU's API key")
         .secret(true).expected("a secret in one line without control characters").example("a-secret-of-at-least-thirty-two-characters");
-    LIVEKIT_API_SECRET = Setting::same_as(&LIVEKIT_SECRET);
+    LIVEKIT_API_SECRET = Setting::alias_of(&LIVEKIT_SECRET);
     LIVEKIT_SECRET_FROM_FILE = Setting::file_of(&LIVEKIT_SECRET).example("/run/secrets/livekit-secret");
     LIVEKIT_SECRET_FILE = Setting::file_of(&LIVEKIT_SECRET).example("/run/secrets/livekit-secret");
     LIVEKIT_KEYS = Setting::new(Section::SfuKeys, "API keys of the SFU: `key: secret`, separated by commas or line breaks; the first signs")
@@ -396,7 +396,7 @@ settings! {
     LIVEKIT_STATE_DIR = Setting::new(Section::DelegatedLeaves, "directory where delegated leaves survive a restart, or `memory`")
         .default(Described("STATE_DIRECTORY, or else `memory`")).example("/var/lib/livekit-token-service");
     // systemd sets it, also where no endpoint needs it
-    STATE_DIRECTORY = Setting::same_as(&LIVEKIT_STATE_DIR).read_by(&EndpointGroup::ALL);
+    STATE_DIRECTORY = Setting::alias_of(&LIVEKIT_STATE_DIR).read_by(&EndpointGroup::ALL);
     LIVEKIT_REDIS_URL = Setting::new(Section::DelegatedLeaves, "Redis where several of these services share delegated leaves: redis://, rediss:// or unix://")
         .default(Described("none")).example("redis://127.0.0.1:6379");
     LIVEKIT_REDIS_PASSWORD = Setting::new(Section::DelegatedLeaves, "password for LIVEKIT_REDIS_URL").secret(true).example("a-password");
@@ -415,7 +415,7 @@ settings! {
     LIVEKIT_HS_URL = Setting::new(Section::AppService, "URL at which this service calls the homeserver that has the registration: http or https")
         .default(Described("that of LIVEKIT_CS_API_URL_OVERRIDES")).expected(HTTP_URL_EXPECTED).example("http://synapse:8008").opens(OPENS_APPSERVICE);
     LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS = Setting::new(Section::AppService, "seconds between checks with the homeserver whether a participant is still in the Matrix room")
-        .default(Value("30")).range(1, 3600, "seconds").example("30").fixed(true);
+        .default(Value("30")).range(1, 3600, "seconds").example("30").not_reloaded(true);
 
     TOKEN_SERVER_API_KEYS = Setting::new(Section::CallerKeys, "callers of /token: NAME:SHA256 as keygen prints it, separated by commas or line breaks")
         .expected(CALLER_KEYS_EXPECTED).example("app:0000000000000000000000000000000000000000000000000000000000000001").opens(OPENS_TOKEN);
@@ -443,12 +443,12 @@ settings! {
     TOKEN_SERVER_AUTH = Setting::new(Section::Callers, "`none`: everyone may call /token, without API key or JWT")
         .expected("none, or nothing where callers have API keys or JWTs").example("none").opens(OPENS_TOKEN);
     CORS_ORIGINS = Setting::new(Section::Callers, "origins of web pages that may call /token, separated by commas or spaces, or `*` for all (without cookies)")
-        .default(Value("http://localhost:3000")).expected(ORIGINS_EXPECTED).example("https://app.example.com").fixed(true);
+        .default(Value("http://localhost:3000")).expected(ORIGINS_EXPECTED).example("https://app.example.com").not_reloaded(true);
 
     LIVEKIT_LOG_LEVEL = Setting::new(Section::Log, "least severe level in the log: `error`, `warn`, `info`, `debug` or `trace`")
         .default(Value("info")).expected("error, warn, info, debug or trace").example("info");
     LIVEKIT_LOG_FORMAT = Setting::new(Section::Log, "form of log lines: `logfmt` or `json`")
-        .default(Value("logfmt")).expected("logfmt or json").example("logfmt").fixed(true);
+        .default(Value("logfmt")).expected("logfmt or json").example("logfmt").not_reloaded(true);
 }
 
 /// The setting of this name.

@@ -40,7 +40,7 @@ const MAX_QUEUED_MESSAGES: usize = 4096;
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(4);
 /// Attempts at one webhook while other replicas take its leave.
 const WEBHOOK_ATTEMPTS: usize = 3;
-/// Time for the scheduler to stop, which is never far from reading its next message.
+/// Time for the scheduler to stop, which handles its next message within milliseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a leave cannot be delegated.

@@ -1,4 +1,4 @@
-//! Times in a leave's life: milliseconds since 1970, from a clock that no change of the host's clock disturbs.
+//! Unix time in milliseconds, from a clock that changes of the host's clock do not affect.
 
 use std::time::{Duration, Instant};
 

@@ -68,7 +68,7 @@ pub(super) enum BlockingTask {
 }
 
 /// Threads that carry out tasks, started when they are needed: never more than tasks run at once.
-pub(super) struct WorkerPool {
+pub(super) struct LeaveWorkerPool {
     context: Arc<DelegationContext>,
     scheduler: SyncSender<SchedulerMessage>,
     task_sender: SyncSender<BlockingTask>,
@@ -77,7 +77,7 @@ pub(super) struct WorkerPool {
     threads: usize,
 }
 
-impl WorkerPool {
+impl LeaveWorkerPool {
     /// A pool for at most `max_tasks` at once.
     pub(super) fn new(
         context: Arc<DelegationContext>,

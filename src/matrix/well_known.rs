@@ -91,7 +91,7 @@ impl<T: fmt::Display> CachedWellKnown<T> {
     ///
     /// # Errors
     ///
-    /// A limit of this service, which says nothing about the server; nothing is recorded then.
+    /// A limit of this service, not a failure of the server; nothing is recorded then.
     pub(super) fn refresh(
         &mut self,
         document: &WellKnownDocument<T>,

@@ -245,7 +245,7 @@ impl MembershipInner {
             Ok(false) => self.remove(&clients.room_service, task, connected),
             // a user who has left the Matrix room is removed again if reconnected, ...
             Err(_) if task.removed => self.remove(&clients.room_service, task, connected),
-            // ... and no other user is removed without the homeserver's word
+            // ... and no other user is removed without a negative response of the homeserver
             Err(_) => CheckResult::Unknown,
         }
     }

@@ -75,7 +75,7 @@ impl<K: Hash + Eq + Clone> CircuitBreaker<K> {
     }
 }
 
-/// An allowed call. Dropped without an outcome, it says nothing about the server, and the next call is allowed.
+/// An allowed call. Dropped without an outcome, it counts neither as success nor as failure, and the next call is allowed.
 #[derive(Debug)]
 pub(crate) struct BreakerAttempt<'a, K: Hash + Eq + Clone> {
     breaker: &'a CircuitBreaker<K>,

@@ -401,7 +401,7 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Goes on to the next request, or ends the connection.
+    /// Starts the next request, or ends the connection.
     fn finish_response(&mut self, slot: usize) {
         let connection = &mut self.connections[slot];
         let response = std::mem::take(&mut connection.response.bytes);

@@ -151,22 +151,22 @@ const DESCRIPTORS_PER_WORKER: usize = 3 + 4;
 /// With fewer, outbound requests would block all others.
 const MIN_WORKERS: usize = 2;
 
-/// Number of workers, at most `wanted` and at least 2, so that half of all descriptors is left for clients. Raises the soft
+/// Number of workers, at most `max_workers` and at least 2, so that half of all descriptors is left for clients. Raises the soft
 /// descriptor limit to the hard one.
 ///
 /// # Errors
 /// [`Error::Descriptors`] if the limit is too low for two workers.
-pub(crate) fn affordable_workers(wanted: usize) -> Result<usize, Error> {
+pub(crate) fn affordable_workers(max_workers: usize) -> Result<usize, Error> {
     let limit = raise_descriptor_limit();
     let possible = (limit / 2).saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_PER_WORKER;
     if possible < MIN_WORKERS {
         let needed = 2 * (OWN_DESCRIPTORS + MIN_WORKERS * DESCRIPTORS_PER_WORKER);
         return Err(Error::Descriptors { limit, needed });
     }
-    if possible < wanted {
-        log::warn!(workers = possible, wanted = wanted; "descriptor limit allows fewer workers");
+    if possible < max_workers {
+        log::warn!(workers = possible, wanted = max_workers; "descriptor limit allows fewer workers");
     }
-    Ok(possible.min(wanted.max(MIN_WORKERS)))
+    Ok(possible.min(max_workers.max(MIN_WORKERS)))
 }
 
 /// Number of client connections beside `workers`.

@@ -1,4 +1,4 @@
-//! The seam between the HTTP server and what it serves: requests, responses and refusals.
+//! The interface between the HTTP server and its handler: requests, responses and refusals.
 
 use std::borrow::Cow;
 use std::fmt;

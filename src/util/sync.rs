@@ -4,7 +4,7 @@
 //! with the cause, so that the supervisor restarts a whole service instead of keeping half of one. [`spawn`] starts threads under this
 //! rule, [`exit_on_panic`] applies it to the current one. Code that can survive a panic of a part (a request handler, the
 //! parser of a damaged file) catches it around that part. Since other panics end the process, no lock stays poisoned by a thread
-//! that is gone, and [`lock`] ignores poison.
+//! that has ended, and [`lock`] ignores poison.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};

@@ -28,7 +28,7 @@ const NOT_AN_OBJECT: &str = "Input should be a valid dictionary or object to ext
 pub enum Error {
     /// The body cannot be parsed.
     Invalid(Vec<ValidationError>),
-    /// The body asks for something that no caller gets.
+    /// The body has a forbidden field or value.
     Refused(PolicyError),
 }
 

@@ -72,7 +72,7 @@ fn readme_settings() -> String {
         let names = code_list(variables.map(|setting| setting.name));
         let default = match (main.default, main.appservice_default) {
             (SettingDefault::Value(value), None) => format!("`{value}`"),
-            _ => with_code(&main.default_words()),
+            _ => with_code(&main.default_text()),
         };
         let meaning = with_code(&main.meaning());
         writeln!(text, "| {names} | {meaning} | {default} |").unwrap();

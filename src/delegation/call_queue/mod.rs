@@ -18,7 +18,7 @@ const MAX_CONCURRENT_RESTARTS: usize = 14;
 const MAX_CALLS_TO_FAILING_SERVERS: usize = 6;
 /// Calls running in all to servers that were never called, which do not have to wait for failing ones.
 const MAX_CALLS_TO_UNKNOWN_SERVERS: usize = 8;
-/// Time for one call; longer than the connection may take, so that a server without an answer has had its time.
+/// Time for one call; longer than the connection may take, so that an unresponsive server is measured by a timeout.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a server that was never called: many that hang would delay the others. A slower server gets the full time in its next
 /// call, as a failing one.
@@ -130,7 +130,7 @@ impl ServerCallQueue {
     }
 
     /// When the first queued call may start, if it waits for nothing but time.
-    fn next_start_at(&self) -> Option<UnixMillis> {
+    fn earliest_start(&self) -> Option<UnixMillis> {
         let restart = || self.not_before.max(self.next_restart_at);
         match (self.sends.is_empty(), self.restarts.is_empty()) {
             (true, true) => None,
@@ -365,7 +365,7 @@ impl CallQueue {
             .iter()
             .filter_map(|server| self.servers.get(server));
         queues
-            .filter_map(ServerCallQueue::next_start_at)
+            .filter_map(ServerCallQueue::earliest_start)
             .filter(|at| *at > now)
             .min()
     }

@@ -6,7 +6,7 @@
 //!   attempt (*aborted*) it is left to the homeserver's own timer instead;
 //! - *connected*: the delayed event is restarted again and again, while a connection of the participant is open or the SFU reports
 //!   the participant as present;
-//! - *disconnected*: the leave is being sent, until the homeserver has it or would have sent it anyway. There is no way back;
+//! - *disconnected*: the leave is being sent, until the homeserver has it or would have sent it anyway. This state is final;
 //! - *ended*.
 
 mod presence;
@@ -51,7 +51,7 @@ const MAX_SIDS: usize = 8;
 /// A delayed leave event that a client delegates (MSC4195).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DelegationRequest {
-    /// The delayed event on the user's homeserver.
+    /// Id of the delayed event on the user's homeserver.
     pub delay_id: DelayId,
     /// Delay after which the homeserver sends the event unless it is restarted.
     pub timeout: Duration,
@@ -158,7 +158,7 @@ struct CallSchedule {
 }
 
 impl CallSchedule {
-    fn at(due: UnixMillis) -> Self {
+    fn due_at(due: UnixMillis) -> Self {
         Self {
             due,
             in_flight: false,
@@ -333,7 +333,7 @@ impl Leave {
         }
         match self.state {
             LeaveState::Waiting { .. } => {
-                let restart = CallSchedule::at(now);
+                let restart = CallSchedule::due_at(now);
                 self.state = LeaveState::Connected { restart };
             }
             LeaveState::Connected { .. } => {}
@@ -346,8 +346,8 @@ impl Leave {
     }
 
     fn on_disconnected(&mut self, sid: Option<&ParticipantSid>, replaced: bool, now: UnixMillis) {
-        let known = sid.is_some_and(|sid| self.active_sids.contains(sid));
-        let certain = sid.is_some() && (known || self.active_sids.is_empty());
+        let is_active = sid.is_some_and(|sid| self.active_sids.contains(sid));
+        let was_current = sid.is_some() && (is_active || self.active_sids.is_empty());
         if let Some(sid) = sid {
             self.active_sids.retain(|active| active != sid);
             push_bounded(&mut self.ended_sids, sid);
@@ -357,7 +357,7 @@ impl Leave {
                 *until = (*until).min(now + WAIT_AFTER_LEFT);
                 *aborted = false;
             }
-            LeaveState::Connected { .. } if certain && self.active_sids.is_empty() && !replaced => {
+            LeaveState::Connected { .. } if was_current && self.active_sids.is_empty() && !replaced => {
                 self.start_sending(now);
             }
             LeaveState::Connected { .. } => self.presence.recheck_soon(now),
@@ -427,7 +427,7 @@ impl Leave {
                 let percent = RESTART_PERCENT
                     - deterministic_jitter(id, started_at) % (RESTART_JITTER_PERCENT + 1);
                 let interval = (timeout * percent / 100).max(MIN_RESTART_INTERVAL);
-                *call = CallSchedule::at(started_at + interval);
+                *call = CallSchedule::due_at(started_at + interval);
                 self.confirmed_restart = self.confirmed_restart.max(started_at);
                 self.possible_restart = self.confirmed_restart;
             }
@@ -461,7 +461,7 @@ impl Leave {
             until: self
                 .expires_at()
                 .clamp(now + MIN_SEND_TIME, now + MAX_SEND_TIME),
-            send: CallSchedule::at(now),
+            send: CallSchedule::due_at(now),
         };
         self.presence.stop();
     }

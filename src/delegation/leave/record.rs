@@ -48,10 +48,10 @@ struct LeaveRecord<'a> {
     at: u64,
     confirmed: u64,
     perhaps: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    here: Vec<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    gone: Vec<Cow<'a, str>>,
+    #[serde(rename = "here", default, skip_serializing_if = "Vec::is_empty")]
+    active_sids: Vec<Cow<'a, str>>,
+    #[serde(rename = "gone", default, skip_serializing_if = "Vec::is_empty")]
+    ended_sids: Vec<Cow<'a, str>>,
 }
 
 #[derive(Clone, Copy, Hash, Serialize, Deserialize)]
@@ -95,12 +95,12 @@ impl Leave {
             at: at.as_millis(),
             confirmed: self.confirmed_restart.as_millis(),
             perhaps: self.possible_restart.as_millis(),
-            here: self
+            active_sids: self
                 .active_sids
                 .iter()
                 .map(|sid| sid.as_str().into())
                 .collect(),
-            gone: self
+            ended_sids: self
                 .ended_sids
                 .iter()
                 .map(|sid| sid.as_str().into())
@@ -147,7 +147,7 @@ impl Leave {
                 (state, expires_at, presence)
             }
             RecordedState::Connected => {
-                let restart = CallSchedule::at(at.min(now + timeout));
+                let restart = CallSchedule::due_at(at.min(now + timeout));
                 let presence = PresenceSchedule::immediate(check_interval, now);
                 (
                     LeaveState::Connected { restart },
@@ -158,7 +158,7 @@ impl Leave {
             RecordedState::Sending => {
                 let state = LeaveState::Sending {
                     until: at.min(now + MAX_SEND_TIME).max(now + MIN_SEND_TIME),
-                    send: CallSchedule::at(now),
+                    send: CallSchedule::due_at(now),
                 };
                 (state, at + EXPIRY_SLACK, PresenceSchedule::default())
             }
@@ -179,8 +179,8 @@ impl Leave {
             } else {
                 possible_restart
             },
-            active_sids: parse_sids(record.here)?,
-            ended_sids: parse_sids(record.gone)?,
+            active_sids: parse_sids(record.active_sids)?,
+            ended_sids: parse_sids(record.ended_sids)?,
             presence,
         }))
     }

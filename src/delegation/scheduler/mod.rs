@@ -16,7 +16,7 @@ use super::call_queue::{CallQueue, MAX_CONCURRENT_CALLS, QueuedAction};
 use super::leave::{Leave, LeaveAction, LeaveEndReason, LeaveEvent, UnixMillis};
 use super::store::{self, FencingToken, Ownership};
 use super::workers::{
-    BlockingTask, ClaimOutcome, DelayedEventCall, PendingEvent, WebhookReply, WorkerPool,
+    BlockingTask, ClaimOutcome, DelayedEventCall, PendingEvent, WebhookReply, LeaveWorkerPool,
 };
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{self, ParticipantPresence};
@@ -63,7 +63,7 @@ struct ScheduledLeave {
 
 pub(super) struct Scheduler {
     context: Arc<DelegationContext>,
-    workers: WorkerPool,
+    workers: LeaveWorkerPool,
     leaves: HashMap<u64, ScheduledLeave>,
     serials_by_key: HashMap<ParticipantKey, u64>,
     last_serial: u64,
@@ -86,7 +86,7 @@ impl Scheduler {
         messages: Receiver<SchedulerMessage>,
     ) -> io::Result<()> {
         let mut scheduler = Self {
-            workers: WorkerPool::new(Arc::clone(&context), message_sender, MAX_TASKS),
+            workers: LeaveWorkerPool::new(Arc::clone(&context), message_sender, MAX_TASKS),
             context,
             leaves: HashMap::new(),
             serials_by_key: HashMap::new(),

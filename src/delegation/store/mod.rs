@@ -32,9 +32,8 @@ pub struct FencingToken(u64);
 /// Whether this replica owns a leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// It does.
     Owned,
-    /// It does not: the leave has ended, was replaced, or was taken by another replica.
+    /// The leave has ended, was replaced, or was taken by another replica.
     Lost,
 }
 

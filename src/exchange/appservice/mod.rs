@@ -156,7 +156,7 @@ pub(crate) enum Error {
     OriginMismatch(UserId, ServerName),
     /// The URL does not belong to our SFU.
     UnknownLiveKitUrl(String),
-    /// Our homeserver did not answer as needed.
+    /// A call to our homeserver failed.
     Homeserver(appservice::Error),
     /// The other homeserver's service issued no token.
     RelayFailed(Box<RelayError>),

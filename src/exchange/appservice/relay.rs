@@ -20,9 +20,9 @@ use crate::util::ttl_cache::TtlCache;
 const MAX_QUEUED_PER_DESTINATION: usize = 32;
 /// The same for a homeserver that failed to answer lately: naming an unreachable one must not block the others.
 const MAX_QUEUED_PER_FAILING_DESTINATION: usize = 2 * MAX_CALLS_PER_SERVER;
-/// How long a failure counts.
+/// Time that a homeserver counts as failing after a failure.
 const FAILING_TTL: Duration = Duration::from_secs(60);
-/// How long an answer counts.
+/// Time that a homeserver counts as responsive after a response.
 const RESPONSIVE_TTL: Duration = Duration::from_secs(600);
 /// Longest wait in the queue. Earlier requests may time out later than that, but then this one has little chance.
 const RELAY_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,12 +54,12 @@ impl MscVersion {
 pub(crate) struct RelayError {
     /// The user that the token is for.
     pub user: UserId,
-    /// The homeserver whose service was asked.
+    /// The homeserver whose service was called.
     pub server: ServerName,
     pub failure: RelayFailure,
 }
 
-/// What the service of the other homeserver answered.
+/// Why the relayed request failed.
 #[derive(Debug)]
 pub(crate) enum RelayFailure {
     /// 403.
@@ -68,7 +68,7 @@ pub(crate) enum RelayFailure {
     BadRequest,
     /// The service, or our homeserver on the way to it, failed: status and errcode.
     Failed(u16, String),
-    /// No answer in time, or an invalid one.
+    /// No response in time, or an invalid one.
     NoResponse(String),
 }
 

@@ -270,8 +270,8 @@ macro_rules! string_enum {
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
             /// Parses LiveKit's name.
-            pub fn parse(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|known| known.as_str() == word)
+            pub fn parse(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|variant| variant.as_str() == name)
             }
 
             /// LiveKit's name.

@@ -99,7 +99,7 @@ impl std::error::Error for Error {}
 #[derive(Debug, Clone, Default)]
 struct ClientApiFacts {
     well_known: CachedWellKnown<BaseUrl>,
-    /// What the API at that base URL says.
+    /// Support for delayed events at that base URL.
     versions: CachedValue<DelayedEventSupport>,
     /// The path that the API at that base URL turned out to implement.
     observed_path: Option<DelayedEventPath>,
@@ -234,7 +234,7 @@ impl ClientApiDiscovery {
         Ok(())
     }
 
-    /// Fetches what the API says about delayed events, if anything.
+    /// Fetches the support for delayed events; `None` if the response does not mention it.
     fn fetch_versions(
         &self,
         server: &ServerName,
@@ -316,7 +316,7 @@ struct UnstableFeatures {
     stable_delayed_events: Option<bool>,
 }
 
-/// Parses what a versions response says about delayed events, if anything.
+/// Parses the support for delayed events of a versions response; `None` if it is not mentioned.
 fn parse_versions(body: &[u8]) -> Option<DelayedEventSupport> {
     let features = json::parse_object::<Versions>(body)?.unstable_features;
     match (features.stable_delayed_events, features.delayed_events) {
@@ -337,7 +337,7 @@ pub mod fuzzing {
         super::parse_client_well_known(body).ok()
     }
 
-    /// What a versions response says about delayed events.
+    /// Support for delayed events in a versions response.
     pub fn support(body: &[u8]) -> Option<DelayedEventSupport> {
         super::parse_versions(body)
     }

@@ -150,7 +150,7 @@ impl DelayedEventClient {
                 DelayedEventOutcome::NotAttempted(BUSY_RETRY)
             }
             Err(error) => {
-                // a call without enough time says nothing about the server
+                // a call without enough time is no failure of the server
                 let had_time = deadline.saturating_duration_since(now) >= LIMITS.connect_timeout;
                 if error.is_server_failure() && had_time {
                     let trust = api.route.trust;
@@ -192,19 +192,19 @@ impl DelayedEventClient {
         deadline: Instant,
     ) -> Result<DelayedEventOutcome, http_client::Error> {
         let server = user.server();
-        let known = match api.support {
+        let preferred_path = match api.support {
             DelayedEventSupport::Supported(path) => path,
             DelayedEventSupport::Unsupported => DelayedEventPath::Unstable,
         };
-        let others = [
+        let fallback_paths = [
             DelayedEventPath::Unstable,
             DelayedEventPath::UnstableActionInBody,
             DelayedEventPath::Stable,
         ];
-        let others = others.into_iter().filter(|path| *path != known);
+        let fallback_paths = fallback_paths.into_iter().filter(|path| *path != preferred_path);
         let authorization = access.map(|access| access.as_token.authorization_header());
         let fetcher = access.map_or(&self.fetcher, |access| &access.fetcher);
-        for path in [known].into_iter().chain(others) {
+        for path in [preferred_path].into_iter().chain(fallback_paths) {
             let (mut target, body) = build_request(path, api.base_url.path(), action, id);
             if access.is_some() {
                 target += &format!("?user_id={}", percent_encode(user.as_str()));

@@ -112,7 +112,7 @@ impl FederationDiscovery {
     ///
     /// # Errors
     ///
-    /// A limit of this service, which says nothing about the server.
+    /// A limit of this service, not a failure of the server.
     pub(crate) fn resolve(
         &self,
         name: &ServerName,

@@ -80,7 +80,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    /// Whether a limit of this service is the cause, which says nothing about the server.
+    /// Whether a limit of this service is the cause, not a failure of the server.
     pub(crate) fn is_local_overload(&self) -> bool {
         matches!(
             self,
@@ -99,7 +99,7 @@ impl Error {
         }
     }
 
-    /// Whether the server itself has failed. A denied address says nothing about it, nor does a failure of the proxy.
+    /// Whether the server itself has failed. A denied address is no failure of the server, nor is one of the proxy.
     pub(crate) fn is_server_failure(&self) -> bool {
         match self {
             Self::AddressDenied(..) => false,

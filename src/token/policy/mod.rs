@@ -14,7 +14,7 @@ use crate::livekit::access_token::{
 };
 use crate::livekit::id::{MAX_NAME_BYTES, ParticipantIdentity, RoomName, is_valid_name};
 
-/// Grants that policies and requests may contain. [`ADMIN_GRANTS`] are refused everywhere.
+/// The list of grants that a policy may accept, and a request contain. [`ADMIN_GRANTS`] are refused everywhere.
 pub(crate) const ACCEPTED_GRANTS: &[Grant] = Grant::ALL;
 /// Grants that no participant gets, because they apply to the whole server or to other participants.
 pub(crate) const ADMIN_GRANTS: [&str; 5] = [

@@ -335,22 +335,22 @@ fn parse_static_pattern(text: &str) -> Result<NamePattern, String> {
     }
 }
 
-fn parse_grant(word: &str) -> Result<Grant, String> {
-    Grant::parse(word).ok_or_else(|| {
-        if ADMIN_GRANTS.contains(&word) {
-            return format!("{word} is never granted to a participant");
+fn parse_grant(name: &str) -> Result<Grant, String> {
+    Grant::parse(name).ok_or_else(|| {
+        if ADMIN_GRANTS.contains(&name) {
+            return format!("{name} is never granted to a participant");
         }
         let accepted: Vec<_> = ACCEPTED_GRANTS.iter().map(|grant| grant.as_str()).collect();
-        format!("expected grants of {}, found {word:?}", accepted.join(", "))
+        format!("expected grants of {}, found {name:?}", accepted.join(", "))
     })
 }
 
-fn parse_source(word: &str) -> Result<TrackSource, String> {
-    TrackSource::parse(word).ok_or_else(|| {
+fn parse_source(name: &str) -> Result<TrackSource, String> {
+    TrackSource::parse(name).ok_or_else(|| {
         let sources = TrackSource::ALL.iter();
         let accepted: Vec<_> = sources.map(|source| source.as_str()).collect();
         format!(
-            "expected sources of {}, found {word:?}",
+            "expected sources of {}, found {name:?}",
             accepted.join(", ")
         )
     })

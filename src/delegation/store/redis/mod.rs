@@ -2,8 +2,8 @@
 //!
 //! Ownership is between each replica and Redis; replicas do not talk to each other. A replica renews its lease every second. Without a
 //! renewal for 5 s the others adopt its leaves; by its own clock the lease ends a second earlier. A replica that gets a webhook for a
-//! leave takes it from its owner at once. So a replica asks Redis before each action, and has lost a leave that Redis knows under a
-//! later fencing token.
+//! leave takes it from its owner at once. So a replica checks its ownership in Redis before each call, and has lost a leave that is in
+//! Redis under a later fencing token.
 
 mod address;
 mod connection;
@@ -85,11 +85,11 @@ impl RedisStore {
         if !sweep && dead().next().is_none() {
             return Ok((Vec::new(), true));
         }
-        let me = self.shared.lock().replica_id.clone();
-        let (orphans, all) = self.find_orphans(max, &me, replicas.clone())?;
+        let replica_id = self.shared.lock().replica_id.clone();
+        let (orphans, all) = self.find_orphans(max, &replica_id, replicas.clone())?;
         let commands: Vec<_> = orphans
             .iter()
-            .map(|(key, orphan)| script::adopt(key, orphan, &me))
+            .map(|(key, orphan)| script::adopt(key, orphan, &replica_id))
             .collect();
         let replies = self.execute_pipeline(&commands)?;
         let mut adopted = Vec::new();
@@ -98,7 +98,7 @@ impl RedisStore {
             if let Some(stored) = reply.ok().as_ref().and_then(StoredLeave::from_reply)
                 && self
                     .shared
-                    .insert_stored(&me, &key, stored.fence, &stored.record)
+                    .insert_stored(&replica_id, &key, stored.fence, &stored.record)
             {
                 adopted.push((key, stored.fence, stored.record));
             }
@@ -114,7 +114,7 @@ impl RedisStore {
     fn find_orphans(
         &self,
         max: usize,
-        me: &str,
+        replica_id: &str,
         mut leased: HashMap<String, bool>,
     ) -> StoreResult<(Vec<(ParticipantKey, StoredLeave)>, bool)> {
         let (mut orphans, mut cursor) = (Vec::new(), String::from("0"));
@@ -130,7 +130,7 @@ impl RedisStore {
                     continue;
                 };
                 let is_owned = match leased.get(&stored.replica_id) {
-                    _ if stored.replica_id == me => {
+                    _ if stored.replica_id == replica_id => {
                         !self.shared.lock().is_untracked(&key, stored.fence)
                     }
                     Some(is_leased) => *is_leased,
@@ -169,12 +169,12 @@ impl fmt::Debug for RedisStore {
 impl LeaveStore for RedisStore {
     fn put(&self, key: &ParticipantKey, record: &str) -> StoreResult<FencingToken> {
         check_record_size(record)?;
-        self.shared.acquire(key, |me| {
-            let reply = self.execute(&script::put(key, me, record))?;
+        self.shared.acquire(key, |replica_id| {
+            let reply = self.execute(&script::put(key, replica_id, record))?;
             let fence = reply_text(&reply).and_then(|fence| fence.parse().ok());
             let fence = fence.ok_or_else(|| Error("unexpected reply of Redis to a put".into()))?;
             let fence = FencingToken(fence);
-            self.shared.insert_stored(me, key, fence, record);
+            self.shared.insert_stored(replica_id, key, fence, record);
             Ok(fence)
         })
     }
@@ -205,11 +205,11 @@ impl LeaveStore for RedisStore {
     }
 
     fn check_ownership(&self, key: &ParticipantKey, fence: FencingToken) -> StoreResult<Ownership> {
-        let Some(me) = self.shared.owning_replica(key, fence)? else {
+        let Some(replica_id) = self.shared.owning_replica(key, fence)? else {
             return Ok(Ownership::Lost);
         };
         // an unexpired lease does not suffice: another replica may have taken the leave for a webhook
-        let reply = self.execute(&script::fenced_op(key, &me, fence, FencedOp::Check))?;
+        let reply = self.execute(&script::fenced_op(key, &replica_id, fence, FencedOp::Check))?;
         match FencedOpReply::parse(&reply) {
             // the process may have been suspended since the lease was checked
             Some(FencedOpReply::Owned) => Ok(Ownership::owned_if(
@@ -236,13 +236,13 @@ impl LeaveStore for RedisStore {
         if self.shared.lock().is_tracked(key) {
             return Ok(None);
         }
-        self.shared.acquire(key, |me| {
-            let reply = self.execute(&script::claim(key, me))?;
+        self.shared.acquire(key, |replica_id| {
+            let reply = self.execute(&script::claim(key, replica_id))?;
             let Some(stored) = StoredLeave::from_reply(&reply) else {
                 return Ok(None);
             };
             self.shared
-                .insert_stored(me, key, stored.fence, &stored.record);
+                .insert_stored(replica_id, key, stored.fence, &stored.record);
             Ok(Some((stored.fence, stored.record)))
         })
     }
@@ -268,7 +268,7 @@ impl LeaveStore for RedisStore {
     }
 
     fn quarantine(&self, key: &ParticipantKey, fence: FencingToken, reason: &str) {
-        let (me, record) = {
+        let (replica_id, record) = {
             let state = self.shared.lock();
             (state.replica_id.clone(), state.buffer.record(key, fence))
         };
@@ -276,7 +276,7 @@ impl LeaveStore for RedisStore {
             return;
         };
         warn!(room:% = key.room, identity:% = key.identity, cause = reason; "leave record quarantined");
-        let (field, value) = (key.to_json(), script::encode_value(&me, fence, &record));
+        let (field, value) = (key.to_json(), script::encode_value(&replica_id, fence, &record));
         match self.execute(&script::quarantine(field.as_bytes(), value.as_bytes())) {
             Ok(_) => self.shared.lock().buffer.discard(key, fence),
             Err(error) => warn!(cause:% = error; "invalid leave record not removed"),

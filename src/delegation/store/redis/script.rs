@@ -2,6 +2,7 @@
 //!
 //! A leave is a field of the hash `lk-jwt:jobs`, named by its participant's JSON; its value begins with the owner's replica id and the
 //! fencing token. A replica lives as long as its key `lk-jwt:keeper:{id}`; the set `lk-jwt:keepers` has all replicas that may own leaves.
+//! These names belong to the stored format: `jobs` are leaves, a `keeper` is a replica.
 //! A fencing token is the time in microseconds, or one more than the last token if that is greater: tokens grow even after Redis has
 //! lost all data, the last token included.
 
@@ -92,6 +93,7 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 /// The value of a leave in Redis.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct StoredLeave {
+    // the name in the stored format
     #[serde(rename = "keeper")]
     pub(super) replica_id: String,
     pub(super) fence: FencingToken,
@@ -145,28 +147,28 @@ fn eval_script(code: &str, keys: &[&str]) -> Cmd {
 }
 
 /// Stores a new leave. Reply: its fencing token.
-pub(super) fn put(key: &ParticipantKey, me: &str, record: &str) -> Cmd {
+pub(super) fn put(key: &ParticipantKey, replica_id: &str, record: &str) -> Cmd {
     let mut command = eval_script(PUT_SCRIPT, &[LEAVES_KEY, FENCE_KEY]);
-    command.arg(key.to_json()).arg(me).arg(value_suffix(record));
+    command.arg(key.to_json()).arg(replica_id).arg(value_suffix(record));
     command
 }
 
 /// Takes a leave from its owner. Reply: its value.
-pub(super) fn claim(key: &ParticipantKey, me: &str) -> Cmd {
+pub(super) fn claim(key: &ParticipantKey, replica_id: &str) -> Cmd {
     let mut command = eval_script(CLAIM_SCRIPT, &[LEAVES_KEY, FENCE_KEY]);
-    command.arg(key.to_json()).arg(me);
+    command.arg(key.to_json()).arg(replica_id);
     command
 }
 
-/// Takes an orphan, if it still has the owner and token of `found`, and that owner no lease unless it is `me`. Reply: its value.
-pub(super) fn adopt(key: &ParticipantKey, found: &StoredLeave, me: &str) -> Cmd {
+/// Takes an orphan, if it still has the owner and token of `found`, and that owner no lease unless it is `replica_id`. Reply: its value.
+pub(super) fn adopt(key: &ParticipantKey, found: &StoredLeave, replica_id: &str) -> Cmd {
     // the script needs a key that does not exist
     let no_replica = "-";
-    let owner = Some(&*found.replica_id).filter(|id| *id != me);
+    let owner = Some(&*found.replica_id).filter(|id| *id != replica_id);
     let owner_key = replica_key(owner.unwrap_or(no_replica));
     let mut command = eval_script(CLAIM_SCRIPT, &[LEAVES_KEY, FENCE_KEY, &owner_key]);
     let prefix = value_prefix(&found.replica_id, found.fence);
-    command.arg(key.to_json()).arg(me).arg(prefix);
+    command.arg(key.to_json()).arg(replica_id).arg(prefix);
     command
 }
 
@@ -178,15 +180,15 @@ pub(super) enum FencedOp<'a> {
     Delete,
 }
 
-/// Performs an operation if `me` owns the leave. Reply: a [`FencedOpReply`].
+/// Performs an operation if `replica_id` owns the leave. Reply: a [`FencedOpReply`].
 pub(super) fn fenced_op(
     key: &ParticipantKey,
-    me: &str,
+    replica_id: &str,
     fence: FencingToken,
     op: FencedOp<'_>,
 ) -> Cmd {
-    let mut command = eval_script(FENCED_OP_SCRIPT, &[LEAVES_KEY, &replica_key(me)]);
-    let prefix = value_prefix(me, fence);
+    let mut command = eval_script(FENCED_OP_SCRIPT, &[LEAVES_KEY, &replica_key(replica_id)]);
+    let prefix = value_prefix(replica_id, fence);
     command.arg(key.to_json()).arg(&prefix);
     match op {
         FencedOp::Check => command.arg("check"),
@@ -197,10 +199,10 @@ pub(super) fn fenced_op(
 }
 
 /// Writes a leave that Redis may have lost, unless it has the leave under a greater token. Reply: a [`FencedOpReply`].
-pub(super) fn restore(key: &ParticipantKey, me: &str, fence: FencingToken, record: &str) -> Cmd {
+pub(super) fn restore(key: &ParticipantKey, replica_id: &str, fence: FencingToken, record: &str) -> Cmd {
     let mut command = eval_script(RESTORE_SCRIPT, &[LEAVES_KEY, FENCE_KEY, REPLICAS_KEY]);
-    let value = encode_value(me, fence, record);
-    command.arg(key.to_json()).arg(value).arg(fence.0).arg(me);
+    let value = encode_value(replica_id, fence, record);
+    command.arg(key.to_json()).arg(value).arg(fence.0).arg(replica_id);
     command
 }
 
@@ -229,14 +231,14 @@ impl FencedOpReply {
 }
 
 /// Renews a replica's lease. Reply: 1 if the last one has not expired.
-pub(super) fn renew_lease(me: &str) -> Cmd {
-    let mut command = eval_script(RENEW_LEASE_SCRIPT, &[&replica_key(me), REPLICAS_KEY]);
-    command.arg(me).arg(LEASE_MS);
+pub(super) fn renew_lease(replica_id: &str) -> Cmd {
+    let mut command = eval_script(RENEW_LEASE_SCRIPT, &[&replica_key(replica_id), REPLICAS_KEY]);
+    command.arg(replica_id).arg(LEASE_MS);
     command
 }
 
-pub(super) fn release_lease(me: &str) -> Cmd {
-    command("DEL", &replica_key(me))
+pub(super) fn release_lease(replica_id: &str) -> Cmd {
+    command("DEL", &replica_key(replica_id))
 }
 
 /// Reply: the ids of all replicas that may own leaves.
@@ -263,7 +265,7 @@ pub(super) fn scan_leaves(cursor: &str) -> Cmd {
     command
 }
 
-/// Moves an invalid value out of the way. The first 100 are kept.
+/// Moves an invalid value to the quarantine hash, which keeps the first 100.
 pub(super) fn quarantine(field: &[u8], value: &[u8]) -> Cmd {
     let mut command = eval_script(QUARANTINE_SCRIPT, &[LEAVES_KEY, QUARANTINE_KEY]);
     command.arg(field).arg(value).arg(MAX_QUARANTINED);

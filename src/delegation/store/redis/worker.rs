@@ -385,7 +385,7 @@ impl RedisWorker {
         }
     }
 
-    /// Does what is due.
+    /// Renews the lease, writes changes and reconnects if due.
     fn tick(&mut self, now: Instant) {
         self.handle_expired_lease(now);
         let shared = Arc::clone(&self.shared);
