@@ -272,16 +272,18 @@ impl From<appservice::Error> for Refusal {
             Error::NotAuthenticated(HsTokenError::Wrong) => {
                 forbidden("unauthenticated", homeserver_only).throttled(RefusalThrottle::HsToken)
             }
-            Error::InvalidProxyHeaders(_) => {
-                forbidden("identity_mismatch", "The homeserver does not identify the requesting user or server")
-                    .with_level(Level::Warn)
-            }
+            Error::InvalidProxyHeaders(_) => forbidden(
+                "identity_mismatch",
+                "The homeserver does not identify the requesting user or server",
+            )
+            .with_level(Level::Warn),
             Error::UserNotJoined(_) | Error::ServerNotJoined(_) => {
                 forbidden("not_joined", "Not joined to the Matrix room")
             }
-            Error::OriginMismatch(..) => {
-                forbidden("identity_mismatch", "The user belongs to another homeserver")
-            }
+            Error::OriginMismatch(..) => forbidden(
+                "identity_mismatch",
+                "The user belongs to another homeserver",
+            ),
             Error::UnknownLiveKitUrl(_) => {
                 invalid("unknown_sfu", "The url is not of an SFU of this service")
             }
@@ -289,19 +291,23 @@ impl From<appservice::Error> for Refusal {
                 refuse("busy", HttpResponse::matrix_busy(BUSY_RETRY_AFTER))
                     .throttled(RefusalThrottle::Busy)
             }
-            Error::Homeserver(_) => failed("homeserver_error", "The homeserver is unavailable")
-                .with_level(Level::Error),
+            Error::Homeserver(_) => {
+                failed("homeserver_error", "The homeserver is unavailable").with_level(Level::Error)
+            }
             Error::RelayFailed(relay) => match relay.failure {
-                RelayFailure::Forbidden => {
-                    forbidden("relay_refused", "The other homeserver's service forbids the token")
-                }
-                RelayFailure::BadRequest => {
-                    invalid("relay_refused", "The other homeserver's service rejects the request as invalid")
-                }
+                RelayFailure::Forbidden => forbidden(
+                    "relay_refused",
+                    "The other homeserver's service forbids the token",
+                ),
+                RelayFailure::BadRequest => invalid(
+                    "relay_refused",
+                    "The other homeserver's service rejects the request as invalid",
+                ),
                 // every other failure counts as one of the other server (MSC4195)
-                RelayFailure::Failed(..) | RelayFailure::NoResponse(_) => {
-                    failed("relay_failed", "The other homeserver's service issued no token")
-                }
+                RelayFailure::Failed(..) | RelayFailure::NoResponse(_) => failed(
+                    "relay_failed",
+                    "The other homeserver's service issued no token",
+                ),
             },
             Error::RateLimited(_, after) => {
                 refuse("rate_limited", HttpResponse::matrix_rate_limited(*after))
@@ -340,9 +346,7 @@ impl From<token::Error> for Refusal {
         };
         match &error {
             Error::NoCallerConfigured => unauthorized(NO_CALLER_CONFIGURED),
-            Error::MissingCredentials => {
-                unauthorized("Send an API key or a JWT as a bearer token")
-            }
+            Error::MissingCredentials => unauthorized("Send an API key or a JWT as a bearer token"),
             // one text for all reasons, so that guesses reveal nothing
             Error::UnsupportedCredentials | Error::UnknownApiKey | Error::JwtRejected(_) => {
                 unauthorized("The credentials are not accepted")

@@ -486,7 +486,11 @@ mod tests {
             ("/livekit/sfu_webhook", Endpoint::SfuWebhook),
             ("/readyz", Endpoint::Readiness),
         ] {
-            assert_eq!(parse_endpoint(path_without_query(target)), expected, "{target}");
+            assert_eq!(
+                parse_endpoint(path_without_query(target)),
+                expected,
+                "{target}"
+            );
         }
     }
 }

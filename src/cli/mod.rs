@@ -168,7 +168,9 @@ of its name (or in lower case with dashes) in $CREDENTIALS_DIRECTORY.
     for setting in SETTINGS {
         writeln!(out, "  {:width$}  {}", setting.name, setting.description())?;
     }
-    let not_reloaded: Vec<_> = settings_not_reloaded().map(|setting| setting.name).collect();
+    let not_reloaded: Vec<_> = settings_not_reloaded()
+        .map(|setting| setting.name)
+        .collect();
     writeln!(
         out,
         "

@@ -53,7 +53,9 @@ fn new_tokens_replace_the_old_ones() {
 
     fs::write(&file, "id: x\n").unwrap();
     reload(&stage.service);
-    let line = stage.service.wait_for_words(&["settings section rejected", FILE]);
+    let line = stage
+        .service
+        .wait_for_words(&["settings section rejected", FILE]);
     assert!(
         line.contains("level=error") && line.contains("section=\"application service\""),
         "{line}"

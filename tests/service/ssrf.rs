@@ -214,7 +214,11 @@ fn special_and_unallocated_addresses_are_not_tried() {
     ];
     for name in SPECIAL_ADDRESSES.iter().chain(&unallocated) {
         service.post("/get_token", &User::new("alice", name).get_token());
-        service.wait_for_words(&["refused", &format!("server={name} "), "address policy denies"]);
+        service.wait_for_words(&[
+            "refused",
+            &format!("server={name} "),
+            "address policy denies",
+        ]);
     }
 }
 

@@ -101,7 +101,10 @@ fn a_reload_keeps_the_cached_keys_of_an_issuer_that_is_down() {
     assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 201);
     issuer.set_behaviour(IssuerBehaviour::Hangs);
     let changed = users_entry(&issuer.url(), "rooms = [\"new-*\"]");
-    stage.change(changed.as_bytes(), &["settings section reloaded", "section=policy"]);
+    stage.change(
+        changed.as_bytes(),
+        &["settings section reloaded", "section=policy"],
+    );
     assert_eq!(stage.status(&key.token_for("alice"), "new-1"), 201);
     assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 403);
     assert_eq!(issuer.fetch_count(), 1);

@@ -357,7 +357,9 @@ impl Leave {
                 *until = (*until).min(now + WAIT_AFTER_LEFT);
                 *aborted = false;
             }
-            LeaveState::Connected { .. } if was_current && self.active_sids.is_empty() && !replaced => {
+            LeaveState::Connected { .. }
+                if was_current && self.active_sids.is_empty() && !replaced =>
+            {
                 self.start_sending(now);
             }
             LeaveState::Connected { .. } => self.presence.recheck_soon(now),

@@ -16,7 +16,7 @@ use super::call_queue::{CallQueue, MAX_CONCURRENT_CALLS, QueuedAction};
 use super::leave::{Leave, LeaveAction, LeaveEndReason, LeaveEvent, UnixMillis};
 use super::store::{self, FencingToken, Ownership};
 use super::workers::{
-    BlockingTask, ClaimOutcome, DelayedEventCall, PendingEvent, WebhookReply, LeaveWorkerPool,
+    BlockingTask, ClaimOutcome, DelayedEventCall, LeaveWorkerPool, PendingEvent, WebhookReply,
 };
 use crate::livekit::id::ParticipantKey;
 use crate::livekit::room_service::{self, ParticipantPresence};

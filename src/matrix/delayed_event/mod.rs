@@ -201,7 +201,9 @@ impl DelayedEventClient {
             DelayedEventPath::UnstableActionInBody,
             DelayedEventPath::Stable,
         ];
-        let fallback_paths = fallback_paths.into_iter().filter(|path| *path != preferred_path);
+        let fallback_paths = fallback_paths
+            .into_iter()
+            .filter(|path| *path != preferred_path);
         let authorization = access.map(|access| access.as_token.authorization_header());
         let fetcher = access.map_or(&self.fetcher, |access| &access.fetcher);
         for path in [preferred_path].into_iter().chain(fallback_paths) {
@@ -216,7 +218,7 @@ impl DelayedEventClient {
             };
             let response = fetcher.fetch(&api.route, request, LIMITS, deadline)?;
             if let Some(outcome) = parse_response(&response) {
-                if path != known {
+                if path != preferred_path {
                     debug!(server:% = server, path:? = path; "path of delayed events found");
                     self.client_api.record_path(server, api.route.trust, path);
                 }

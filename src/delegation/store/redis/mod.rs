@@ -276,7 +276,10 @@ impl LeaveStore for RedisStore {
             return;
         };
         warn!(room:% = key.room, identity:% = key.identity, cause = reason; "leave record quarantined");
-        let (field, value) = (key.to_json(), script::encode_value(&replica_id, fence, &record));
+        let (field, value) = (
+            key.to_json(),
+            script::encode_value(&replica_id, fence, &record),
+        );
         match self.execute(&script::quarantine(field.as_bytes(), value.as_bytes())) {
             Ok(_) => self.shared.lock().buffer.discard(key, fence),
             Err(error) => warn!(cause:% = error; "invalid leave record not removed"),

@@ -149,7 +149,10 @@ fn eval_script(code: &str, keys: &[&str]) -> Cmd {
 /// Stores a new leave. Reply: its fencing token.
 pub(super) fn put(key: &ParticipantKey, replica_id: &str, record: &str) -> Cmd {
     let mut command = eval_script(PUT_SCRIPT, &[LEAVES_KEY, FENCE_KEY]);
-    command.arg(key.to_json()).arg(replica_id).arg(value_suffix(record));
+    command
+        .arg(key.to_json())
+        .arg(replica_id)
+        .arg(value_suffix(record));
     command
 }
 
@@ -199,10 +202,19 @@ pub(super) fn fenced_op(
 }
 
 /// Writes a leave that Redis may have lost, unless it has the leave under a greater token. Reply: a [`FencedOpReply`].
-pub(super) fn restore(key: &ParticipantKey, replica_id: &str, fence: FencingToken, record: &str) -> Cmd {
+pub(super) fn restore(
+    key: &ParticipantKey,
+    replica_id: &str,
+    fence: FencingToken,
+    record: &str,
+) -> Cmd {
     let mut command = eval_script(RESTORE_SCRIPT, &[LEAVES_KEY, FENCE_KEY, REPLICAS_KEY]);
     let value = encode_value(replica_id, fence, record);
-    command.arg(key.to_json()).arg(value).arg(fence.0).arg(replica_id);
+    command
+        .arg(key.to_json())
+        .arg(value)
+        .arg(fence.0)
+        .arg(replica_id);
     command
 }
 
@@ -232,7 +244,10 @@ impl FencedOpReply {
 
 /// Renews a replica's lease. Reply: 1 if the last one has not expired.
 pub(super) fn renew_lease(replica_id: &str) -> Cmd {
-    let mut command = eval_script(RENEW_LEASE_SCRIPT, &[&replica_key(replica_id), REPLICAS_KEY]);
+    let mut command = eval_script(
+        RENEW_LEASE_SCRIPT,
+        &[&replica_key(replica_id), REPLICAS_KEY],
+    );
     command.arg(replica_id).arg(LEASE_MS);
     command
 }
