@@ -1,15 +1,15 @@
-//! The black-box suite: it starts the real binary, speaks HTTP with it as Matrix clients do, and plays the homeservers and
-//! the SFU on the other side. It knows the service by its interface only, and needs nothing but the toolchain and loopback.
+//! The black-box suite: it starts the real binary and sends requests as clients do, with fake homeservers and fake SFUs for the calls of
+//! the service. It uses the service's interfaces only, and needs only the toolchain and loopback.
 //!
-//! What needs the ports 443 or 8448, DNS, a real homeserver or LiveKit's SDKs lives in `tests/e2e`.
+//! Tests that need the ports 443 or 8448, DNS, a real homeserver or LiveKit's SDKs are in `tests/e2e`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test fails by panicking, and says what it measured on stderr"
+    reason = "a test fails by panicking, and prints measurements on stderr"
 )]
 
-// the instruments
+// fake servers, clients and helpers
 mod appservice_stage;
 mod call;
 mod certificate;

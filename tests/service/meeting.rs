@@ -1,4 +1,4 @@
-//! A meeting begins: the users of one homeserver that nobody listed ask all at once.
+//! The start of a meeting: the users of one unlisted homeserver request tokens at once.
 
 use std::sync::Barrier;
 use std::thread;
@@ -9,26 +9,26 @@ use crate::homeserver::{Behaviour, Homeserver};
 use crate::sfu::SfuBehavior;
 use crate::stage::{LOOPBACK, Stage};
 
-/// What the homeserver takes for an answer: everybody is there before the first one is served.
-const ANSWER: Duration = Duration::from_millis(150);
-/// Users of one stranger's server that can be asked about at a time, once it has answered.
-const TOGETHER: usize = 16;
+/// Response time of the homeserver: all requests arrive before the first response.
+const RESPONSE_TIME: Duration = Duration::from_millis(150);
+/// Concurrent calls to an unlisted homeserver that has answered lately.
+const MAX_CALLS: usize = 16;
 
 #[test]
-fn the_users_of_a_stranger_s_homeserver_join_together() {
+fn the_users_of_an_unlisted_homeserver_join_together() {
     let stage = meeting("");
     assert!(stage.sfu.calls().is_empty());
 }
 
-/// Then the SFU is called for each of them, which takes a place as well.
+/// The calls to the SFU, one for each user, need permits as well.
 #[test]
-fn with_full_access_for_everyone_they_join_together_too() {
+fn users_with_full_access_join_together() {
     let stage = meeting("*");
-    assert!(stage.sfu.calls().len() > 2 * TOGETHER);
+    assert!(stage.sfu.calls().len() > 2 * MAX_CALLS);
 }
 
 fn meeting(full_access: &str) -> Stage {
-    let homeserver = Homeserver::start("127.0.0.1", Behaviour::Slow(ANSWER));
+    let homeserver = Homeserver::start("127.0.0.1", Behaviour::Slow(RESPONSE_TIME));
     let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
         settings
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", full_access)
@@ -37,14 +37,14 @@ fn meeting(full_access: &str) -> Stage {
     let first = stage.get_token(&stage.homeserver.user("first"));
     assert_eq!(first.status, 200, "{first:?}");
     for _ in 0..2 {
-        let refused = refused(&stage, TOGETHER);
+        let refused = refused(&stage, MAX_CALLS);
         assert!(
             refused.is_empty(),
-            "{} of {TOGETHER}: {refused:?}",
+            "{} of {MAX_CALLS}: {refused:?}",
             refused.len()
         );
     }
-    let more = TOGETHER + 4;
+    let more = MAX_CALLS + 4;
     let refused = refused(&stage, more);
     assert!(
         refused.len() <= 4,
@@ -57,21 +57,21 @@ fn meeting(full_access: &str) -> Stage {
     stage
 }
 
-/// The replies to those of so many users, all asking at once, who got no token.
+/// The replies other than 200 to this number of concurrent requests.
 fn refused(stage: &Stage, users: usize) -> Vec<Reply> {
-    let together = Barrier::new(users);
+    let barrier = Barrier::new(users);
     thread::scope(|scope| {
-        let asking: Vec<_> = (0..users)
+        let requests: Vec<_> = (0..users)
             .map(|number| {
                 let user = stage.homeserver.user(&format!("user{number}"));
-                let together = &together;
+                let barrier = &barrier;
                 scope.spawn(move || {
-                    together.wait();
+                    barrier.wait();
                     stage.get_token(&user)
                 })
             })
             .collect();
-        let replies = asking.into_iter().map(|user| user.join().unwrap());
+        let replies = requests.into_iter().map(|request| request.join().unwrap());
         replies.filter(|reply| reply.status != 200).collect()
     })
 }

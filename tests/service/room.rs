@@ -1,4 +1,4 @@
-//! Full access: the room is created before the reply. Restricted: it is not created at all.
+//! Rooms on the SFU: created before the response for full access, not created for restricted access.
 
 use std::thread;
 
@@ -9,11 +9,11 @@ use crate::settings::{KEY, SECRET, Settings};
 use crate::sfu::{CreateRoom, Sfu, SfuBehavior};
 use crate::stage::{LOOPBACK, Stage};
 
-/// How long the token of one call may live, in seconds: it is used at once.
-const SHORT: i64 = 600;
+/// Longest lifetime in seconds of the access token of one call to the SFU.
+const MAX_LIFETIME: i64 = 600;
 
 #[test]
-fn full_access_creates_exactly_the_room_of_the_token() {
+fn full_access_creates_the_room_of_the_token() {
     let stage = Stage::full_access();
     let user = stage.homeserver.user("alice");
     let bodies = [
@@ -46,7 +46,7 @@ fn full_access_creates_exactly_the_room_of_the_token() {
 }
 
 #[test]
-fn the_call_carries_a_short_lived_token_that_can_create_rooms_and_join_none() {
+fn the_call_to_the_sfu_has_a_short_lived_token_that_creates_rooms_only() {
     let stage = Stage::full_access();
     stage.get_token(&stage.homeserver.user("alice")).jwt();
     let claims = &stage.sfu.calls()[0].claims;
@@ -55,19 +55,19 @@ fn the_call_carries_a_short_lived_token_that_can_create_rooms_and_join_none() {
     assert_eq!(claims["video"]["roomCreate"], true);
     assert_ne!(claims["video"]["roomJoin"], true);
     let exp = claims["exp"].as_i64().unwrap();
-    assert!((now..=now + SHORT).contains(&exp), "{claims}");
+    assert!((now..=now + MAX_LIFETIME).contains(&exp), "{claims}");
     let nbf = claims["nbf"].as_i64().unwrap();
     assert!((now - 10..=now).contains(&nbf), "{claims}");
 }
 
 #[test]
-fn the_reply_waits_for_the_room() {
+fn the_response_waits_for_the_room() {
     let stage = Stage::full_access_with(SfuBehavior::Waits, |settings| settings);
     let user = stage.homeserver.user("alice");
     thread::scope(|scope| {
         let reply = scope.spawn(|| stage.get_token(&user));
         stage.sfu.wait_for_call();
-        // another request is served meanwhile, so the first could have been answered by now
+        // another request is served in the meantime
         assert_eq!(stage.service.request("GET", "/healthz").status, 200);
         assert!(!reply.is_finished());
         stage.sfu.release();
@@ -76,7 +76,7 @@ fn the_reply_waits_for_the_room() {
 }
 
 #[test]
-fn restricted_users_get_a_token_and_no_room() {
+fn restricted_access_creates_no_room() {
     let stage = Stage::restricted();
     let user = stage.homeserver.user("alice");
     stage.get_token(&user).jwt();
@@ -85,7 +85,7 @@ fn restricted_users_get_a_token_and_no_room() {
 }
 
 #[test]
-fn a_refused_user_leaves_no_room() {
+fn a_refused_user_creates_no_room() {
     let stage = Stage::full_access();
     let stranger = stage.homeserver.user_with_unknown_token("mallory");
     assert_eq!(stage.get_token(&stranger).status, 401);
@@ -93,7 +93,7 @@ fn a_refused_user_leaves_no_room() {
 }
 
 #[test]
-fn full_access_goes_by_the_exact_server_name_in_either_variable() {
+fn full_access_compares_server_names_exactly_under_either_setting() {
     for variable in [
         "LIVEKIT_FULL_ACCESS_HOMESERVERS",
         "LIVEKIT_LOCAL_HOMESERVERS",
@@ -121,7 +121,7 @@ fn full_access_goes_by_the_exact_server_name_in_either_variable() {
 }
 
 #[test]
-fn the_sfu_is_reached_at_the_api_url_with_its_path() {
+fn the_sfu_is_called_below_the_path_of_the_api_url() {
     let homeserver = Homeserver::honest();
     let sfu = Sfu::start(SfuBehavior::Serves);
     for (url, prefix) in [

@@ -1,10 +1,10 @@
-//! Methods and paths: what is answered where, below any prefix, and by HTTP/1.0.
+//! Methods and paths of the endpoints, prefixes, and HTTP/1.0.
 
 use crate::stage::Stage;
 use crate::status::{ENDPOINTS, assert_cors, assert_error};
 
 #[test]
-fn another_method_is_told_which_ones_there_are() {
+fn another_method_is_refused_with_the_allowed_ones() {
     let stage = Stage::full_access();
     for (path, _) in ENDPOINTS {
         for method in ["GET", "PUT", "DELETE", "PATCH"] {
@@ -68,7 +68,7 @@ fn a_preflight_is_answered() {
 }
 
 #[test]
-fn it_says_that_it_is_well() {
+fn liveness_is_answered_below_any_prefix() {
     let stage = Stage::full_access();
     for path in ["/healthz", "/healthz/", "//healthz", "/livekit/jwt/healthz"] {
         assert_eq!(stage.service.request("GET", path).status, 200, "{path}");
@@ -78,7 +78,7 @@ fn it_says_that_it_is_well() {
 }
 
 #[test]
-fn it_answers_below_any_prefix() {
+fn tokens_are_issued_below_any_prefix() {
     let stage = Stage::full_access();
     for prefix in [
         "",
@@ -99,9 +99,9 @@ fn it_answers_below_any_prefix() {
     }
 }
 
-/// nginx speaks HTTP/1.0 to its back end unless told otherwise.
+/// nginx uses HTTP/1.0 for its back end by default.
 #[test]
-fn it_answers_http_1_0() {
+fn http_1_0_is_answered() {
     let stage = Stage::full_access();
     let body = stage.homeserver.user("alice").get_token().to_string();
     let length = body.len();

@@ -1,5 +1,5 @@
-//! The status table of the Matrix endpoints, and what stands on every reply: CORS, and nothing but `errcode` and `error`
-//! in the body of an error. What becomes of a body is in `malformed`, methods and paths in `routes`.
+//! Status codes of the Matrix endpoints, CORS header fields on every response, and errors with `errcode` and `error` only. Invalid bodies
+//! are tested in `malformed`, methods and paths in `routes`.
 
 use std::net::TcpListener;
 
@@ -9,21 +9,21 @@ use crate::client::{self, Reply};
 use crate::sfu::SfuBehavior;
 use crate::stage::{Stage, User};
 
-/// An endpoint and the body that it takes.
+/// An endpoint and its body.
 pub(crate) type Endpoint = (&'static str, fn(&User) -> Value);
 
 pub(crate) const ENDPOINTS: [Endpoint; 2] =
     [("/get_token", User::get_token), ("/sfu/get", User::sfu_get)];
 
 #[test]
-fn every_reply_may_be_read_by_a_browser() {
+fn every_response_has_cors_headers() {
     let stage = Stage::full_access();
     let good = stage.homeserver.user("alice");
-    let stranger = stage.homeserver.user_with_unknown_token("mallory");
+    let unknown = stage.homeserver.user_with_unknown_token("mallory");
     for (path, body) in ENDPOINTS {
         let replies = [
             (200, stage.service.post(path, &body(&good))),
-            (401, stage.service.post(path, &body(&stranger))),
+            (401, stage.service.post(path, &body(&unknown))),
             (400, stage.service.request("POST", path)),
             (400, stage.service.post(path, &Value::Null)),
             (413, too_large(&stage, path)),
@@ -44,7 +44,7 @@ fn every_reply_may_be_read_by_a_browser() {
 }
 
 #[test]
-fn a_failing_sfu_is_an_unknown_error_that_a_browser_may_read() {
+fn a_failing_sfu_is_an_unknown_error() {
     for conduct in [
         SfuBehavior::Responds(
             "401 Unauthorized",
@@ -74,12 +74,12 @@ fn a_failing_sfu_is_an_unknown_error_that_a_browser_may_read() {
 }
 
 #[test]
-fn an_sfu_that_is_not_there_is_an_unknown_error() {
+fn an_unreachable_sfu_is_an_unknown_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = free.local_addr().unwrap();
+    let unused = free.local_addr().unwrap();
     drop(free);
     let stage = Stage::full_access_with(SfuBehavior::Serves, |settings| {
-        settings.set("LIVEKIT_API_URL", format!("http://{nobody}"))
+        settings.set("LIVEKIT_API_URL", format!("http://{unused}"))
     });
     for (path, body) in ENDPOINTS {
         let user = stage.homeserver.user("alice");
@@ -90,23 +90,23 @@ fn an_sfu_that_is_not_there_is_an_unknown_error() {
 }
 
 #[test]
-fn an_sfu_that_hangs_is_given_up() {
+fn a_hanging_sfu_is_an_unknown_error_after_one_call() {
     let stage = Stage::full_access_with(SfuBehavior::Hangs, |settings| settings);
     let user = stage.homeserver.user("alice");
     let reply = stage.get_token(&user);
     assert_eq!(reply.verdict(), (500, "M_UNKNOWN".to_owned()));
-    assert_eq!(stage.sfu.calls().len(), 1, "one try");
+    assert_eq!(stage.sfu.calls().len(), 1, "calls");
 }
 
 #[test]
-fn all_that_is_not_believed_gets_one_and_the_same_sentence() {
+fn every_authentication_failure_has_the_same_response() {
     let stage = Stage::full_access();
     let homeserver = &stage.homeserver;
     let unknown = homeserver.user_with_unknown_token("alice");
     let mut claims_another = homeserver.user("mallory");
     claims_another.id = format!("@alice:{}", homeserver.name());
-    let foreign = homeserver.user_with_unknown_token("alice");
-    homeserver.set_userinfo(&foreign.token, "@alice:elsewhere.example");
+    let other_server = homeserver.user_with_unknown_token("alice");
+    homeserver.set_userinfo(&other_server.token, "@alice:elsewhere.example");
     let suffixed = homeserver.user_with_unknown_token("alice");
     homeserver.set_userinfo(&suffixed.token, &format!("{}.example", suffixed.id));
     let two_colons = homeserver.user_with_unknown_token("alice");
@@ -116,43 +116,43 @@ fn all_that_is_not_believed_gets_one_and_the_same_sentence() {
     );
     let not_an_id = homeserver.user_with_unknown_token("alice");
     homeserver.set_userinfo(&not_an_id.token, homeserver.name());
-    let nowhere = User::new("alice", "127.0.0.1:1");
-    let no_name = User::new("alice", "no server name");
+    let unreachable = User::new("alice", "127.0.0.1:1");
+    let invalid_name = User::new("alice", "no server name");
 
-    let mut sentences = Vec::new();
+    let mut replies = Vec::new();
     let users = [
         &unknown,
-        &foreign,
+        &other_server,
         &suffixed,
         &two_colons,
         &not_an_id,
-        &nowhere,
-        &no_name,
+        &unreachable,
+        &invalid_name,
     ];
     for (path, body) in ENDPOINTS {
         for user in users {
-            sentences.push((path, user, stage.service.post(path, &body(user))));
+            replies.push((path, user, stage.service.post(path, &body(user))));
         }
     }
-    // `/sfu/get` claims no user id
+    // the body of `/sfu/get` has no user id
     let reply = stage.get_token(&claims_another);
-    sentences.push(("/get_token", &claims_another, reply));
+    replies.push(("/get_token", &claims_another, reply));
 
-    for (path, user, reply) in &sentences {
+    for (path, user, reply) in &replies {
         assert_eq!(
             reply.verdict(),
             (401, "M_UNAUTHORIZED".to_owned()),
             "{path} {user:?}"
         );
-        assert_eq!(reply.body, sentences[0].2.body, "{path} {user:?}");
+        assert_eq!(reply.body, replies[0].2.body, "{path} {user:?}");
         assert_cors(reply);
         assert_error(reply);
     }
-    assert!(stage.sfu.calls().is_empty(), "no room for any of them");
+    assert!(stage.sfu.calls().is_empty(), "rooms created");
 }
 
 #[test]
-fn a_body_that_is_only_announced_too_large_is_refused_at_once() {
+fn a_content_length_that_is_too_large_is_refused_without_the_body() {
     let stage = Stage::full_access();
     for length in ["65537000", "100000000000000"] {
         let head =
@@ -165,7 +165,7 @@ fn a_body_that_is_only_announced_too_large_is_refused_at_once() {
 }
 
 #[test]
-fn a_body_too_large_in_chunks_is_refused() {
+fn a_chunked_body_that_is_too_large_is_refused() {
     let stage = Stage::full_access();
     let mut request =
         b"POST /sfu/get HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
