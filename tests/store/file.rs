@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use livekit_token_service::internal::{FileStore, LeaveStore, Ownership};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::conformance::{
     DurableStore, TestStore, adopt_records, conformance_tests, durability_tests, key,
@@ -280,4 +281,31 @@ fn changes_are_written_soon() {
     wait_until("the changes are written", || {
         copy() == [(key("a"), "new".to_owned())]
     });
+}
+
+#[test]
+fn a_record_with_an_invalid_key_is_quarantined() {
+    const LEAVES: TableDefinition<'_, &str, &str> = TableDefinition::new("leaves");
+    const QUARANTINE: TableDefinition<'_, &str, &str> = TableDefinition::new("aside");
+    let directory = TestDirectory::new();
+    let database = Database::create(directory.file()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut leaves = transaction.open_table(LEAVES).unwrap();
+        leaves.insert("no key", "a record").unwrap();
+        leaves.insert(&*key("a").to_json(), "valid").unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let test = directory.open();
+    assert_eq!(adopt_records(&test.file), [(key("a"), "valid".to_owned())]);
+    test.file.close();
+    let database = Database::open(test.directory.file()).unwrap();
+    let transaction = database.begin_read().unwrap();
+    let leaves = transaction.open_table(LEAVES).unwrap();
+    assert_eq!(leaves.len().unwrap(), 1);
+    let quarantine = transaction.open_table(QUARANTINE).unwrap();
+    let (name, record) = quarantine.first().unwrap().unwrap();
+    assert!(name.value().ends_with(" no key"), "{}", name.value());
+    assert_eq!(record.value(), "a record");
 }
