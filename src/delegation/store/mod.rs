@@ -32,6 +32,7 @@ pub struct FencingToken(u64);
 /// Whether this replica owns a leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
+    /// This replica owns the leave.
     Owned,
     /// The leave has ended, was replaced, or was taken by another replica.
     Lost,

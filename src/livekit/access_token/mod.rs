@@ -45,6 +45,7 @@ impl ApiKey {
         Self { id: id.into(), mac }
     }
 
+    /// The id of the key: `iss` of its tokens.
     pub fn id(&self) -> &str {
         &self.id
     }
