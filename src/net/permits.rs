@@ -15,7 +15,7 @@ pub(crate) const MAX_CALLS_PER_SUBNET: usize = 8;
 pub(crate) const MAX_CALLS_PER_SUBNET_IF_RESPONSIVE: usize = 16;
 /// Concurrent calls to one unlisted server name: a server that never answers holds no more workers than these.
 pub(crate) const MAX_CALLS_PER_SERVER: usize = 4;
-/// As [`MAX_CALLS_PER_SERVER`], for a server that has answered lately: the members of a meeting arrive together.
+/// As [`MAX_CALLS_PER_SERVER`], for a server that has responded recently: the participants of a call arrive together.
 pub(crate) const MAX_CALLS_PER_SERVER_IF_RESPONSIVE: usize = 16;
 
 /// A fixed number of permits, taken at once or not at all.

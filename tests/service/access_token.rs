@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::settings::{KEY, SECRET};
-use crate::sfu::SfuBehavior;
-use crate::stage::{Stage, User};
+use crate::setup::{TestSetup, User};
+use crate::sfu::SfuBehaviour;
 
 /// Tolerance for `nbf` and `exp` in seconds, because the test takes time.
 const SLACK: i64 = 10;
@@ -19,9 +19,9 @@ fn the_response_is_the_unchanged_url_and_the_access_token() {
         "ws://sfu.example.com:7880/livekit/sfu/",
         "https://sfu.example.com:443/sfu",
     ] {
-        let stage = Stage::restricted_with(|settings| settings.set("LIVEKIT_URL", url));
-        let user = stage.homeserver.user("alice");
-        for reply in [stage.get_token(&user), stage.sfu_get(&user)] {
+        let setup = TestSetup::restricted_with(|settings| settings.set("LIVEKIT_URL", url));
+        let user = setup.homeserver.user("alice");
+        for reply in [setup.get_token(&user), setup.sfu_get(&user)] {
             assert_eq!(reply.status, 200, "{reply:?}");
             let body = reply.json();
             assert_eq!(body["url"], url);
@@ -34,15 +34,15 @@ fn the_response_is_the_unchanged_url_and_the_access_token() {
 
 #[test]
 fn the_claims_are_those_of_the_specification() {
-    let stage = Stage::restricted();
-    let user = stage.homeserver.user("alice");
+    let setup = TestSetup::restricted();
+    let user = setup.homeserver.user("alice");
     let identity = jwt::hash(&[&user.id, "DEVICE123", "memberABC"]);
     let literal = format!("{}:DEVICE123", user.id);
     let modern = jwt::hash(&["!roomid:example.com", "slot1234"]);
     let legacy = jwt::hash(&["!roomid:example.com", "m.call#ROOM"]);
     for (reply, identity, room) in [
-        (stage.get_token(&user), identity, modern),
-        (stage.sfu_get(&user), literal, legacy),
+        (setup.get_token(&user), identity, modern),
+        (setup.sfu_get(&user), literal, legacy),
     ] {
         let now = jwt::now();
         let claims = jwt::claims(&reply.jwt(), SECRET);
@@ -87,14 +87,14 @@ fn the_claims_are_those_of_the_specification() {
 fn room_and_identity_match_the_vectors_of_the_specification() {
     const ROOM: &str = "O8437W3+jmzMVjoIP3tNwbm+XxHQk2iKpOA7aqw3qSc";
     const IDENTITY: &str = "J+T45tGruxc+HrUOqJJlyQSV33m728Cme4+vt8/SWrU";
-    let stage = stage_with_override_for_example_com();
-    let user = stage.homeserver.user("alice");
+    let setup = stage_with_override_for_example_com();
+    let user = setup.homeserver.user("alice");
 
-    let claims = jwt::claims(&stage.get_token(&user).jwt(), SECRET);
+    let claims = jwt::claims(&setup.get_token(&user).jwt(), SECRET);
     assert_eq!(claims["video"]["room"], ROOM);
     assert_eq!(claims["sub"], IDENTITY);
 
-    let claims = jwt::claims(&stage.sfu_get(&user).jwt(), SECRET);
+    let claims = jwt::claims(&setup.sfu_get(&user).jwt(), SECRET);
     assert_eq!(claims["sub"], "@alice:example.com:DEVICE123");
 
     // the hash function of this suite, against all three vectors
@@ -111,20 +111,20 @@ fn room_and_identity_match_the_vectors_of_the_specification() {
 
 #[test]
 fn hashed_names_escape_exactly_what_canonical_json_escapes() {
-    let stage = Stage::restricted();
+    let setup = TestSetup::restricted();
     for odd in [
         "<&>",
         "quote\" backslash\\ slash/",
         "line\u{2028}separator paragraph\u{2029}",
         "Grüße 🎥 日本",
     ] {
-        let user = stage.homeserver.user("alice");
+        let user = setup.homeserver.user("alice");
         let mut body = user.get_token();
         body["room_id"] = json!(odd);
         body["slot_id"] = json!(odd);
         body["member"]["id"] = json!(odd);
         body["member"]["claimed_device_id"] = json!(odd);
-        let reply = stage.service.post("/get_token", &body);
+        let reply = setup.service.post("/get_token", &body);
         let claims = jwt::claims(&reply.jwt(), SECRET);
         assert_eq!(claims["video"]["room"], jwt::hash(&[odd, odd]), "{odd:?}");
         assert_eq!(claims["sub"], jwt::hash(&[&user.id, odd, odd]), "{odd:?}");
@@ -133,17 +133,17 @@ fn hashed_names_escape_exactly_what_canonical_json_escapes() {
 
 #[test]
 fn the_user_is_the_one_that_the_homeserver_names() {
-    let stage = Stage::restricted();
-    let user = stage.homeserver.user("bob");
-    let claims = jwt::claims(&stage.sfu_get(&user).jwt(), SECRET);
-    let name = stage.homeserver.name();
+    let setup = TestSetup::restricted();
+    let user = setup.homeserver.user("bob");
+    let claims = jwt::claims(&setup.sfu_get(&user).jwt(), SECRET);
+    let name = setup.homeserver.name();
     assert_eq!(claims["sub"], format!("@bob:{name}:DEVICE123"));
 }
 
 /// Server names are compared byte by byte.
 #[test]
 fn a_homeserver_cannot_name_a_user_of_another_server() {
-    let stage = stage_with_override_for_example_com();
+    let setup = stage_with_override_for_example_com();
     for subject in [
         "@alice:EXAMPLE.com",
         "@alice:example.com:8448",
@@ -157,19 +157,19 @@ fn a_homeserver_cannot_name_a_user_of_another_server() {
         "",
     ] {
         let user = User::new("alice", "example.com");
-        stage.homeserver.set_userinfo(&user.token, subject);
-        for reply in [stage.get_token(&user), stage.sfu_get(&user)] {
+        setup.homeserver.set_userinfo(&user.token, subject);
+        for reply in [setup.get_token(&user), setup.sfu_get(&user)] {
             assert_eq!(reply.status, 401, "{subject:?} {reply:?}");
         }
     }
-    let alice = stage.homeserver.user("alice");
-    assert_eq!(stage.sfu_get(&alice).status, 200);
+    let alice = setup.homeserver.user("alice");
+    assert_eq!(setup.sfu_get(&alice).status, 200);
 }
 
-fn stage_with_override_for_example_com() -> Stage {
-    let homeserver = Homeserver::honest().with_name("example.com");
+fn stage_with_override_for_example_com() -> TestSetup {
+    let homeserver = FakeHomeserver::well_behaved().with_name("example.com");
     let over = format!("example.com=https://localhost:{}", homeserver.port());
-    Stage::with(homeserver, SfuBehavior::Serves, |settings| {
+    TestSetup::with(homeserver, SfuBehaviour::Serves, |settings| {
         settings.set("LIVEKIT_FEDERATION_URL_OVERRIDES", over)
     })
 }

@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use crate::certificate::Presents;
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::{PROGRAM, Service, command};
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::stage::LOOPBACK;
+use crate::setup::LOOPBACK;
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 /// Ports tried until one is free on both addresses.
@@ -28,14 +28,15 @@ fn a_homeserver_is_found_on_any_address_of_its_name() {
         let (homeserver, _reserved) = (0..PORTS)
             .find_map(|_| {
                 let presents = Presents::Name("localhost");
-                let server = Homeserver::with_certificate(address, presents, Behaviour::Honest);
+                let server =
+                    FakeHomeserver::with_certificate(address, presents, Behaviour::Correct);
                 let reserved = reserve_port(refusing_address, server.port())?;
                 Some((server, reserved))
             })
             .unwrap();
         let name = format!("localhost:{}", homeserver.port());
         let homeserver = homeserver.with_name(&name);
-        let sfu = Sfu::start(SfuBehavior::Serves);
+        let sfu = FakeSfu::start(SfuBehaviour::Serves);
         let settings = Settings::complete().set("LIVEKIT_URL", sfu.url());
         for settings in [
             settings.clone().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK),

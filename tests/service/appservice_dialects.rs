@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::appservice_stage::{
-    AppServiceStage, DELEGATE_PATH, FakeResponse, ROOM, SERVER_PATH, USER_PATH, hs_token_header,
+use crate::appservice_setup::{
+    AppServiceSetup, DELEGATE_PATH, FakeResponse, ROOM, SERVER_PATH, USER_PATH, hs_token_header,
     json_response, origin_header, relay_response, send_joined, user_header, wait_until,
 };
 use crate::call::post_webhook;
@@ -23,8 +23,8 @@ fn unstable(path: &str) -> String {
 }
 
 /// A valid body of any of the three endpoints, without a member.
-fn body_without_member(stage: &AppServiceStage) -> Value {
-    let mut body = stage.token_request();
+fn body_without_member(setup: &AppServiceSetup) -> Value {
+    let mut body = setup.token_request();
     body.as_object_mut().unwrap().remove("member_id");
     body["user_id"] = BOB.into();
     body["delay_id"] = "syd_1".into();
@@ -52,21 +52,21 @@ fn sub(reply: &Reply) -> String {
     claims["sub"].as_str().unwrap().to_owned()
 }
 
-fn post(stage: &AppServiceStage, path: &str, body: &Value) -> Reply {
+fn post(setup: &AppServiceSetup, path: &str, body: &Value) -> Reply {
     let caller = match path.contains("/federation/") {
         true => origin_header("b.org"),
         false => user_header(ALICE),
     };
-    stage.post(path, &[hs_token_header(), caller], body)
+    setup.post(path, &[hs_token_header(), caller], body)
 }
 
 #[test]
 fn the_dialect_determines_the_identity_on_both_token_endpoints() {
-    let stage = AppServiceStage::start();
-    let body = body_without_member(&stage);
+    let setup = AppServiceSetup::start();
+    let body = body_without_member(&setup);
     for (path, user) in [(USER_PATH, ALICE), (SERVER_PATH, BOB)] {
         for path in [path.to_owned(), unstable(path)] {
-            let identity = |body: &Value| sub(&post(&stage, &path, body));
+            let identity = |body: &Value| sub(&post(&setup, &path, body));
             let by_id = jwt::hash(&[user, "m"]);
             let by_device = jwt::hash(&[user, DEVICE, "m"]);
             assert_eq!(identity(&with_member_id(body.clone())), by_id, "{path}");
@@ -79,8 +79,8 @@ fn the_dialect_determines_the_identity_on_both_token_endpoints() {
 
 #[test]
 fn a_member_that_is_incomplete_or_ambiguous_is_refused_by_every_endpoint() {
-    let stage = AppServiceStage::start();
-    let body = body_without_member(&stage);
+    let setup = AppServiceSetup::start();
+    let body = body_without_member(&setup);
     let mut without_device = body.clone();
     without_device["member"] = json!({ "id": "m" });
     let mut without_id = body.clone();
@@ -95,14 +95,18 @@ fn a_member_that_is_incomplete_or_ambiguous_is_refused_by_every_endpoint() {
     ] {
         for path in [USER_PATH, SERVER_PATH, DELEGATE_PATH] {
             for path in [path.to_owned(), unstable(path)] {
-                let reply = post(&stage, &path, body);
-                assert_eq!(reply.verdict(), (400, errcode.into()), "{path} {body}");
+                let reply = post(&setup, &path, body);
+                assert_eq!(
+                    reply.status_and_errcode(),
+                    (400, errcode.into()),
+                    "{path} {body}"
+                );
                 let error = reply.json()["error"].as_str().unwrap().to_owned();
                 assert!(error.starts_with(&format!("{field}: ")), "{error}");
             }
         }
     }
-    assert!(stage.requests().is_empty());
+    assert!(setup.requests().is_empty());
 }
 
 /// The body that the homeserver is to post to the other homeserver.
@@ -111,8 +115,8 @@ fn relayed_body(request: &Request) -> Value {
     relayed["body"].clone()
 }
 
-fn relayed_bodies(stage: &AppServiceStage) -> Vec<Value> {
-    let requests = stage.requests();
+fn relayed_bodies(setup: &AppServiceSetup) -> Vec<Value> {
+    let requests = setup.requests();
     let relays = requests.iter().filter(|r| r.path().ends_with("/fed_proxy"));
     relays.map(relayed_body).collect()
 }
@@ -152,59 +156,59 @@ fn a_request_is_relayed_in_the_dialect_of_the_client_and_after_a_400_once_in_the
         (both, KNOWS_MEMBER_ID, vec![&by_id]),
         (both, KNOWS_MEMBER, vec![&by_id, &by_device]),
     ] {
-        let stage = AppServiceStage::start();
-        stage.set_relay_response(remote);
-        let mut body = with(body_without_member(&stage));
+        let setup = AppServiceSetup::start();
+        setup.set_relay_response(remote);
+        let mut body = with(body_without_member(&setup));
         body["server_name"] = "b.org".into();
         body["url"] = "wss://sfu.b.org".into();
-        assert_eq!(stage.request_as_alice(&body).jwt(), "a.b.c");
-        let relayed = relayed_bodies(&stage);
+        assert_eq!(setup.request_as_alice(&body).jwt(), "a.b.c");
+        let relayed = relayed_bodies(&setup);
         assert_eq!(relayed.iter().collect::<Vec<_>>(), relays);
-        assert!(stage.sfu.calls().is_empty(), "no local room");
+        assert!(setup.sfu.calls().is_empty(), "no local room");
     }
 }
 
 #[test]
 fn a_400_is_relayed_if_the_other_dialect_is_impossible_or_refused_as_well() {
-    let stage = AppServiceStage::start();
+    let setup = AppServiceSetup::start();
     let ask = |with: fn(Value) -> Value| {
-        let mut body = with(body_without_member(&stage));
+        let mut body = with(body_without_member(&setup));
         body["server_name"] = "b.org".into();
-        let before = stage.relay_calls();
-        let verdict = stage.request_as_alice(&body).verdict();
-        (verdict, stage.relay_calls() - before)
+        let before = setup.relay_calls();
+        let result = setup.request_as_alice(&body).status_and_errcode();
+        (result, setup.relay_calls() - before)
     };
     let refused = || (400, "M_INVALID_PARAM".to_owned());
-    stage.set_relay_response(KNOWS_MEMBER);
+    setup.set_relay_response(KNOWS_MEMBER);
     assert_eq!(ask(with_member_id), (refused(), 1), "the device is unknown");
     for errcode in ["M_INVALID_PARAM", "M_BAD_JSON"] {
         let refusal = json!({ "errcode": errcode });
-        stage.set_relay_response(relay_response(400, &refusal));
+        setup.set_relay_response(relay_response(400, &refusal));
         assert_eq!(ask(with_member), (refused(), 2), "{errcode}");
     }
     // other refusals say nothing of the dialect
-    for (status, errcode, verdict) in [
+    for (status, errcode, result) in [
         (403, "M_FORBIDDEN", (403, "M_FORBIDDEN".to_owned())),
         (500, "M_UNKNOWN", (502, "M_UNKNOWN".to_owned())),
     ] {
         let refusal = json!({ "errcode": errcode });
-        stage.set_relay_response(relay_response(status, &refusal));
-        assert_eq!(ask(with_member), (verdict, 1), "{status}");
+        setup.set_relay_response(relay_response(status, &refusal));
+        assert_eq!(ask(with_member), (result, 1), "{status}");
     }
     let refusal = json!({ "errcode": "M_INVALID_PARAM" });
-    stage.set_relay_response(json_response("400 Bad Request", &refusal));
+    setup.set_relay_response(json_response("400 Bad Request", &refusal));
     let failed = (502, "M_UNKNOWN".to_owned());
     assert_eq!(ask(with_member), (failed, 1), "of the local homeserver");
 }
 
 #[test]
 fn members_of_both_dialects_are_removed_from_the_call() {
-    let stage = AppServiceStage::start_with(|settings| settings.set(CHECK_INTERVAL, "3600"));
-    let body = body_without_member(&stage);
+    let setup = AppServiceSetup::start_with(|settings| settings.set(CHECK_INTERVAL, "3600"));
+    let body = body_without_member(&setup);
     let connect = |path, body: &Value| {
-        let participant = [room_name(), sub(&post(&stage, path, body))];
+        let participant = [room_name(), sub(&post(&setup, path, body))];
         let [room, identity] = &participant;
-        stage.sfu.set_connection(room, identity, Some("PA_1"));
+        setup.sfu.set_connection(room, identity, Some("PA_1"));
         participant
     };
     let mut expected = [
@@ -213,40 +217,40 @@ fn members_of_both_dialects_are_removed_from_the_call() {
         connect(SERVER_PATH, &with_member(body.clone())),
         connect(SERVER_PATH, &with_member_id(body.clone())),
     ];
-    stage.set_joined(false);
+    setup.set_joined(false);
     let banned = [ALICE, BOB].map(|user| {
         json!({
             "type": "m.room.member", "room_id": ROOM, "state_key": user, "sender": "@admin:own.example",
             "content": { "membership": "ban" },
         })
     });
-    assert_eq!(stage.push_events(&json!(banned)).status, 200);
-    let mut removed = stage.sfu.wait_for_removals(expected.len());
+    assert_eq!(setup.push_events(&json!(banned)).status, 200);
+    let mut removed = setup.sfu.wait_for_removals(expected.len());
     removed.sort();
     expected.sort();
     assert_eq!(removed, expected);
     // and again when the participant joins with the older token
     let [room, identity] = [room_name(), jwt::hash(&[ALICE, DEVICE, "m"])];
-    stage.sfu.set_connection(&room, &identity, Some("PA_2"));
-    send_joined(&stage.service, "EV_1", &room, &identity, &Value::Null);
-    let removed = stage.sfu.wait_for_removals(expected.len() + 1);
+    setup.sfu.set_connection(&room, &identity, Some("PA_2"));
+    send_joined(&setup.service, "EV_1", &room, &identity, &Value::Null);
+    let removed = setup.sfu.wait_for_removals(expected.len() + 1);
     assert_eq!(removed.last(), Some(&[room, identity]));
 }
 
 /// Sends the webhook `participant_left` of the connection `PA_1`.
-fn send_left(stage: &AppServiceStage, id: &str, identity: &str) {
+fn send_left(setup: &AppServiceSetup, id: &str, identity: &str) {
     let event = json!({
         "event": "participant_left", "id": id, "createdAt": jwt::now().to_string(),
         "room": { "name": room_name(), "sid": "RM_1" },
         "participant": { "sid": "PA_1", "identity": identity, "state": "DISCONNECTED" },
     });
-    let reply = post_webhook(&stage.service, event.to_string().as_bytes());
+    let reply = post_webhook(&setup.service, event.to_string().as_bytes());
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
 #[test]
 fn a_delegated_leave_belongs_to_the_identity_of_its_dialect_and_needs_no_url() {
-    let stage = AppServiceStage::start();
+    let setup = AppServiceSetup::start();
     let event = json!({ "room_id": ROOM, "delay_ms": 3_600_000 });
     for id in ["syd_1", "syd_2", "syd_3"] {
         for (action, response) in [
@@ -255,30 +259,30 @@ fn a_delegated_leave_belongs_to_the_identity_of_its_dialect_and_needs_no_url() {
             ("/send", &json!({})),
         ] {
             let path_end = format!("/delayed_events/{id}{action}").leak();
-            stage.set_response(path_end, json_response("200 OK", response));
+            setup.set_response(path_end, json_response("200 OK", response));
         }
     }
     let calls = |id: &str, action: &str| {
         let path_end = format!("/delayed_events/{id}/{action}");
-        stage.count_requests(&path_end)
+        setup.count_requests(&path_end)
     };
     let delegate = |path: &str, id: &str, body: &Value| {
         let mut body = body.clone();
         body["delay_id"] = id.into();
-        post(&stage, path, &body)
+        post(&setup, path, &body)
     };
-    let body = body_without_member(&stage);
+    let body = body_without_member(&setup);
     let mut foreign = with_member(body.clone());
     foreign["url"] = "wss://sfu.example.net".into();
     let refused = (400, "M_INVALID_PARAM".to_owned());
     assert_eq!(
-        delegate(DELEGATE_PATH, "syd_1", &foreign).verdict(),
+        delegate(DELEGATE_PATH, "syd_1", &foreign).status_and_errcode(),
         refused
     );
     for url in [json!(""), json!(1)] {
         foreign["url"] = url;
-        let verdict = delegate(DELEGATE_PATH, "syd_1", &foreign).verdict();
-        assert_eq!(verdict, (400, "M_BAD_JSON".into()));
+        let result = delegate(DELEGATE_PATH, "syd_1", &foreign).status_and_errcode();
+        assert_eq!(result, (400, "M_BAD_JSON".into()));
     }
     let mut no_url = body.clone();
     no_url.as_object_mut().unwrap().remove("url");
@@ -291,14 +295,14 @@ fn a_delegated_leave_belongs_to_the_identity_of_its_dialect_and_needs_no_url() {
         (DELEGATE_PATH, "syd_2", with_member_id(null_url), &by_id),
         (&*unstable, "syd_3", with_member(body), &by_device),
     ] {
-        stage
+        setup
             .sfu
             .set_connection(&room_name(), identity, Some("PA_1"));
         let reply = delegate(path, id, &body);
         assert_eq!((reply.status, reply.json()), (200, json!({})), "{reply:?}");
         let joined = format!("EV_joined_{id}");
         send_joined(
-            &stage.service,
+            &setup.service,
             &joined,
             &room_name(),
             identity,
@@ -306,8 +310,8 @@ fn a_delegated_leave_belongs_to_the_identity_of_its_dialect_and_needs_no_url() {
         );
         wait_until(|| calls(id, "restart") > 0, "a restart");
         assert_eq!(calls(id, "send"), 0, "the participant is connected");
-        stage.sfu.set_connection(&room_name(), identity, None);
-        send_left(&stage, &format!("EV_left_{id}"), identity);
+        setup.sfu.set_connection(&room_name(), identity, None);
+        send_left(&setup, &format!("EV_left_{id}"), identity);
         wait_until(|| calls(id, "send") == 1, "the leave");
     }
 }

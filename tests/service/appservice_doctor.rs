@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::appservice_reload;
-use crate::appservice_stage::{AppServiceStage, FakeResponse, json_response};
+use crate::appservice_setup::{AppServiceSetup, FakeResponse, json_response};
 use crate::process::{Exit, run_to_exit};
 
-/// Deadline with a homeserver that does not answer, so that all timeouts are used up.
+/// Deadline with a homeserver that does not respond, so that all timeouts are used up.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// A homeserver that answers as Synapse does, and a service beside it.
-fn start_valid() -> AppServiceStage {
-    let stage = appservice_reload::start();
+/// A homeserver that responds as Synapse does, and a service beside it.
+fn start_valid() -> AppServiceSetup {
+    let setup = appservice_reload::start();
     let error = |errcode: &str| json!({ "errcode": errcode, "error": "never-logged" });
     for (end, status, body) in [
         (
@@ -45,13 +45,13 @@ fn start_valid() -> AppServiceStage {
             json!({ "duration_ms": 7 }),
         ),
     ] {
-        stage.set_response(end, json_response(status, &body));
+        setup.set_response(end, json_response(status, &body));
     }
-    stage
+    setup
 }
 
-fn doctor(stage: &AppServiceStage) -> Exit {
-    let exit = run_to_exit(&["doctor"], &stage.settings);
+fn doctor(setup: &AppServiceSetup) -> Exit {
+    let exit = run_to_exit(&["doctor"], &setup.settings);
     assert!(!exit.stdout.contains("never-logged"), "{exit:?}");
     exit
 }
@@ -65,8 +65,8 @@ fn expect(exit: &Exit, subject: &str, verdict: &str, words: &str) {
 
 #[test]
 fn a_right_configuration_has_no_failures() {
-    let stage = start_valid();
-    let exit = doctor(&stage);
+    let setup = start_valid();
+    let exit = doctor(&setup);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for (subject, words) in [
         ("homeserver", "own.example"),
@@ -80,11 +80,14 @@ fn a_right_configuration_has_no_failures() {
     }
     assert!(!exit.stdout.contains("public URL"), "{exit:?}");
     // the service gives the response that the fake homeserver forwards
-    let seen = stage.requests();
+    let seen = setup.requests();
     let request = seen.iter().find(|r| r.path().ends_with("/get_token"));
     let request = serde_json::from_slice(&request.unwrap().body).unwrap();
     let invalid = (400, "M_INVALID_PARAM".to_owned());
-    assert_eq!(stage.request_as_alice(&request).verdict(), invalid);
+    assert_eq!(
+        setup.request_as_alice(&request).status_and_errcode(),
+        invalid
+    );
 }
 
 #[test]
@@ -258,9 +261,9 @@ fn a_wrong_configuration_is_reported_with_what_to_do() {
         ),
     ];
     for (end, status, body, subject, verdict, words) in table {
-        let stage = start_valid();
-        stage.set_response(end, json_response(status, &body));
-        let exit = doctor(&stage);
+        let setup = start_valid();
+        setup.set_response(end, json_response(status, &body));
+        let exit = doctor(&setup);
         expect(&exit, subject, verdict, words);
         assert_eq!(exit.code, Some(i32::from(verdict == "FAIL")), "{exit:?}");
     }
@@ -273,10 +276,10 @@ fn a_homeserver_with_endless_or_no_responses_does_not_delay_the_end() {
         FakeResponse::Close,
         FakeResponse::Body("200 OK", vec![b' '; 10 << 20]),
     ] {
-        let (stage, begin) = (start_valid(), Instant::now());
+        let (setup, begin) = (start_valid(), Instant::now());
         for end in ["account/whoami", "appservice/doctor%27s/ping"] {
-            stage.set_response(end, answer.clone());
-            let exit = doctor(&stage);
+            setup.set_response(end, answer.clone());
+            let exit = doctor(&setup);
             assert_eq!(exit.code, Some(1), "{exit:?}");
             expect(
                 &exit,
@@ -285,7 +288,7 @@ fn a_homeserver_with_endless_or_no_responses_does_not_delay_the_end() {
                 "http://",
             );
             // for the next request
-            stage.set_response(
+            setup.set_response(
                 "account/whoami",
                 json_response("200 OK", &json!({ "user_id": "@livekit:own.example" })),
             );
@@ -296,12 +299,12 @@ fn a_homeserver_with_endless_or_no_responses_does_not_delay_the_end() {
 
 #[test]
 fn without_the_registration_file_pings_are_not_checked() {
-    let stage = AppServiceStage::start();
-    stage.set_response(
+    let setup = AppServiceSetup::start();
+    setup.set_response(
         "account/whoami",
         json_response("200 OK", &json!({ "user_id": "@livekit:own.example" })),
     );
-    let exit = doctor(&stage);
+    let exit = doctor(&setup);
     expect(
         &exit,
         "homeserver pushes",

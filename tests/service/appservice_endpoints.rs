@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::appservice_stage::{AppServiceStage, USER_PATH, hs_token_header, user_header};
+use crate::appservice_setup::{AppServiceSetup, USER_PATH, hs_token_header, user_header};
 use crate::certificate::Presents;
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::settings::Settings;
 
 const ALICE: &str = "@alice:own.example";
@@ -16,26 +16,26 @@ fn in_both_modes(settings: Settings) -> Settings {
 
 #[test]
 fn both_modes_can_be_enabled_and_no_token_is_logged() {
-    let stage = AppServiceStage::start_with(in_both_modes);
-    let jwt = stage.request_as_alice(&stage.token_request()).jwt();
-    let standalone_request = |stage: &AppServiceStage| {
+    let setup = AppServiceSetup::start_with(in_both_modes);
+    let jwt = setup.request_as_alice(&setup.token_request()).jwt();
+    let standalone_request = |setup: &AppServiceSetup| {
         let body = json!({ "room_id": "!r" });
-        stage.service.post("/get_token", &body).verdict()
+        setup.service.post("/get_token", &body).status_and_errcode()
     };
-    assert_eq!(standalone_request(&stage), (400, "M_BAD_JSON".into()));
-    stage.service.wait_for_log("token issued");
-    let log = stage.service.log();
+    assert_eq!(standalone_request(&setup), (400, "M_BAD_JSON".into()));
+    setup.service.wait_for_log("token issued");
+    let log = setup.service.log();
     assert!(
         log.contains("appservice=true") && log.contains("matrix=true"),
         "{log}"
     );
     let warning = "do not check who is in a Matrix room";
-    stage.service.wait_for_words(&["level=warn", warning]);
+    setup.service.wait_for_line_with(&["level=warn", warning]);
     assert!(
         !log.contains(&jwt) && !log.contains("never-logged"),
         "{log}"
     );
-    let appservice_only = AppServiceStage::start();
+    let appservice_only = AppServiceSetup::start();
     assert!(!appservice_only.service.log().contains(warning));
     assert_eq!(
         standalone_request(&appservice_only),
@@ -45,7 +45,7 @@ fn both_modes_can_be_enabled_and_no_token_is_logged() {
 
 #[test]
 fn a_path_below_the_proxy_prefix_reaches_no_other_endpoint() {
-    let stage = AppServiceStage::start_with(in_both_modes);
+    let setup = AppServiceSetup::start_with(in_both_modes);
     let unknown = (404, "M_UNRECOGNIZED".to_owned());
     let fields = [hs_token_header(), user_header(ALICE)];
     for api in [
@@ -67,43 +67,43 @@ fn a_path_below_the_proxy_prefix_reaches_no_other_endpoint() {
                     continue;
                 }
                 for method in ["GET", "POST"] {
-                    let reply = stage.request(method, &path, &fields, &stage.token_request());
-                    assert_eq!(reply.verdict(), unknown, "{method} {path}");
+                    let reply = setup.request(method, &path, &fields, &setup.token_request());
+                    assert_eq!(reply.status_and_errcode(), unknown, "{method} {path}");
                 }
             }
         }
     }
     let path = format!("/_matrix/livekit{USER_PATH}");
-    let reply = stage.post(&path, &fields, &stage.token_request());
+    let reply = setup.post(&path, &fields, &setup.token_request());
     assert_eq!(reply.status, 200, "{reply:?}");
-    let reply = stage.service.request("GET", "/_matrix/livekit/healthz");
+    let reply = setup.service.request("GET", "/_matrix/livekit/healthz");
     assert_eq!(reply.status, 200);
 }
 
 #[test]
 fn the_url_of_the_sfu_can_be_spelled_in_several_ways() {
-    let stage = AppServiceStage::start();
-    let url = stage.sfu.url().to_string();
+    let setup = AppServiceSetup::start();
+    let url = setup.sfu.url().to_string();
     let (_, rest) = url.split_once("://").unwrap();
     for url in [
         format!("{url}/"),
         format!("WS://{rest}"),
         format!("http://{rest}"),
     ] {
-        let mut body = stage.token_request();
+        let mut body = setup.token_request();
         body["url"] = url.as_str().into();
-        assert_eq!(stage.request_as_alice(&body).status, 200, "{url}");
+        assert_eq!(setup.request_as_alice(&body).status, 200, "{url}");
     }
 }
 
 #[test]
 fn the_as_token_is_not_sent_to_a_homeserver_with_an_invalid_certificate() {
-    let homeserver = Homeserver::with_certificate(
+    let homeserver = FakeHomeserver::with_certificate(
         "localhost",
         Presents::SelfSigned("localhost"),
-        Behaviour::Honest,
+        Behaviour::Correct,
     );
-    let stage = AppServiceStage::start_with(|settings| {
+    let setup = AppServiceSetup::start_with(|settings| {
         settings
             .set("LIVEKIT_HS_URL", format!("https://{}", homeserver.name()))
             .set(
@@ -112,8 +112,8 @@ fn the_as_token_is_not_sent_to_a_homeserver_with_an_invalid_certificate() {
             )
     });
     let failed = (502, "M_UNKNOWN".to_owned());
-    let reply = stage.request_as_alice(&stage.token_request());
-    assert_eq!(reply.verdict(), failed);
-    stage.service.wait_for_words(&["level=error", "TLS"]);
+    let reply = setup.request_as_alice(&setup.token_request());
+    assert_eq!(reply.status_and_errcode(), failed);
+    setup.service.wait_for_line_with(&["level=error", "TLS"]);
     assert!(homeserver.connections() > 0 && homeserver.requests().is_empty());
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::appservice_stage::{
-    AS_TOKEN, AppServiceStage, FakeResponse, HS_TOKEN, SERVER_PATH, USER_PATH, hs_token_header,
+use crate::appservice_setup::{
+    AS_TOKEN, AppServiceSetup, FakeResponse, HS_TOKEN, SERVER_PATH, USER_PATH, hs_token_header,
     origin_header, relay_response, user_header,
 };
 use crate::settings::KEY;
@@ -24,8 +24,8 @@ fn failed() -> (u16, String) {
 
 #[test]
 fn a_request_without_the_hs_token_is_refused() {
-    let stage = AppServiceStage::start();
-    let body = stage.token_request();
+    let setup = AppServiceSetup::start();
+    let body = setup.token_request();
     let mut bobs_body = body.clone();
     bobs_body["user_id"] = "@bob:b.org".into();
     let half = &HS_TOKEN[..HS_TOKEN.len() - 1];
@@ -40,27 +40,27 @@ fn a_request_without_the_hs_token_is_refused() {
     ] {
         let with = |field: String| [authorization.clone(), vec![field]].concat();
         let replies = [
-            stage.post(USER_PATH, &with(user_header(ALICE)), &body),
-            stage.post(SERVER_PATH, &with(origin_header("b.org")), &bobs_body),
-            stage.post("/_matrix/app/v1/ping", &authorization, &json!({})),
+            setup.post(USER_PATH, &with(user_header(ALICE)), &body),
+            setup.post(SERVER_PATH, &with(origin_header("b.org")), &bobs_body),
+            setup.post("/_matrix/app/v1/ping", &authorization, &json!({})),
         ];
         for reply in replies {
             assert_eq!(reply.status, status, "{authorization:?} {reply:?}");
         }
     }
     let twice = [hs_token_header(), hs_token_header(), user_header(ALICE)];
-    assert_eq!(stage.post(USER_PATH, &twice, &body).status, 401);
+    assert_eq!(setup.post(USER_PATH, &twice, &body).status, 401);
     let in_query = format!("{USER_PATH}?access_token={HS_TOKEN}");
     assert_eq!(
-        stage.post(&in_query, &[user_header(ALICE)], &body).status,
+        setup.post(&in_query, &[user_header(ALICE)], &body).status,
         401
     );
-    assert!(stage.requests().is_empty() && stage.sfu.calls().is_empty());
+    assert!(setup.requests().is_empty() && setup.sfu.calls().is_empty());
 }
 
 #[test]
 fn each_path_requires_its_own_identity_header_once() {
-    let stage = AppServiceStage::start();
+    let setup = AppServiceSetup::start();
     let (alice, b_org) = (user_header(ALICE), origin_header("b.org"));
     for (path, identities) in [
         (USER_PATH, vec![]),
@@ -79,31 +79,31 @@ fn each_path_requires_its_own_identity_header_once() {
     ] {
         let fields = [vec![hs_token_header()], identities].concat();
         for user in [ALICE, "@bob:b.org"] {
-            let mut body = stage.token_request();
+            let mut body = setup.token_request();
             body["user_id"] = user.into();
-            let reply = stage.post(path, &fields, &body);
-            assert_eq!(reply.verdict(), forbidden(), "{path} {fields:?}");
+            let reply = setup.post(path, &fields, &body);
+            assert_eq!(reply.status_and_errcode(), forbidden(), "{path} {fields:?}");
         }
     }
-    assert!(stage.requests().is_empty() && stage.sfu.calls().is_empty());
+    assert!(setup.requests().is_empty() && setup.sfu.calls().is_empty());
 }
 
 #[test]
 fn a_token_is_for_the_authenticated_user_and_the_local_sfu() {
-    let stage = AppServiceStage::start();
-    let mut body = stage.token_request();
+    let setup = AppServiceSetup::start();
+    let mut body = setup.token_request();
     body["user_id"] = "@victim:own.example".into();
     let alice = crate::jwt::claims(
-        &stage.request_as_alice(&body).jwt(),
+        &setup.request_as_alice(&body).jwt(),
         crate::settings::SECRET,
     );
     let plain = crate::jwt::claims(
-        &stage.request_as_alice(&stage.token_request()).jwt(),
+        &setup.request_as_alice(&setup.token_request()).jwt(),
         crate::settings::SECRET,
     );
     assert_eq!((&alice["sub"], &alice["iss"]), (&plain["sub"], &json!(KEY)));
     assert_eq!(alice["video"]["canPublish"], true);
-    let bob = stage.request_from_server("b.org", "@bob:b.org").jwt();
+    let bob = setup.request_from_server("b.org", "@bob:b.org").jwt();
     let bob = crate::jwt::claims(&bob, crate::settings::SECRET);
     assert_ne!(bob["sub"], alice["sub"]);
     for (claims, can_publish) in [(&alice, true), (&bob, false)] {
@@ -124,7 +124,7 @@ fn a_token_is_for_the_authenticated_user_and_the_local_sfu() {
         ("b.org", "@bob:B.org"),
     ] {
         assert_eq!(
-            stage.request_from_server(origin, user).verdict(),
+            setup.request_from_server(origin, user).status_and_errcode(),
             forbidden(),
             "{origin} {user}"
         );
@@ -135,16 +135,20 @@ fn a_token_is_for_the_authenticated_user_and_the_local_sfu() {
         "http://127.0.0.1:1",
         "javascript:x",
     ] {
-        let mut body = stage.token_request();
+        let mut body = setup.token_request();
         body["url"] = url.into();
         let invalid = (400, "M_INVALID_PARAM".to_owned());
-        assert_eq!(stage.request_as_alice(&body).verdict(), invalid, "{url}");
+        assert_eq!(
+            setup.request_as_alice(&body).status_and_errcode(),
+            invalid,
+            "{url}"
+        );
     }
 }
 
 #[test]
 fn a_malformed_request_causes_no_call() {
-    let stage = AppServiceStage::start();
+    let setup = AppServiceSetup::start();
     for (name, value) in [
         ("room_id", json!("..")),
         ("room_id", json!("!a/../../b")),
@@ -155,28 +159,28 @@ fn a_malformed_request_causes_no_call() {
         ("server_name", json!("127.1")),
         ("server_name", json!(["b.org"])),
     ] {
-        let mut body = stage.token_request();
+        let mut body = setup.token_request();
         body[name] = value;
         assert_eq!(
-            stage.request_as_alice(&body).verdict(),
+            setup.request_as_alice(&body).status_and_errcode(),
             (400, "M_BAD_JSON".into()),
             "{body}"
         );
     }
-    assert!(stage.requests().is_empty());
+    assert!(setup.requests().is_empty());
 }
 
 #[test]
 fn a_request_for_another_server_is_relayed_and_one_for_the_local_server_is_not() {
-    let stage = AppServiceStage::start();
-    let mut body = stage.token_request();
+    let setup = AppServiceSetup::start();
+    let mut body = setup.token_request();
     body["server_name"] = "own.example".into();
-    assert_eq!(stage.request_as_alice(&body).status, 200);
-    assert_eq!(stage.relay_calls(), 0);
+    assert_eq!(setup.request_as_alice(&body).status, 200);
+    assert_eq!(setup.relay_calls(), 0);
     body["server_name"] = "b.org".into();
     body["url"] = "wss://sfu.b.org".into();
-    assert_eq!(stage.request_as_alice(&body).jwt(), "a.b.c");
-    let requests = stage.requests();
+    assert_eq!(setup.request_as_alice(&body).jwt(), "a.b.c");
+    let requests = setup.requests();
     let relayed = requests
         .iter()
         .find(|request| request.path().ends_with("/fed_proxy"))
@@ -188,13 +192,13 @@ fn a_request_for_another_server_is_relayed_and_one_for_the_local_server_is_not()
     );
     assert_eq!(relayed["body"]["user_id"], ALICE);
     assert_eq!(relayed["body"]["url"], "wss://sfu.b.org");
-    assert_eq!(stage.sfu.calls().len(), 1, "no local room for another SFU");
+    assert_eq!(setup.sfu.calls().len(), 1, "no local room for another SFU");
 }
 
 #[test]
 fn responses_of_another_homeserver_become_one_of_two_refusals_or_a_failure() {
-    let stage = AppServiceStage::start();
-    let mut body = stage.token_request();
+    let setup = AppServiceSetup::start();
+    let mut body = setup.token_request();
     body["server_name"] = "b.org".into();
     let refusal = |errcode: &str| json!({ "errcode": errcode, "error": "never repeated" });
     let megabytes = format!(
@@ -226,10 +230,10 @@ fn responses_of_another_homeserver_become_one_of_two_refusals_or_a_failure() {
         (FakeResponse::Close, failed()),
         (FakeResponse::Hang, failed()),
     ] {
-        stage.set_relay_response(response);
+        setup.set_relay_response(response);
         let start = Instant::now();
-        let reply = stage.request_as_alice(&body);
-        assert_eq!(reply.verdict(), expected);
+        let reply = setup.request_as_alice(&body);
+        assert_eq!(reply.status_and_errcode(), expected);
         assert!(start.elapsed() < SYNAPSE_TIMEOUT, "{:?}", start.elapsed());
         assert!(
             !String::from_utf8_lossy(&reply.body).contains("repeated"),
@@ -240,7 +244,7 @@ fn responses_of_another_homeserver_become_one_of_two_refusals_or_a_failure() {
 
 #[test]
 fn no_token_is_issued_without_a_membership_response() {
-    let stage = AppServiceStage::start();
+    let setup = AppServiceSetup::start();
     for (number, response) in [
         FakeResponse::Body("500 Broken", b"{}".to_vec()),
         FakeResponse::Body("200 OK", b"{}".to_vec()),
@@ -253,33 +257,37 @@ fn no_token_is_issued_without_a_membership_response() {
     .into_iter()
     .enumerate()
     {
-        stage.set_membership_response(response);
-        let mut body = stage.token_request();
+        setup.set_membership_response(response);
+        let mut body = setup.token_request();
         body["room_id"] = format!("!{number}:own.example").into();
         let start = Instant::now();
         assert_eq!(
-            stage.request_as_alice(&body).verdict(),
+            setup.request_as_alice(&body).status_and_errcode(),
             failed(),
             "{number}"
         );
         assert!(start.elapsed() < SYNAPSE_TIMEOUT);
     }
-    stage.set_joined(false);
+    setup.set_joined(false);
     assert_eq!(
-        stage.request_as_alice(&stage.token_request()).verdict(),
+        setup
+            .request_as_alice(&setup.token_request())
+            .status_and_errcode(),
         forbidden()
     );
     assert_eq!(
-        stage.request_from_server("b.org", "@bob:b.org").verdict(),
+        setup
+            .request_from_server("b.org", "@bob:b.org")
+            .status_and_errcode(),
         forbidden()
     );
-    assert!(stage.sfu.calls().is_empty(), "no room is created");
+    assert!(setup.sfu.calls().is_empty(), "no room is created");
 }
 
 #[test]
 fn faults_of_other_servers_are_logged_as_info_and_those_of_the_homeserver_as_errors() {
-    let stage = AppServiceStage::start();
-    let mut body = stage.token_request();
+    let setup = AppServiceSetup::start();
+    let mut body = setup.token_request();
     body["server_name"] = "b.org".into();
     for (response, cause) in [
         (FakeResponse::Body("200 OK", vec![b' '; 10 << 20]), "larger"),
@@ -292,15 +300,15 @@ fn faults_of_other_servers_are_logged_as_info_and_those_of_the_homeserver_as_err
             "429",
         ),
     ] {
-        stage.set_relay_response(response);
-        assert_eq!(stage.request_as_alice(&body).verdict(), failed());
+        setup.set_relay_response(response);
+        assert_eq!(setup.request_as_alice(&body).status_and_errcode(), failed());
         let words = ["level=info", ALICE, "the service of b.org", cause];
-        stage.service.wait_for_words(&words);
+        setup.service.wait_for_line_with(&words);
     }
-    assert!(!stage.service.log().contains("level=error"));
-    stage.set_relay_response(FakeResponse::Close);
-    assert_eq!(stage.request_as_alice(&body).verdict(), failed());
-    stage
+    assert!(!setup.service.log().contains("level=error"));
+    setup.set_relay_response(FakeResponse::Close);
+    assert_eq!(setup.request_as_alice(&body).status_and_errcode(), failed());
+    setup
         .service
-        .wait_for_words(&["level=error", "LIVEKIT_HS_URL"]);
+        .wait_for_line_with(&["level=error", "LIVEKIT_HS_URL"]);
 }

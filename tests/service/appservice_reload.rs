@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::appservice_stage::{
-    AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, bearer_header, user_header,
+use crate::appservice_setup::{
+    AS_TOKEN, AppServiceSetup, HS_TOKEN, USER_PATH, bearer_header, user_header,
 };
 use crate::reload::reload;
 
@@ -21,8 +21,8 @@ pub(crate) fn registration(end: &str) -> String {
 }
 
 /// Starts a service with its registration in a file.
-pub(crate) fn start() -> AppServiceStage {
-    AppServiceStage::start_with(|settings| {
+pub(crate) fn start() -> AppServiceSetup {
+    AppServiceSetup::start_with(|settings| {
         let settings = settings.unset("LIVEKIT_AS_TOKEN").unset("LIVEKIT_HS_TOKEN");
         settings.set_file(FILE, &registration(""))
     })
@@ -30,40 +30,40 @@ pub(crate) fn start() -> AppServiceStage {
 
 #[test]
 fn new_tokens_replace_the_old_ones() {
-    let stage = start();
+    let setup = start();
     let ask = |token: &str| {
         let fields = [bearer_header(token), user_header("@alice:own.example")];
-        stage
-            .post(USER_PATH, &fields, &stage.token_request())
+        setup
+            .post(USER_PATH, &fields, &setup.token_request())
             .status
     };
     let new = format!("{HS_TOKEN}-new");
     assert_eq!((ask(HS_TOKEN), ask(&new)), (200, 403));
 
-    let file = stage.settings.path(FILE);
+    let file = setup.settings.path(FILE);
     fs::write(&file, registration("-new")).unwrap();
-    stage.set_as_token(NEW_AS_TOKEN);
-    reload(&stage.service);
-    let before = stage.requests().len();
+    setup.set_as_token(NEW_AS_TOKEN);
+    reload(&setup.service);
+    let before = setup.requests().len();
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
-    let seen = stage.requests();
+    let seen = setup.requests();
     let shown = seen[before..].iter().map(|r| r.header("authorization"));
     let as_token = format!("Bearer {NEW_AS_TOKEN}");
     assert!(shown.eq([Some(as_token.as_str())]), "{seen:?}");
 
     fs::write(&file, "id: x\n").unwrap();
-    reload(&stage.service);
-    let line = stage
+    reload(&setup.service);
+    let line = setup
         .service
-        .wait_for_words(&["settings section rejected", FILE]);
+        .wait_for_line_with(&["settings section rejected", FILE]);
     assert!(
         line.contains("level=error") && line.contains("section=\"application service\""),
         "{line}"
     );
     assert_eq!((ask(HS_TOKEN), ask(&new)), (403, 200));
-    assert!(!stage.service.log().contains("never-logged"));
+    assert!(!setup.service.log().contains("never-logged"));
     let push = json!({ "events": [] });
-    let reply = stage.request(
+    let reply = setup.request(
         "PUT",
         "/_matrix/app/v1/transactions/1",
         &[bearer_header(&new)],

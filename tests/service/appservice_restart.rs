@@ -2,29 +2,29 @@
 
 use serde_json::Value;
 
-use crate::appservice_stage::{AS_TOKEN, AppServiceStage, ROOM, send_joined, wait_until};
+use crate::appservice_setup::{AS_TOKEN, AppServiceSetup, ROOM, send_joined, wait_until};
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::SECRET;
 
 const ALICE: &str = "@alice:own.example";
 
-fn start_with_check_interval(seconds: &str) -> AppServiceStage {
-    AppServiceStage::start_with(|settings| {
+fn start_with_check_interval(seconds: &str) -> AppServiceSetup {
+    AppServiceSetup::start_with(|settings| {
         settings.set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", seconds)
     })
 }
 
 /// The claims of an access token for one of alice's member ids.
-fn token_claims(stage: &AppServiceStage, member: &str) -> Value {
-    let mut body = stage.token_request();
+fn token_claims(setup: &AppServiceSetup, member: &str) -> Value {
+    let mut body = setup.token_request();
     body["member_id"] = member.into();
-    jwt::claims(&stage.request_as_alice(&body).jwt(), SECRET)
+    jwt::claims(&setup.request_as_alice(&body).jwt(), SECRET)
 }
 
-fn restart(stage: &mut AppServiceStage) {
-    stage.service.kill();
-    stage.service = Service::start(&stage.settings);
+fn restart(setup: &mut AppServiceSetup) {
+    setup.service.kill();
+    setup.service = Service::start(&setup.settings);
 }
 
 /// Sends the webhook of a participant who has joined with a token of these claims.
@@ -36,66 +36,66 @@ fn send_joined_with(service: &Service, id: &str, claims: &Value) {
 
 #[test]
 fn a_user_banned_while_the_service_is_down_is_removed_after_the_restart() {
-    let mut stage = start_with_check_interval("1");
-    let alice = stage.sfu.connect_participant(&token_claims(&stage, "m"));
-    stage.service.kill();
-    stage.set_joined(false);
-    stage.service = Service::start(&stage.settings);
-    assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
-    stage
+    let mut setup = start_with_check_interval("1");
+    let alice = setup.sfu.connect_participant(&token_claims(&setup, "m"));
+    setup.service.kill();
+    setup.set_joined(false);
+    setup.service = Service::start(&setup.settings);
+    assert_eq!(setup.sfu.wait_for_removals(1), [alice]);
+    setup
         .service
-        .wait_for_words(&["participant removed", ALICE, ROOM]);
+        .wait_for_line_with(&["participant removed", ALICE, ROOM]);
 }
 
 #[test]
 fn a_user_banned_after_the_restart_is_removed_without_a_webhook() {
-    let mut stage = start_with_check_interval("1");
-    let alice = stage.sfu.connect_participant(&token_claims(&stage, "m"));
-    restart(&mut stage);
-    let before = stage.membership_calls();
-    wait_until(|| stage.membership_calls() >= before + 2, "two checks");
-    stage.set_joined(false);
-    assert_eq!(stage.sfu.wait_for_removals(1)[0], alice);
+    let mut setup = start_with_check_interval("1");
+    let alice = setup.sfu.connect_participant(&token_claims(&setup, "m"));
+    restart(&mut setup);
+    let before = setup.membership_calls();
+    wait_until(|| setup.membership_calls() >= before + 2, "two checks");
+    setup.set_joined(false);
+    assert_eq!(setup.sfu.wait_for_removals(1)[0], alice);
 }
 
 #[test]
 fn a_token_from_before_the_restart_is_checked_on_joining() {
-    let mut stage = start_with_check_interval("3600");
-    let claims = token_claims(&stage, "m");
+    let mut setup = start_with_check_interval("3600");
+    let claims = token_claims(&setup, "m");
     // without reconciliation
-    stage.sfu.refuse_lists(true);
-    restart(&mut stage);
-    stage.set_joined(false);
-    let alice = stage.sfu.connect_participant(&claims);
-    send_joined_with(&stage.service, "EV_1", &claims);
-    assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
+    setup.sfu.refuse_lists(true);
+    restart(&mut setup);
+    setup.set_joined(false);
+    let alice = setup.sfu.connect_participant(&claims);
+    send_joined_with(&setup.service, "EV_1", &claims);
+    assert_eq!(setup.sfu.wait_for_removals(1), [alice]);
 }
 
 #[test]
 fn another_replica_checks_a_participant_whose_token_it_has_not_issued() {
-    let stage = start_with_check_interval("3600");
-    stage.sfu.refuse_lists(true);
-    let replica = Service::start(&stage.settings);
-    let claims = token_claims(&stage, "m");
-    let alice = stage.sfu.connect_participant(&claims);
-    stage.set_joined(false);
+    let setup = start_with_check_interval("3600");
+    setup.sfu.refuse_lists(true);
+    let replica = Service::start(&setup.settings);
+    let claims = token_claims(&setup, "m");
+    let alice = setup.sfu.connect_participant(&claims);
+    setup.set_joined(false);
     send_joined_with(&replica, "EV_1", &claims);
-    assert_eq!(stage.sfu.wait_for_removals(1)[0], alice);
+    assert_eq!(setup.sfu.wait_for_removals(1)[0], alice);
     // both replicas remove the participant, who is absent the second time
-    send_joined_with(&stage.service, "EV_1", &claims);
-    assert_eq!(stage.sfu.wait_for_removals(2)[1], alice);
-    stage
+    send_joined_with(&setup.service, "EV_1", &claims);
+    assert_eq!(setup.sfu.wait_for_removals(2)[1], alice);
+    setup
         .service
-        .wait_for_words(&["participant removed", ALICE]);
-    assert!(!stage.service.log().contains("participant removal failed"));
+        .wait_for_line_with(&["participant removed", ALICE]);
+    assert!(!setup.service.log().contains("participant removal failed"));
 }
 
 #[test]
 fn forged_and_copied_attributes_cause_no_removal() {
-    let mut stage = start_with_check_interval("1");
-    let (alice, other) = (token_claims(&stage, "m"), token_claims(&stage, "other"));
-    stage.service.kill();
-    stage.set_joined(false);
+    let mut setup = start_with_check_interval("1");
+    let (alice, other) = (token_claims(&setup, "m"), token_claims(&setup, "other"));
+    setup.service.kill();
+    setup.set_joined(false);
     let name = alice["attributes"]
         .as_object()
         .unwrap()
@@ -110,7 +110,7 @@ fn forged_and_copied_attributes_cause_no_removal() {
     for (number, text) in texts.into_iter().enumerate() {
         // participants of other applications, or who may change their own attributes
         let mut claims = alice.clone();
-        claims["sub"] = format!("stranger{number}").into();
+        claims["sub"] = format!("unknown{number}").into();
         claims["attributes"][name] = text.into();
         forged.push(claims);
     }
@@ -118,49 +118,49 @@ fn forged_and_copied_attributes_cause_no_removal() {
     other_room["video"]["room"] = jwt::hash(&["!other:own.example", "m.call#ROOM"]).into();
     forged.push(other_room);
     for claims in &forged {
-        stage.sfu.connect_participant(claims);
+        setup.sfu.connect_participant(claims);
     }
-    let authentic = stage.sfu.connect_participant(&other);
-    let before = stage.membership_calls();
-    stage.service = Service::start(&stage.settings);
-    assert_eq!(stage.sfu.wait_for_removals(1)[0], authentic);
+    let authentic = setup.sfu.connect_participant(&other);
+    let before = setup.membership_calls();
+    setup.service = Service::start(&setup.settings);
+    assert_eq!(setup.sfu.wait_for_removals(1)[0], authentic);
     for (number, claims) in forged.iter().enumerate() {
-        send_joined_with(&stage.service, &format!("EV_{number}"), claims);
+        send_joined_with(&setup.service, &format!("EV_{number}"), claims);
     }
     // joining participants are checked in their order: a forged one would be removed before these
     for times in 2..=4 {
-        stage.sfu.connect_participant(&other);
-        send_joined_with(&stage.service, &format!("EV_authentic{times}"), &other);
-        let removals = stage.sfu.wait_for_removals(times);
+        setup.sfu.connect_participant(&other);
+        send_joined_with(&setup.service, &format!("EV_authentic{times}"), &other);
+        let removals = setup.sfu.wait_for_removals(times);
         assert!(
             removals.iter().all(|names| *names == authentic),
             "{removals:?}"
         );
     }
-    assert!(stage.membership_calls() >= before + 4);
+    assert!(setup.membership_calls() >= before + 4);
 }
 
 #[test]
 fn reconciliation_is_repeated_until_the_sfu_responds() {
-    let mut stage = start_with_check_interval("1");
-    let alice = stage.sfu.connect_participant(&token_claims(&stage, "m"));
-    stage.service.kill();
-    stage.sfu.refuse_lists(true);
-    stage.set_joined(false);
-    stage.service = Service::start(&stage.settings);
+    let mut setup = start_with_check_interval("1");
+    let alice = setup.sfu.connect_participant(&token_claims(&setup, "m"));
+    setup.service.kill();
+    setup.sfu.refuse_lists(true);
+    setup.set_joined(false);
+    setup.service = Service::start(&setup.settings);
     let event = "reconciliation with the SFU failed";
-    stage.service.wait_for_log(event);
-    stage.sfu.wait_for_lists(3);
-    let log = stage.service.log();
+    setup.service.wait_for_log(event);
+    setup.sfu.wait_for_lists(3);
+    let log = setup.service.log();
     assert_eq!(log.matches(event).count(), 1, "{log}");
-    stage.sfu.refuse_lists(false);
-    assert_eq!(stage.sfu.wait_for_removals(1), [alice]);
+    setup.sfu.refuse_lists(false);
+    assert_eq!(setup.sfu.wait_for_removals(1), [alice]);
 }
 
 #[test]
 fn an_access_token_does_not_reveal_its_matrix_user() {
-    let stage = start_with_check_interval("3600");
-    let (first, second) = (token_claims(&stage, "m"), token_claims(&stage, "m"));
+    let setup = start_with_check_interval("3600");
+    let (first, second) = (token_claims(&setup, "m"), token_claims(&setup, "m"));
     assert_ne!(first["attributes"], second["attributes"]);
     for claims in [first, second] {
         let attributes = claims["attributes"].as_object().unwrap();

@@ -9,20 +9,20 @@ use sha2::{Digest, Sha256};
 
 use crate::client::Reply;
 use crate::fake_delayed_events::FakeDelayedEvents;
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::stage::{Stage, User};
+use crate::setup::{TestSetup, User};
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
-/// A [`Stage`] whose homeserver also has a client-server API with delayed events.
-pub(crate) struct CallStage {
-    pub(crate) stage: Stage,
+/// A [`TestSetup`] whose homeserver also has a client-server API with delayed events.
+pub(crate) struct CallSetup {
+    pub(crate) setup: TestSetup,
     pub(crate) delayed: FakeDelayedEvents,
 }
 
-impl CallStage {
+impl CallSetup {
     pub(crate) fn start() -> Self {
         Self::start_with(FakeDelayedEvents::start(), |settings| settings)
     }
@@ -31,25 +31,25 @@ impl CallStage {
         delayed: FakeDelayedEvents,
         change: impl FnOnce(Settings) -> Settings,
     ) -> Self {
-        let homeserver = Homeserver::honest();
+        let homeserver = FakeHomeserver::well_behaved();
         let name = homeserver.name().to_owned();
         let overrides = format!("{name}={}", delayed.url());
-        let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
+        let setup = TestSetup::with(homeserver, SfuBehaviour::Serves, |settings| {
             change(
                 settings
                     .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
                     .set("LIVEKIT_CS_API_URL_OVERRIDES", overrides),
             )
         });
-        Self { stage, delayed }
+        Self { setup, delayed }
     }
 
     pub(crate) fn service(&self) -> &Service {
-        &self.stage.service
+        &self.setup.service
     }
 
-    pub(crate) fn sfu(&self) -> &Sfu {
-        &self.stage.sfu
+    pub(crate) fn sfu(&self) -> &FakeSfu {
+        &self.setup.sfu
     }
 
     /// A new user with a new member id.
@@ -62,7 +62,7 @@ impl CallStage {
     /// One member id of a user.
     pub(crate) fn member_of(&self, localpart: &str, member: &str) -> CallMember {
         CallMember {
-            user: self.stage.homeserver.user(localpart),
+            user: self.setup.homeserver.user(localpart),
             member_id: member.to_owned(),
         }
     }
@@ -86,7 +86,7 @@ impl CallStage {
         self.post_accepted_webhook(&webhook_body(event, member, sid));
     }
 
-    /// As [`CallStage::send_webhook`], with a disconnect reason.
+    /// As [`CallSetup::send_webhook`], with a disconnect reason.
     pub(crate) fn send_webhook_with_reason(
         &self,
         event: &str,

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client: raw bytes in; status, header fields and body out. A test can send what no library would, and sees
-//! exactly what is answered.
+//! A small HTTP/1.1 client: raw bytes in; status, header fields and body out. Tests can send what no HTTP library would, and see
+//! the exact response.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -46,7 +46,7 @@ impl Reply {
     }
 
     /// Status and errcode.
-    pub(crate) fn verdict(&self) -> (u16, String) {
+    pub(crate) fn status_and_errcode(&self) -> (u16, String) {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let errcode = body["errcode"].as_str().unwrap_or_default();
         (self.status, errcode.to_owned())

@@ -3,7 +3,7 @@
 use crate::client::{self, Address};
 use crate::process::{Service, run_to_exit};
 use crate::settings::{KEY, SECRET, Settings};
-use crate::stage::User;
+use crate::setup::User;
 
 /// `EX_CONFIG` of sysexits.h: the systemd unit does not restart the service then.
 const WRONG_SETTING: Option<i32> = Some(78);
@@ -232,7 +232,7 @@ fn unusable_authorities_of_other_programs_are_ignored() {
             assert!(output.contains(&format!("{name} is ignored")), "{output}");
             let service = Service::start(&settings);
             assert_eq!(service.request("GET", "/healthz").status, 200);
-            service.wait_for_words(&["level=warn", name, "is ignored"]);
+            service.wait_for_line_with(&["level=warn", name, "is ignored"]);
             assert!(!service.log().contains("LIVEKIT_CA_FILE"));
         }
     }

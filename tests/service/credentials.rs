@@ -2,17 +2,17 @@
 
 use std::fs;
 
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::process::{Service, run_to_exit};
 use crate::settings::{KEY, SECRET, Settings};
-use crate::stage::LOOPBACK;
+use crate::setup::LOOPBACK;
 
 const OTHER_SECRET: &str = "never-logged-another-secret-of-the-black-box-suite";
 
 #[test]
 fn every_way_to_configure_key_and_secret_works() {
-    let homeserver = Homeserver::honest();
+    let homeserver = FakeHomeserver::well_behaved();
     let base = || {
         Settings::listening()
             .set("LIVEKIT_URL", "wss://sfu.example.com")

@@ -1,12 +1,12 @@
 //! `--dev`: a service on loopback, with public credentials.
 
 use crate::client::Address;
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::process::{Service, run_to_exit};
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::stage::LOOPBACK;
+use crate::setup::LOOPBACK;
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
 /// The credentials of `livekit-server --dev`.
 const DEV_KEY: &str = "devkey";
@@ -24,15 +24,15 @@ fn it_runs_on_loopback_and_logs_what_is_open_and_how_to_try_it() {
         service.wait_for_log(needle);
     }
     // with the port that the system chose
-    service.wait_for_words(&["curl ", &format!("http://{address}/healthz")]);
-    service.wait_for_words(&["curl ", &format!("http://{address}/get_token")]);
+    service.wait_for_line_with(&["curl ", &format!("http://{address}/healthz")]);
+    service.wait_for_line_with(&["curl ", &format!("http://{address}/get_token")]);
     assert_eq!(service.request("GET", "/healthz").status, 200);
 }
 
 #[test]
 fn users_of_all_homeservers_have_full_access() {
-    let homeserver = Homeserver::honest();
-    let sfu = Sfu::with_secret(SfuBehavior::Serves, DEV_SECRET);
+    let homeserver = FakeHomeserver::well_behaved();
+    let sfu = FakeSfu::with_secret(SfuBehaviour::Serves, DEV_SECRET);
     let settings = Settings::listening()
         .set("LIVEKIT_URL", sfu.url())
         .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK);

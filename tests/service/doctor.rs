@@ -1,12 +1,12 @@
 //! `doctor`: a line for each result, with what to do, and an exit code.
 
 use crate::client::Address;
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::process::{Exit, Service, run_to_exit};
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
-fn settings(sfu: &Sfu, homeserver: &Homeserver) -> Settings {
+fn settings(sfu: &FakeSfu, homeserver: &FakeHomeserver) -> Settings {
     Settings::complete()
         .set("LIVEKIT_URL", sfu.url())
         .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", homeserver.name())
@@ -21,7 +21,10 @@ fn result<'a>(exit: &'a Exit, subject: &str) -> &'a str {
 
 #[test]
 fn a_working_deployment_has_no_failures() {
-    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (
+        FakeSfu::start(SfuBehaviour::Serves),
+        FakeHomeserver::well_behaved(),
+    );
     let settings = settings(&sfu, &homeserver);
     let service = Service::start(&settings);
     let Address::Tcp(address) = service.address() else {
@@ -40,8 +43,8 @@ fn a_working_deployment_has_no_failures() {
 
 #[test]
 fn failures_have_what_to_do() {
-    let homeserver = Homeserver::honest();
-    let other = Sfu::start(SfuBehavior::Responds(
+    let homeserver = FakeHomeserver::well_behaved();
+    let other = FakeSfu::start(SfuBehaviour::Responds(
         "401 Unauthorized",
         r#"{"code":"unauthenticated","msg":"invalid API key"}"#,
     ));

@@ -6,12 +6,12 @@ use std::thread;
 
 use crate::certificate::Presents;
 use crate::forward_proxy::{ConnectResponse, ForwardProxy};
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::{Service, run_to_exit};
 use crate::settings::Settings;
-use crate::sfu::SfuBehavior;
+use crate::setup::{TestSetup, User};
+use crate::sfu::SfuBehaviour;
 use crate::ssrf::{LOOPBACK_NAMES, SPECIAL_ADDRESSES};
-use crate::stage::{Stage, User};
 
 const ADDRESS: &str = "2d00::1";
 const NAME: &str = "[2d00::1]:8448";
@@ -20,9 +20,9 @@ const USERINFO: &str = "proxyuser:never-logged-proxy";
 /// [`USERINFO`] as Basic credentials.
 const BASIC: &str = "Basic cHJveHl1c2VyOm5ldmVyLWxvZ2dlZC1wcm94eQ==";
 
-fn homeserver(certificate_name: &str) -> Homeserver {
+fn homeserver(certificate_name: &str) -> FakeHomeserver {
     let certificate = Presents::Name(certificate_name);
-    Homeserver::with_certificate("127.0.0.1", certificate, Behaviour::Honest).with_name(NAME)
+    FakeHomeserver::with_certificate("127.0.0.1", certificate, Behaviour::Correct).with_name(NAME)
 }
 
 fn url(port: u16) -> String {
@@ -37,13 +37,13 @@ fn settings_with(proxy: &ForwardProxy) -> Settings {
 fn a_homeserver_with_a_public_address_is_reached_through_the_proxy() {
     let homeserver = homeserver(ADDRESS);
     let proxy = ForwardProxy::start(ConnectResponse::TunnelTo(homeserver.port()));
-    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
+    let setup = TestSetup::with(homeserver, SfuBehaviour::Serves, |settings| {
         settings
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", NAME)
             .set("LIVEKIT_HTTPS_PROXY", url(proxy.port()))
     });
     for name in ["alice", "bob"] {
-        let reply = stage.get_token(&stage.homeserver.user(name));
+        let reply = setup.get_token(&setup.homeserver.user(name));
         assert_eq!(reply.status, 200, "{reply:?}");
     }
     let requests = proxy.requests();
@@ -54,16 +54,16 @@ fn a_homeserver_with_a_public_address_is_reached_through_the_proxy() {
     );
     assert_eq!(requests[0].header("host"), Some(NAME));
     assert_eq!(requests[0].header("proxy-authorization"), Some(BASIC));
-    let received = stage.homeserver.requests();
+    let received = setup.homeserver.requests();
     assert_eq!(received.len(), 2);
     for received in received {
         assert_eq!(received.request.header("host"), Some(NAME));
         assert_eq!(received.request.header("proxy-authorization"), None);
     }
-    assert!(!stage.sfu.calls().is_empty());
-    let line = stage.service.wait_for_log("msg=listening");
+    assert!(!setup.sfu.calls().is_empty());
+    let line = setup.service.wait_for_log("msg=listening");
     assert!(line.contains(&format!("https_proxy=http://localhost:{}", proxy.port())));
-    assert!(!stage.service.log().contains(BASIC));
+    assert!(!setup.service.log().contains(BASIC));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn the_certificate_is_verified_through_the_tunnel() {
     let service = Service::start(&settings_with(&proxy));
     let reply = service.post("/get_token", &homeserver.user("alice").get_token());
     assert_eq!(reply.status, 401, "{reply:?}");
-    service.wait_for_words(&["refused", NAME, "TLS: "]);
+    service.wait_for_line_with(&["refused", NAME, "TLS: "]);
     assert_eq!(homeserver.connections(), 1);
     assert_eq!(homeserver.requests().len(), 0);
 }
@@ -81,8 +81,8 @@ fn the_certificate_is_verified_through_the_tunnel() {
 #[test]
 fn other_addresses_are_dialled_directly() {
     let proxy = ForwardProxy::start(ConnectResponse::Silent);
-    let stage = Stage::restricted_with(|s| s.set("LIVEKIT_HTTPS_PROXY", url(proxy.port())));
-    let reply = stage.get_token(&stage.homeserver.user("alice"));
+    let setup = TestSetup::restricted_with(|s| s.set("LIVEKIT_HTTPS_PROXY", url(proxy.port())));
+    let reply = setup.get_token(&setup.homeserver.user("alice"));
     assert_eq!(reply.status, 200, "{reply:?}");
     assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
 }
@@ -167,7 +167,7 @@ fn an_unreachable_proxy_is_logged() {
     let service = Service::start(&Settings::complete().set("LIVEKIT_HTTPS_PROXY", unknown));
     let reply = service.post("/get_token", &User::new("alice", NAME).get_token());
     assert_eq!(reply.status, 401);
-    service.wait_for_words(&["refused", NAME, "proxy.invalid:3128", "is not found"]);
+    service.wait_for_line_with(&["refused", NAME, "proxy.invalid:3128", "is not found"]);
 }
 
 /// The response is that for a homeserver that does not exist, and the log has the cause. The client's own timeout is the deadline.
@@ -179,7 +179,7 @@ fn assert_refused(service: &Service, port: u16, cause: &str) {
     );
     assert_eq!((reply.status, reply.body), (401, unknown.body), "{cause}");
     let proxy = format!("the proxy http://localhost:{port} (LIVEKIT_HTTPS_PROXY)");
-    service.wait_for_words(&["refused", NAME, &proxy, cause]);
+    service.wait_for_line_with(&["refused", NAME, &proxy, cause]);
     assert!(!service.log().contains(BASIC));
 }
 
@@ -192,7 +192,7 @@ fn keys_of_a_jwt_issuer_are_fetched_through_the_proxy() {
             .set("TOKEN_SERVER_JWT_AUDIENCE", "livekit")
             .set("TOKEN_SERVER_JWT_KEYS", "https://[2d00::3]/jwks.json"),
     );
-    service.wait_for_words(&["jwks fetch failed", "CONNECT [2d00::3]:443", "403"]);
+    service.wait_for_line_with(&["jwks fetch failed", "CONNECT [2d00::3]:443", "403"]);
     assert_eq!(proxy.requests()[0].target, "[2d00::3]:443");
 }
 
@@ -224,7 +224,7 @@ fn check_config_hides_the_credentials_and_an_invalid_proxy_is_an_error() {
 
 #[test]
 fn doctor_checks_the_proxy() {
-    let sfu = crate::sfu::Sfu::start(SfuBehavior::Serves);
+    let sfu = crate::sfu::FakeSfu::start(SfuBehaviour::Serves);
     let proxy = ForwardProxy::start(ConnectResponse::Bytes(
         "HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
     ));

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::Service;
 use crate::settings::Settings;
 
@@ -52,7 +52,7 @@ fn endless_trailers_are_refused() {
 /// The response starts with `start` and repeats `piece`.
 fn refused(start: &'static str, piece: &'static str) {
     let what = format!("{start:?} {piece:?}");
-    let server = Homeserver::start("127.0.0.1", Behaviour::Endless(start, piece));
+    let server = FakeHomeserver::start("127.0.0.1", Behaviour::Endless(start, piece));
     let service =
         Service::start(&Settings::complete().set("LIVEKIT_ALLOWED_NETWORKS", "127.0.0.1"));
     let before = service.processor_time();
@@ -62,7 +62,7 @@ fn refused(start: &'static str, piece: &'static str) {
     assert_eq!(reply.status, 401, "{what} {reply:?}");
     assert_eq!(server.requests().len(), 1, "{what}");
     // a bound has ended it, not the deadline
-    let line = service.wait_for_words(&["refused", "cause="]);
+    let line = service.wait_for_line_with(&["refused", "cause="]);
     assert!(!line.contains("timed out"), "{what}: {line}");
     assert!(used < MAX_PROCESSOR_TIME, "{what}: {used:?}");
     assert!(

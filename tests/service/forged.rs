@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::client;
 use crate::fields::{field, fields};
-use crate::stage::Stage;
+use crate::setup::TestSetup;
 
 /// Text that would be additional fields if it were not quoted.
 const FORGERIES: [&str; 6] = [
@@ -18,13 +18,13 @@ const FORGERIES: [&str; 6] = [
 
 #[test]
 fn device_room_and_localpart_stay_within_their_fields() {
-    let stage = Stage::restricted();
+    let setup = TestSetup::restricted();
     for (number, forgery) in FORGERIES.iter().enumerate() {
         // control characters are refused
         let forgery = forgery.replace('\u{85}', "");
         let mark = format!("mark{number}");
         // a historical localpart; a colon would end the localpart
-        let user = stage.homeserver.user(&forgery.replace(':', "/"));
+        let user = setup.homeserver.user(&forgery.replace(':', "/"));
         let room = format!("!{mark} {forgery}");
         let mut get_token = user.get_token();
         get_token["room_id"] = json!(room);
@@ -35,9 +35,9 @@ fn device_room_and_localpart_stay_within_their_fields() {
         sfu_get["room"] = json!(room);
         sfu_get["device_id"] = json!(forgery);
         for (path, body) in [("get_token", get_token), ("sfu/get", sfu_get)] {
-            let reply = stage.service.post(&format!("/{path}"), &body);
+            let reply = setup.service.post(&format!("/{path}"), &body);
             assert_eq!(reply.status, 200, "{forgery:?} {reply:?}");
-            let line = stage.service.wait_for_words(&[
+            let line = setup.service.wait_for_line_with(&[
                 "token issued",
                 &mark,
                 &format!("endpoint={path} "),
@@ -54,31 +54,31 @@ fn device_room_and_localpart_stay_within_their_fields() {
 
 #[test]
 fn text_of_a_homeserver_and_of_a_caller_stays_within_the_cause() {
-    let stage = Stage::restricted();
+    let setup = TestSetup::restricted();
     for (number, forgery) in FORGERIES.iter().enumerate() {
         let localpart = forgery.replace('\u{85}', "").replace(':', "/");
         let mark = format!("mark{number}");
         // the userinfo names a user of another server; the request claims another user id
-        let foreign = stage.homeserver.user_with_unknown_token("alice");
+        let foreign = setup.homeserver.user_with_unknown_token("alice");
         let id = format!("@{mark}-foreign-{localpart}:elsewhere.example");
-        stage.homeserver.set_userinfo(&foreign.token, &id);
-        let mut claimed = stage.homeserver.user("alice");
+        setup.homeserver.set_userinfo(&foreign.token, &id);
+        let mut claimed = setup.homeserver.user("alice");
         claimed.id = format!("@{mark}-claimed-{forgery}");
         for user in [foreign, claimed] {
-            let reply = stage.get_token(&user);
+            let reply = setup.get_token(&user);
             assert_eq!(reply.status, 401, "{forgery:?} {reply:?}");
         }
         for kind in ["foreign", "claimed"] {
-            let line = stage.service.wait_for_words(&["refused", &mark, kind]);
+            let line = setup.service.wait_for_line_with(&["refused", &mark, kind]);
             assert_refusal(&line, "401");
         }
         let server_name = format!("{mark} {forgery}");
-        let mut user = stage.homeserver.user_with_unknown_token("alice");
+        let mut user = setup.homeserver.user_with_unknown_token("alice");
         user.server_name.clone_from(&server_name);
-        assert_eq!(stage.get_token(&user).status, 401, "{server_name:?}");
-        let line = stage
+        assert_eq!(setup.get_token(&user).status, 401, "{server_name:?}");
+        let line = setup
             .service
-            .wait_for_words(&["refused", "server=\"mark", &mark]);
+            .wait_for_line_with(&["refused", "server=\"mark", &mark]);
         assert_refusal(&line, "401");
         assert_field_is(&line, "server", &server_name);
     }
@@ -86,26 +86,26 @@ fn text_of_a_homeserver_and_of_a_caller_stays_within_the_cause() {
 
 #[test]
 fn path_and_forwarded_address_stay_within_their_fields() {
-    let stage = Stage::restricted();
+    let setup = TestSetup::restricted();
     let path = "/mark\"status=200\"client=8.8.8.8?x";
-    assert_eq!(stage.service.request("GET", path).status, 404);
-    let line = stage.service.wait_for_words(&["refused", "mark"]);
+    assert_eq!(setup.service.request("GET", path).status, 404);
+    let line = setup.service.wait_for_line_with(&["refused", "mark"]);
     assert_refusal(&line, "404");
     assert_eq!(field(&line, "client").unwrap(), "127.0.0.1", "{line}");
 
-    let alice = stage.homeserver.user("alice");
+    let alice = setup.homeserver.user("alice");
     for client in ["8.8.8.8 access=full", "\"8.8.8.8\" user=@admin:x", "x=y"] {
         let body = alice.get_token();
-        let reply = stage
+        let reply = setup
             .service
             .raw(&client::forwarded(client, "/get_token", &body));
         assert!(matches!(reply.status, 200 | 400), "{reply:?}");
     }
-    assert_eq!(stage.get_token(&alice).status, 200);
-    stage
+    assert_eq!(setup.get_token(&alice).status, 200);
+    setup
         .service
-        .wait_for_words(&["token issued", "client=127.0.0.1"]);
-    for line in stage.service.log().lines() {
+        .wait_for_line_with(&["token issued", "client=127.0.0.1"]);
+    for line in setup.service.log().lines() {
         if let Some(client) = field(line, "client") {
             let ip = client.parse::<std::net::IpAddr>();
             assert!(ip.is_ok(), "{line}");

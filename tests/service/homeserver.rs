@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::certificate::{Presents, server_config};
 use crate::request::Request;
-use crate::stage::User;
+use crate::setup::User;
 
 /// The userinfo path (Matrix spec, server-server API, "OpenID").
 pub(crate) const USERINFO: &str = "/_matrix/federation/v1/openid/userinfo";
@@ -26,7 +26,7 @@ const HUGE: u64 = 100 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) enum Behaviour {
     /// A correct response.
-    Honest,
+    Correct,
     /// A correct response after this delay.
     Slow(Duration),
     /// A correct response without `Connection: close`; then the fake closes the connection.
@@ -44,13 +44,13 @@ pub(crate) enum Behaviour {
     /// A correct response whose body comes at one byte a second.
     DripsBody,
     /// No response; the connection stays open.
-    NeverAnswers,
+    NeverResponds,
     /// No response; the connection closes.
     ClosesAtOnce,
 }
 
 /// A running fake homeserver.
-pub(crate) struct Homeserver {
+pub(crate) struct FakeHomeserver {
     name: String,
     address: SocketAddr,
     state: Arc<HomeserverState>,
@@ -63,10 +63,10 @@ pub(crate) struct ReceivedRequest {
     pub(crate) sni: Option<String>,
 }
 
-impl Homeserver {
-    /// Starts an honest homeserver called `localhost:PORT`.
-    pub(crate) fn honest() -> Self {
-        Self::start("localhost", Behaviour::Honest)
+impl FakeHomeserver {
+    /// Starts a homeserver with correct responses, called `localhost:PORT`.
+    pub(crate) fn well_behaved() -> Self {
+        Self::start("localhost", Behaviour::Correct)
     }
 
     /// Starts a homeserver called `host:PORT` (`localhost` or a loopback address) with a valid certificate for `host`.
@@ -126,14 +126,14 @@ impl Homeserver {
         self.address.port()
     }
 
-    /// A user of this server whose OpenID token the server knows.
+    /// A user of this server whose OpenID token the server accepts.
     pub(crate) fn user(&self, localpart: &str) -> User {
         let user = self.user_with_unknown_token(localpart);
         self.set_userinfo(&user.token, &user.id);
         user
     }
 
-    /// A user of this server whose OpenID token the server does not know.
+    /// A user of this server whose OpenID token the server rejects.
     pub(crate) fn user_with_unknown_token(&self, localpart: &str) -> User {
         User::new(localpart, &self.name)
     }
@@ -200,7 +200,7 @@ impl HomeserverState {
             if result.is_err() || closes {
                 break;
             }
-            if let Behaviour::NeverAnswers = self.behaviour {
+            if let Behaviour::NeverResponds = self.behaviour {
                 let _ = stream.read_to_end(&mut Vec::new());
             }
         }
@@ -213,7 +213,7 @@ impl HomeserverState {
             thread::sleep(time);
         }
         match &self.behaviour {
-            Behaviour::Honest | Behaviour::Slow(_) | Behaviour::ClosesAfterResponse => {
+            Behaviour::Correct | Behaviour::Slow(_) | Behaviour::ClosesAfterResponse => {
                 let length = body.len();
                 out.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes())
             }
@@ -241,7 +241,7 @@ impl HomeserverState {
                 out.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes())?;
                 write_one_byte_per_second(out, body.as_bytes())
             }
-            Behaviour::NeverAnswers | Behaviour::ClosesAtOnce => Ok(()),
+            Behaviour::NeverResponds | Behaviour::ClosesAtOnce => Ok(()),
         }
     }
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::certificate::Presents;
 use crate::client::{self, Reply};
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::stage::User;
-use crate::trap::Trap;
+use crate::setup::User;
+use crate::sfu::{FakeSfu, SfuBehaviour};
+use crate::silent_listener::SilentListener;
 
 /// Longest time until the refusal. Clients give up after about 30 s; the service's own budget is 15 s.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -30,16 +30,16 @@ const MAX_BYTES_SENT: u64 = 16 * 1024 * 1024;
 
 #[test]
 fn logins_at_hostile_homeservers_are_refused_in_time_while_others_are_served() {
-    let trap = Trap::on("127.0.0.1");
-    let hostile = hostile_homeservers(&trap);
-    let listed = Homeserver::honest();
-    let unlisted = Homeserver::start("127.0.200.1", Behaviour::Honest);
-    let sfu = Sfu::start(SfuBehavior::Serves);
+    let listener = SilentListener::on("127.0.0.1");
+    let hostile = hostile_homeservers(&listener);
+    let listed = FakeHomeserver::well_behaved();
+    let unlisted = FakeHomeserver::start("127.0.200.1", Behaviour::Correct);
+    let sfu = FakeSfu::start(SfuBehaviour::Serves);
     let service = Service::start(
         &Settings::complete()
             .set("LIVEKIT_URL", sfu.url())
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", listed.name())
-            // not the trap's 127.0.0.1; one /24 for each homeserver, as calls to a subnet are limited
+            // not the listener's 127.0.0.1; one /24 for each homeserver, as calls to a subnet are limited
             .set(
                 "LIVEKIT_ALLOWED_NETWORKS",
                 "127.0.8.0/21 127.0.16.0/20 127.0.200.0/24",
@@ -49,7 +49,10 @@ fn logins_at_hostile_homeservers_are_refused_in_time_while_others_are_served() {
         "/get_token",
         &listed.user_with_unknown_token("mallory").get_token(),
     );
-    assert_eq!(refusal.verdict(), (401, "M_UNAUTHORIZED".to_owned()));
+    assert_eq!(
+        refusal.status_and_errcode(),
+        (401, "M_UNAUTHORIZED".to_owned())
+    );
     for server in [&listed, &unlisted] {
         let reply = service.post("/get_token", &server.user("first").get_token());
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -108,18 +111,22 @@ fn logins_at_hostile_homeservers_are_refused_in_time_while_others_are_served() {
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(growth < MAX_MEMORY_KB, "{growth} kB");
-    assert_eq!(trap.connections(), 0, "a redirect to loopback was followed");
+    assert_eq!(
+        listener.connections(),
+        0,
+        "a redirect to loopback was followed"
+    );
 }
 
 /// A full-access homeserver may be on a private address, but has the same limits of memory and time.
 #[test]
 fn logins_at_hostile_full_access_homeservers_are_refused_in_time() {
     let servers = [
-        Homeserver::start("localhost", Behaviour::HugeBody { announced: false }),
-        Homeserver::start("localhost", ENDLESS_HEAD),
-        Homeserver::start("localhost", Behaviour::DripsBody),
+        FakeHomeserver::start("localhost", Behaviour::HugeBody { announced: false }),
+        FakeHomeserver::start("localhost", ENDLESS_HEAD),
+        FakeHomeserver::start("localhost", Behaviour::DripsBody),
     ];
-    let names: Vec<&str> = servers.iter().map(Homeserver::name).collect();
+    let names: Vec<&str> = servers.iter().map(FakeHomeserver::name).collect();
     let service = Service::start(
         &Settings::complete().set("LIVEKIT_FULL_ACCESS_HOMESERVERS", names.join(",")),
     );
@@ -129,8 +136,8 @@ fn logins_at_hostile_full_access_homeservers_are_refused_in_time() {
             scope.spawn(move || {
                 // the budget is 25 s; the client's read timeout is 40 s
                 let (reply, _) = timed_get_token(service, &user);
-                let verdict = reply.map(|reply| reply.verdict());
-                assert_eq!(verdict, Ok((401, "M_UNAUTHORIZED".to_owned())));
+                let outcome = reply.map(|reply| reply.status_and_errcode());
+                assert_eq!(outcome, Ok((401, "M_UNAUTHORIZED".to_owned())));
             });
         }
     });
@@ -144,8 +151,8 @@ fn logins_at_hostile_full_access_homeservers_are_refused_in_time() {
 }
 
 /// Every kind of hostile homeserver with a description, each in its own /24.
-fn hostile_homeservers(trap: &Trap) -> Vec<(&'static str, Homeserver)> {
-    let trap_url = format!("https://127.0.0.1:{}/", trap.port());
+fn hostile_homeservers(listener: &SilentListener) -> Vec<(&'static str, FakeHomeserver)> {
+    let trap_url = format!("https://127.0.0.1:{}/", listener.port());
     let redirect = |to: &str| {
         Behaviour::FixedResponse("302 Found", format!("Location: {to}\r\n"), "x".repeat(1024))
     };
@@ -163,7 +170,7 @@ fn hostile_homeservers(trap: &Trap) -> Vec<(&'static str, Homeserver)> {
         ("endless head", ENDLESS_HEAD),
         ("head at one byte a second", Behaviour::DripsHead),
         ("body at one byte a second", Behaviour::DripsBody),
-        ("no response", Behaviour::NeverAnswers),
+        ("no response", Behaviour::NeverResponds),
         ("connection closed at once", Behaviour::ClosesAtOnce),
         ("not HTTP", Behaviour::NotHttp),
         ("redirect to loopback", redirect(&trap_url)),
@@ -201,7 +208,7 @@ fn hostile_homeservers(trap: &Trap) -> Vec<(&'static str, Homeserver)> {
         .enumerate()
         .map(|(number, (name, behaviour))| {
             let host = format!("127.0.{}.1", 8 + number);
-            (name, Homeserver::start(&host, behaviour))
+            (name, FakeHomeserver::start(&host, behaviour))
         })
         .collect();
     let certificates = [
@@ -213,7 +220,7 @@ fn hostile_homeservers(trap: &Trap) -> Vec<(&'static str, Homeserver)> {
     ];
     for (number, (name, presents)) in certificates.into_iter().enumerate() {
         let host = format!("127.0.{}.1", 28 + number);
-        let server = Homeserver::with_certificate(&host, presents, Behaviour::Honest);
+        let server = FakeHomeserver::with_certificate(&host, presents, Behaviour::Correct);
         hostile.push((name, server));
     }
     hostile

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
+use crate::call::{CallMember, CallSetup, webhook_authorization, webhook_body};
 use crate::client::Reply;
 use crate::fake_delayed_events::{DelayedReply, FakeDelayedEvents};
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::trap::Trap;
+use crate::sfu::{FakeSfu, SfuBehaviour};
+use crate::silent_listener::SilentListener;
 use crate::webhook_signature::post_with_fields;
 
 /// A delay in milliseconds that does not end during a test.
@@ -21,7 +21,7 @@ const MEMORY_KB: u64 = 20 * 1024;
 
 #[test]
 fn a_delay_id_is_escaped_in_the_path() {
-    let stage = CallStage::start();
+    let setup = CallSetup::start();
     for (id, escaped) in [
         ("syd_AbC-1.~", "syd_AbC-1.~"),
         ("a/send", "a%2Fsend"),
@@ -32,17 +32,17 @@ fn a_delay_id_is_escaped_in_the_path() {
         ("\u{fc}\u{202e}\u{1f642}", "%C3%BC%E2%80%AE%F0%9F%99%82"),
         ("//", "%2F%2F"),
     ] {
-        let alice = stage.new_member();
-        stage.join(&alice, id, HOUR);
-        stage.send_webhook("participant_joined", &alice, "PA_1");
-        stage.delayed.wait_for(1, "restart", escaped);
+        let alice = setup.new_member();
+        setup.join(&alice, id, HOUR);
+        setup.send_webhook("participant_joined", &alice, "PA_1");
+        setup.delayed.wait_for(1, "restart", escaped);
     }
 }
 
 #[test]
 fn invalid_delays_are_refused_before_any_call() {
-    let stage = CallStage::start();
-    let alice = stage.new_member();
+    let setup = CallSetup::start();
+    let alice = setup.new_member();
     let long = "x".repeat(256);
     let ids = [
         json!(""),
@@ -84,31 +84,35 @@ fn invalid_delays_are_refused_before_any_call() {
         let mut body = alice.body("", timeout.clone());
         body["delay_id"] = id.clone();
         for path in ["/get_token", "/delegate_delayed_leave"] {
-            let reply = stage.service().post(path, &body);
+            let reply = setup.service().post(path, &body);
             let bad = (400, "M_BAD_JSON".to_owned());
             // an enormous number is either refused or a long delay
             let is_enormous = timeout.is_string() && timeout.as_str().unwrap().starts_with("99999");
             if is_enormous || timeout == json!(1e308) {
                 assert!([200, 400].contains(&reply.status), "{reply:?}");
             } else {
-                assert_eq!(reply.verdict(), bad, "{path} {id} {timeout}: {reply:?}");
+                assert_eq!(
+                    reply.status_and_errcode(),
+                    bad,
+                    "{path} {id} {timeout}: {reply:?}"
+                );
             }
         }
     }
-    assert_eq!(stage.delayed.calls().len(), 0);
+    assert_eq!(setup.delayed.calls().len(), 0);
 }
 
 #[test]
 fn a_user_with_many_leaves_exhausts_only_their_own_quota() {
-    let stage = CallStage::start();
+    let setup = CallSetup::start();
     let refused = (0..PER_USER + 50).filter(|number| {
         let member = format!("flood{number}");
         let mallory = CallMember {
-            user: stage.stage.homeserver.user("mallory"),
+            user: setup.setup.homeserver.user("mallory"),
             member_id: member,
         };
-        let reply = stage.delegate(&mallory, &format!("syd_{number}"), HOUR);
-        match reply.verdict() {
+        let reply = setup.delegate(&mallory, &format!("syd_{number}"), HOUR);
+        match reply.status_and_errcode() {
             (200, _) => assert!(*number < PER_USER, "{number}"),
             (429, errcode) => assert_eq!(errcode, "M_LIMIT_EXCEEDED"),
             _ => panic!("{number}: {reply:?}"),
@@ -116,37 +120,39 @@ fn a_user_with_many_leaves_exhausts_only_their_own_quota() {
         reply.status == 429
     });
     assert_eq!(refused.count(), 50);
-    let rooms = stage.sfu().calls().len();
-    let one_more = stage.member_of("mallory", "one more");
+    let rooms = setup.sfu().calls().len();
+    let one_more = setup.member_of("mallory", "one more");
     let body = one_more.body("syd_x", json!(HOUR));
-    let reply = stage.service().post("/get_token", &body);
-    assert_eq!(reply.verdict(), (400, "M_BAD_JSON".into()));
+    let reply = setup.service().post("/get_token", &body);
+    assert_eq!(reply.status_and_errcode(), (400, "M_BAD_JSON".into()));
     // without the leave there is a token
-    let reply = stage.stage.get_token(&one_more.user);
+    let reply = setup.setup.get_token(&one_more.user);
     assert_eq!(reply.status, 200, "{reply:?}");
-    assert!(stage.sfu().calls().len() <= rooms + 2);
-    let alice = stage.new_member();
-    stage.join(&alice, "syd_alice", HOUR);
-    stage.send_webhook("participant_joined", &alice, "PA_1");
-    stage.delayed.wait_for(1, "restart", "syd_alice");
+    assert!(setup.sfu().calls().len() <= rooms + 2);
+    let alice = setup.new_member();
+    setup.join(&alice, "syd_alice", HOUR);
+    setup.send_webhook("participant_joined", &alice, "PA_1");
+    setup.delayed.wait_for(1, "restart", "syd_alice");
 }
 
 /// Homeservers, the delayed events of each, and the service that has leaves on all of them.
-struct HomeserverStage {
-    servers: Vec<(Homeserver, FakeDelayedEvents)>,
+struct HomeserverSetup {
+    servers: Vec<(FakeHomeserver, FakeDelayedEvents)>,
     service: Service,
-    _sfu: Sfu,
+    _sfu: FakeSfu,
 }
 
-impl HomeserverStage {
+impl HomeserverSetup {
     fn with(delayed: Vec<FakeDelayedEvents>) -> Self {
-        let servers = delayed.into_iter().map(|d| (Homeserver::honest(), d));
+        let servers = delayed
+            .into_iter()
+            .map(|d| (FakeHomeserver::well_behaved(), d));
         let servers: Vec<_> = servers.collect();
         let names = servers.iter().map(|(hs, _)| hs.name().to_owned());
         let urls = servers
             .iter()
             .map(|(hs, delayed)| format!("{}={}", hs.name(), delayed.url()));
-        let sfu = Sfu::start(SfuBehavior::Serves);
+        let sfu = FakeSfu::start(SfuBehaviour::Serves);
         let settings = Settings::complete()
             .set("LIVEKIT_URL", sfu.url())
             .set(
@@ -187,8 +193,9 @@ impl HomeserverStage {
     }
 }
 
-fn hostile_replies(trap: &Trap) -> Vec<DelayedReply> {
-    let location: &'static str = format!("Location: http://127.0.0.1:{}/\r\n", trap.port()).leak();
+fn hostile_replies(listener: &SilentListener) -> Vec<DelayedReply> {
+    let location: &'static str =
+        format!("Location: http://127.0.0.1:{}/\r\n", listener.port()).leak();
     vec![
         DelayedReply::Hang,
         DelayedReply::Close,
@@ -205,8 +212,8 @@ fn hostile_replies(trap: &Trap) -> Vec<DelayedReply> {
 
 #[test]
 fn hostile_homeservers_do_not_delay_leaves_of_others() {
-    let trap = Trap::on("127.0.0.1");
-    let hostile = hostile_replies(&trap);
+    let listener = SilentListener::on("127.0.0.1");
+    let hostile = hostile_replies(&listener);
     let count = hostile.len();
     let mut delayed = vec![FakeDelayedEvents::start()];
     for answer in hostile {
@@ -220,15 +227,15 @@ fn hostile_homeservers_do_not_delay_leaves_of_others() {
         bad.reply_always(Some(DelayedReply::Hang));
         delayed.push(bad);
     }
-    let stage = HomeserverStage::with(delayed);
-    let before = stage.service.peak_memory();
+    let setup = HomeserverSetup::with(delayed);
+    let before = setup.service.peak_memory();
     let mut hostile_members = Vec::new();
-    for server in 1..stage.servers.len() {
+    for server in 1..setup.servers.len() {
         for number in 0..6 {
             let id = format!("syd_{server}_{number}");
-            let (caller, reply) = stage.delegate(server, &id);
+            let (caller, reply) = setup.delegate(server, &id);
             assert_eq!(reply.status, 200, "{reply:?}");
-            stage.send_webhook("participant_joined", &caller);
+            setup.send_webhook("participant_joined", &caller);
             hostile_members.push(caller);
         }
     }
@@ -236,27 +243,27 @@ fn hostile_homeservers_do_not_delay_leaves_of_others() {
         // restarts of the hostile servers' leaves in the first half, sends in the second
         if round == 5 {
             for caller in &hostile_members {
-                stage.send_webhook("participant_left", caller);
+                setup.send_webhook("participant_left", caller);
             }
         }
         let id = format!("syd_good_{round}");
-        let (alice, reply) = stage.delegate(0, &id);
+        let (alice, reply) = setup.delegate(0, &id);
         assert_eq!(reply.status, 200, "{reply:?}");
-        let good = &stage.servers[0].1;
-        stage.send_webhook("participant_joined", &alice);
+        let good = &setup.servers[0].1;
+        setup.send_webhook("participant_joined", &alice);
         good.wait_for(1, "restart", &id);
-        stage.send_webhook("participant_left", &alice);
+        setup.send_webhook("participant_left", &alice);
         good.wait_for(1, "send", &id);
     }
-    assert_eq!(trap.connections(), 0, "a redirect was followed");
-    let cost = stage.service.peak_memory() - before;
+    assert_eq!(listener.connections(), 0, "a redirect was followed");
+    let cost = setup.service.peak_memory() - before;
     assert!(cost < MEMORY_KB, "{cost} kB for {count} kinds of response");
 }
 
 #[test]
 fn only_a_clear_no_in_the_versions_refuses_a_leave() {
-    let trap = Trap::on("127.0.0.1");
-    let mut versions = hostile_replies(&trap);
+    let listener = SilentListener::on("127.0.0.1");
+    let mut versions = hostile_replies(&listener);
     versions.push(DelayedReply::Send(
         "200 OK",
         "",
@@ -266,27 +273,27 @@ fn only_a_clear_no_in_the_versions_refuses_a_leave() {
     let no = json!({"versions": [], "unstable_features": {"org.matrix.msc4140": false}});
     let clear = DelayedReply::Send("200 OK", "", no);
     let delayed = versions.iter().chain([&clear]);
-    let stage = HomeserverStage::with(
+    let setup = HomeserverSetup::with(
         delayed
             .cloned()
             .map(FakeDelayedEvents::with_versions)
             .collect(),
     );
     std::thread::scope(|scope| {
-        for server in 0..stage.servers.len() {
-            let (stage, last) = (&stage, server == stage.servers.len() - 1);
+        for server in 0..setup.servers.len() {
+            let (setup, last) = (&setup, server == setup.servers.len() - 1);
             scope.spawn(move || {
-                let (caller, reply) = stage.delegate(server, &format!("syd_{server}"));
+                let (caller, reply) = setup.delegate(server, &format!("syd_{server}"));
                 if last {
-                    assert_eq!(reply.verdict(), (400, "M_BAD_JSON".into()));
+                    assert_eq!(reply.status_and_errcode(), (400, "M_BAD_JSON".into()));
                     return;
                 }
                 assert_eq!(reply.status, 200, "{server}: {reply:?}");
-                stage.send_webhook("participant_joined", &caller);
-                let delayed = &stage.servers[server].1;
+                setup.send_webhook("participant_joined", &caller);
+                let delayed = &setup.servers[server].1;
                 delayed.wait_for(1, "restart", &format!("syd_{server}"));
             });
         }
     });
-    assert_eq!(trap.connections(), 0, "a redirect was followed");
+    assert_eq!(listener.connections(), 0, "a redirect was followed");
 }

@@ -1,4 +1,4 @@
-//! `kill -9` at any moment: the next process knows every acknowledged leave. `tests/e2e` kills the service two hundred times.
+//! `kill -9` at any moment: the next process has every acknowledged leave. `tests/e2e` kills the service two hundred times.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
+use crate::call::{CallMember, CallSetup, webhook_authorization, webhook_body};
 use crate::client::Address;
 use crate::fake_delayed_events::FakeDelayedEvents;
 
@@ -30,17 +30,17 @@ struct Participant {
 
 impl Participant {
     /// Delivers the webhooks in order, and repeats each until it is accepted, as the SFU does. `None` if the service is dead.
-    fn deliver_webhooks(&mut self, stage: &CallStage) -> Option<()> {
+    fn deliver_webhooks(&mut self, setup: &CallSetup) -> Option<()> {
         let start = Instant::now();
         while let Some(event) = self.webhooks.front().copied() {
             let sid = (event == "participant_joined").then_some("PA_1");
             let (room, identity) = (self.member.room_name(), self.member.identity());
-            stage.sfu().set_connection(&room, &identity, sid);
+            setup.sfu().set_connection(&room, &identity, sid);
             self.has_left = event == "participant_left";
             let body = webhook_body(event, &self.member, "PA_1").to_string();
             let token = webhook_authorization(body.as_bytes());
             let fields = format!("Authorization: {token}\r\n");
-            match post_status(stage, "/sfu_webhook", &fields, &body)? {
+            match post_status(setup, "/sfu_webhook", &fields, &body)? {
                 200 => drop(self.webhooks.pop_front()),
                 // too busy
                 503 => thread::sleep(Duration::from_millis(50)),
@@ -53,9 +53,9 @@ impl Participant {
 }
 
 /// The status of the response; `None` if the service dies before it is sent.
-fn post_status(stage: &CallStage, path: &str, fields: &str, body: &str) -> Option<u16> {
-    let Address::Tcp(address) = stage.service().address() else {
-        panic!("not a TCP address: {:?}", stage.service().address());
+fn post_status(setup: &CallSetup, path: &str, fields: &str, body: &str) -> Option<u16> {
+    let Address::Tcp(address) = setup.service().address() else {
+        panic!("not a TCP address: {:?}", setup.service().address());
     };
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -72,20 +72,20 @@ fn post_status(stage: &CallStage, path: &str, fields: &str, body: &str) -> Optio
 
 /// Has participants delegate, join and leave until the service is dead. Counts acknowledgements of all kinds.
 fn run_until_killed(
-    stage: &CallStage,
+    setup: &CallSetup,
     participants: &mut Vec<Participant>,
     acknowledged: &AtomicUsize,
 ) -> Option<()> {
     for participant in participants.iter_mut() {
-        participant.deliver_webhooks(stage)?;
+        participant.deliver_webhooks(setup)?;
     }
     let start = Instant::now();
     loop {
         assert!(start.elapsed() < DEADLINE, "the service is not dead");
-        let member = stage.new_member();
+        let member = setup.new_member();
         let delay_id = format!("syd_{}", participants.len());
         let body = member.body(&delay_id, json!(DELAY)).to_string();
-        if post_status(stage, "/delegate_delayed_leave", "", &body)? != 200 {
+        if post_status(setup, "/delegate_delayed_leave", "", &body)? != 200 {
             continue;
         }
         acknowledged.fetch_add(1, Ordering::SeqCst);
@@ -100,7 +100,7 @@ fn run_until_killed(
             webhooks: webhooks.into(),
             has_left: false,
         });
-        participants.last_mut()?.deliver_webhooks(stage)?;
+        participants.last_mut()?.deliver_webhooks(setup)?;
         acknowledged.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -116,7 +116,7 @@ fn wait_for_acknowledgements(acknowledged: &AtomicUsize, count: usize) {
 
 #[test]
 fn no_acknowledged_leave_is_lost_when_the_service_is_killed() {
-    let mut stage = CallStage::start_with(FakeDelayedEvents::start(), |settings| {
+    let mut setup = CallSetup::start_with(FakeDelayedEvents::start(), |settings| {
         let state = settings.path("state");
         std::fs::create_dir(&state).unwrap();
         settings.set("LIVEKIT_STATE_DIR", state.to_str().unwrap())
@@ -125,27 +125,27 @@ fn no_acknowledged_leave_is_lost_when_the_service_is_killed() {
     for kill in 0..KILLS {
         let acknowledged = AtomicUsize::new(0);
         thread::scope(|scope| {
-            let (stage, participants, acknowledged) = (&stage, &mut participants, &acknowledged);
-            let run = scope.spawn(move || run_until_killed(stage, participants, acknowledged));
+            let (setup, participants, acknowledged) = (&setup, &mut participants, &acknowledged);
+            let run = scope.spawn(move || run_until_killed(setup, participants, acknowledged));
             wait_for_acknowledgements(acknowledged, 1 + kill * 7 % 11);
             // some of the kills between two requests, some within one
             thread::sleep(Duration::from_micros((kill * 377 % 5_000) as u64));
-            stage.service().send_sigkill();
+            setup.service().send_sigkill();
             run.join().unwrap();
         });
-        stage.stage.service.wait_for_exit();
-        stage.stage.service = stage.stage.service.restart();
+        setup.setup.service.wait_for_exit();
+        setup.setup.service = setup.setup.service.restart();
     }
     for participant in &mut participants {
         if !participant.has_left {
-            let actions = stage.delayed.actions(&participant.delay_id);
+            let actions = setup.delayed.actions(&participant.delay_id);
             assert!(!actions.contains(&"send".to_owned()), "{actions:?}");
             participant.webhooks = ["participant_joined", "participant_left"].into();
         }
-        participant.deliver_webhooks(&stage).unwrap();
+        participant.deliver_webhooks(&setup).unwrap();
     }
     for Participant { delay_id, .. } in &participants {
-        stage.delayed.wait_for(1, "send", delay_id);
-        assert_eq!(stage.delayed.times_sent(delay_id), 1, "{delay_id}");
+        setup.delayed.wait_for(1, "send", delay_id);
+        assert_eq!(setup.delayed.times_sent(delay_id), 1, "{delay_id}");
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::stage::Stage;
+use crate::setup::TestSetup;
 
 /// Text fields whose value may happen to have digits only.
 const TEXT_FIELDS: [&str; 4] = ["request", "room", "identity", "leave"];
@@ -39,15 +39,15 @@ fn find<'a>(events: &'a [Map<String, Value>], msg: &str) -> &'a Map<String, Valu
 
 #[test]
 fn issued_tokens_and_refusals_have_typed_fields() {
-    let stage = Stage::restricted_with(json_log);
-    let user = stage.homeserver.user("alice\" msg=\"x");
-    let impostor = stage.homeserver.user_with_unknown_token("mallory");
-    assert_eq!(stage.get_token(&user).status, 200);
-    let reply = stage.service.post("/sfu/get", &impostor.sfu_get());
+    let setup = TestSetup::restricted_with(json_log);
+    let user = setup.homeserver.user("alice\" msg=\"x");
+    let impostor = setup.homeserver.user_with_unknown_token("mallory");
+    assert_eq!(setup.get_token(&user).status, 200);
+    let reply = setup.service.post("/sfu/get", &impostor.sfu_get());
     assert_eq!(reply.status, 401);
-    assert_eq!(stage.service.request("GET", "/a\"b").status, 404);
-    stage.service.wait_for_log("\"status\":404");
-    let events = events(&stage.service);
+    assert_eq!(setup.service.request("GET", "/a\"b").status, 404);
+    setup.service.wait_for_log("\"status\":404");
+    let events = events(&setup.service);
     let issued = find(&events, "token issued");
     assert_eq!(issued["user"], user.id.as_str());
     assert_eq!(issued["level"], "info");

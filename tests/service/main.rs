@@ -10,7 +10,7 @@
 )]
 
 // fake servers, clients and helpers
-mod appservice_stage;
+mod appservice_setup;
 mod call;
 mod certificate;
 mod client;
@@ -24,24 +24,25 @@ mod listen;
 mod process;
 mod request;
 mod settings;
+mod setup;
 mod sfu;
-mod stage;
+mod silent_listener;
 mod token_client;
-mod trap;
 
 // the tests
 mod access_token;
 mod activation;
 mod addresses;
+mod appservice_concurrency;
 mod appservice_dialects;
 mod appservice_doctor;
 mod appservice_endpoints;
 mod appservice_hostile;
-mod appservice_meeting;
 mod appservice_participants;
 mod appservice_reload;
 mod appservice_removal;
 mod appservice_restart;
+mod concurrent_users;
 mod config;
 mod credentials;
 mod dev;
@@ -60,7 +61,6 @@ mod leave_lifecycle;
 mod leave_restart;
 mod logging;
 mod malformed;
-mod meeting;
 mod metrics;
 mod notify;
 mod readiness;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client;
-use crate::stage::{Stage, User};
+use crate::setup::{TestSetup, User};
 
 /// An endpoint, a valid body for it, and the pointers (RFC 6901) of its required fields, objects first.
 type Endpoint = (&'static str, fn(&User) -> Value, &'static [&'static str]);
@@ -39,7 +39,7 @@ const ENDPOINTS: [Endpoint; 2] = [
 
 #[test]
 fn bodies_that_are_not_json_are_m_not_json() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     let bodies: [&[u8]; 8] = [
         b"",
         b" ",
@@ -52,26 +52,26 @@ fn bodies_that_are_not_json_are_m_not_json() {
     ];
     for (path, _, _) in ENDPOINTS {
         for body in bodies {
-            let reply = client::request(stage.service.address(), "POST", path, body);
+            let reply = client::request(setup.service.address(), "POST", path, body);
             let body = String::from_utf8_lossy(body);
             assert_eq!(
-                reply.verdict(),
+                reply.status_and_errcode(),
                 (400, "M_NOT_JSON".to_owned()),
                 "{path} {body:?}"
             );
         }
     }
-    assert_eq!(stage.homeserver.connections(), 0);
+    assert_eq!(setup.homeserver.connections(), 0);
 }
 
 #[test]
 fn json_without_the_fields_of_a_request_is_m_bad_json() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     for (path, _, _) in ENDPOINTS {
         for body in [json!(null), json!(7), json!("room"), json!([]), json!({})] {
-            let reply = stage.service.post(path, &body);
+            let reply = setup.service.post(path, &body);
             assert_eq!(
-                reply.verdict(),
+                reply.status_and_errcode(),
                 (400, "M_BAD_JSON".to_owned()),
                 "{path} {body}"
             );
@@ -81,11 +81,11 @@ fn json_without_the_fields_of_a_request_is_m_bad_json() {
 
 #[test]
 fn required_fields_must_be_non_empty_strings_or_objects() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     let mut wrong = Vec::new();
     for (path, body, required) in ENDPOINTS {
         for pointer in required {
-            let user = stage.homeserver.user("alice");
+            let user = setup.homeserver.user("alice");
             for value in [
                 None,
                 Some(json!("")),
@@ -96,21 +96,21 @@ fn required_fields_must_be_non_empty_strings_or_objects() {
                 Some(json!({"x": "y"})),
             ] {
                 let body = with_member(body(&user), pointer, value.clone());
-                let reply = stage.service.post(path, &body);
-                if reply.verdict() != (400, "M_BAD_JSON".to_owned()) {
+                let reply = setup.service.post(path, &body);
+                if reply.status_and_errcode() != (400, "M_BAD_JSON".to_owned()) {
                     wrong.push(format!("{path} {pointer} = {value:?}: {reply:?}"));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(stage.homeserver.connections(), 0, "calls to the homeserver");
+    assert_eq!(setup.homeserver.connections(), 0, "calls to the homeserver");
 }
 
 /// Clients then repeat the request without the delay.
 #[test]
 fn invalid_delays_are_m_bad_json_and_create_no_room() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     let mut wrong = Vec::new();
     for (path, body, _) in ENDPOINTS {
         for delay in [
@@ -129,23 +129,23 @@ fn invalid_delays_are_m_bad_json_and_create_no_room() {
             json!({"delay_id": "", "delay_timeout": 18000}),
             json!({"delay_id": 7, "delay_timeout": 18000}),
         ] {
-            let user = stage.homeserver.user("alice");
+            let user = setup.homeserver.user("alice");
             let mut body = body(&user);
             let delay_fields = delay.as_object().unwrap().clone();
             body.as_object_mut().unwrap().extend(delay_fields);
-            let reply = stage.service.post(path, &body);
-            if reply.verdict() != (400, "M_BAD_JSON".to_owned()) {
+            let reply = setup.service.post(path, &body);
+            if reply.status_and_errcode() != (400, "M_BAD_JSON".to_owned()) {
                 wrong.push(format!("{path} {delay}: {reply:?}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(stage.sfu.calls().is_empty());
+    assert!(setup.sfu.calls().is_empty());
 }
 
 #[test]
 fn fields_that_the_service_does_not_use_may_be_missing_unknown_or_of_any_type() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     let mut wrong = Vec::new();
     for (path, body, _) in ENDPOINTS {
         for (pointer, value) in [
@@ -159,9 +159,9 @@ fn fields_that_the_service_does_not_use_may_be_missing_unknown_or_of_any_type() 
             ("/io.element.new", Some(json!([{"deep": {"er": null}}]))),
             ("/member_id", Some(json!(7))),
         ] {
-            let user = stage.homeserver.user("alice");
+            let user = setup.homeserver.user("alice");
             let body = with_member(body(&user), pointer, value.clone());
-            let reply = stage.service.post(path, &body);
+            let reply = setup.service.post(path, &body);
             if reply.status != 200 {
                 wrong.push(format!("{path} {pointer} = {value:?}: {reply:?}"));
             }
@@ -172,14 +172,14 @@ fn fields_that_the_service_does_not_use_may_be_missing_unknown_or_of_any_type() 
 
 #[test]
 fn the_content_type_does_not_matter() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     for content_type in ["", "Content-Type: text/plain;charset=UTF-8\r\n"] {
-        let body = stage.homeserver.user("alice").sfu_get().to_string();
+        let body = setup.homeserver.user("alice").sfu_get().to_string();
         let length = body.len();
         let request = format!(
             "POST /sfu/get HTTP/1.1\r\nHost: x\r\n{content_type}Content-Length: {length}\r\n\r\n{body}"
         );
-        let reply = stage.service.raw(request.as_bytes());
+        let reply = setup.service.raw(request.as_bytes());
         assert_eq!(reply.status, 200, "{content_type:?} {reply:?}");
     }
 }

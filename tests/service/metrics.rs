@@ -3,10 +3,10 @@
 use crate::client;
 use crate::client::Address;
 use crate::process::Service;
-use crate::stage::Stage;
+use crate::setup::TestSetup;
 
-fn stage() -> Stage {
-    Stage::restricted_with(|settings| settings.set("LIVEKIT_METRICS_BIND", "127.0.0.1:0"))
+fn setup() -> TestSetup {
+    TestSetup::restricted_with(|settings| settings.set("LIVEKIT_METRICS_BIND", "127.0.0.1:0"))
 }
 
 pub(crate) fn metrics_of(service: &Service) -> Address {
@@ -38,14 +38,14 @@ pub(crate) fn value(text: &str, name: &str) -> f64 {
 
 #[test]
 fn requests_tokens_calls_and_look_ups_are_counted() {
-    let stage = stage();
-    let metrics = metrics_of(&stage.service);
-    let user = stage.homeserver.user("alice");
-    assert_eq!(stage.get_token(&user).status, 200);
-    assert_eq!(stage.sfu_get(&user).status, 200);
+    let setup = setup();
+    let metrics = metrics_of(&setup.service);
+    let user = setup.homeserver.user("alice");
+    assert_eq!(setup.get_token(&user).status, 200);
+    assert_eq!(setup.sfu_get(&user).status, 200);
     assert_eq!(
-        stage
-            .get_token(&stage.homeserver.user_with_unknown_token("mallory"))
+        setup
+            .get_token(&setup.homeserver.user_with_unknown_token("mallory"))
             .status,
         401
     );
@@ -81,10 +81,10 @@ fn requests_tokens_calls_and_look_ups_are_counted() {
 
 #[test]
 fn each_listener_has_its_own_paths() {
-    let stage = stage();
-    let metrics = metrics_of(&stage.service);
-    let user = stage.homeserver.user("alice");
-    assert_eq!(stage.service.request("GET", "/metrics").status, 404);
+    let setup = setup();
+    let metrics = metrics_of(&setup.service);
+    let user = setup.homeserver.user("alice");
+    assert_eq!(setup.service.request("GET", "/metrics").status, 404);
     assert_eq!(
         client::post(&metrics, "/get_token", &user.get_token()).status,
         404
@@ -99,7 +99,7 @@ fn each_listener_has_its_own_paths() {
     );
     // the header field of the internal connection to tiny_http does not select the listener
     for (address, path) in [
-        (stage.service.address(), "/metrics"),
+        (setup.service.address(), "/metrics"),
         (&metrics, "/get_token"),
     ] {
         for request_id in ["0", "1", "2", ""] {
@@ -117,20 +117,20 @@ fn each_listener_has_its_own_paths() {
 
 #[test]
 fn callers_cannot_create_series() {
-    let stage = stage();
-    let metrics = metrics_of(&stage.service);
+    let setup = setup();
+    let metrics = metrics_of(&setup.service);
     let send_requests = |round: usize| {
-        let user = stage.homeserver.user(&format!("user{round}"));
-        stage.get_token(&user);
+        let user = setup.homeserver.user(&format!("user{round}"));
+        setup.get_token(&user);
         let unknown_path = format!("/p{round}/q?x={round}");
         for (method, path) in [
             ("GET", unknown_path.as_str()),
             ("PUT", "/get_token"),
             ("POST", "/sfu/get"),
         ] {
-            stage.service.request(method, path);
+            setup.service.request(method, path);
         }
-        stage.get_token(&crate::stage::User::new(
+        setup.get_token(&crate::setup::User::new(
             "a",
             &format!("no-such-{round}.invalid"),
         ));

@@ -58,7 +58,7 @@ impl Service {
             reader: Some(thread::spawn(move || reader_log.read(stderr))),
             settings: settings.clone(),
         };
-        let line = service.wait_for_words(&["listening", "address", "sfu_url"]);
+        let line = service.wait_for_line_with(&["listening", "address", "sfu_url"]);
         let (_, rest) = line.split_once("address").unwrap();
         // logfmt or JSON
         let rest = rest.trim_start_matches(['=', '"', ':']);
@@ -93,11 +93,11 @@ impl Service {
 
     /// Waits for a line that contains `needle`, and returns the first one.
     pub(crate) fn wait_for_log(&self, needle: &str) -> String {
-        self.wait_for_words(&[needle])
+        self.wait_for_line_with(&[needle])
     }
 
     /// Waits for a line that contains all of `words`, and returns the first one.
-    pub(crate) fn wait_for_words(&self, words: &[&str]) -> String {
+    pub(crate) fn wait_for_line_with(&self, words: &[&str]) -> String {
         self.log
             .wait_for(|line| words.iter().all(|word| line.contains(word)))
             .unwrap_or_else(|| panic!("no line with {words:?} in the log"))

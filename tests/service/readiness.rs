@@ -3,33 +3,33 @@
 use serde_json::json;
 
 use crate::settings::Settings;
-use crate::sfu::SfuBehavior;
-use crate::stage::Stage;
+use crate::setup::TestSetup;
+use crate::sfu::SfuBehaviour;
 
 fn ready(
-    conduct: SfuBehavior,
+    conduct: SfuBehaviour,
     change: impl FnOnce(Settings) -> Settings,
 ) -> (u16, serde_json::Value) {
-    let stage = Stage::full_access_with(conduct, change);
-    let reply = stage.service.request("GET", "/readyz");
+    let setup = TestSetup::full_access_with(conduct, change);
+    let reply = setup.service.request("GET", "/readyz");
     assert_eq!(
-        stage.service.request("HEAD", "/readyz").status,
+        setup.service.request("HEAD", "/readyz").status,
         reply.status
     );
-    assert_eq!(stage.service.request("GET", "/healthz").status, 200);
-    assert_eq!(stage.service.request("POST", "/readyz").status, 405);
+    assert_eq!(setup.service.request("GET", "/healthz").status, 200);
+    assert_eq!(setup.service.request("POST", "/readyz").status, 405);
     (reply.status, reply.json())
 }
 
 #[test]
 fn a_working_service_is_ready() {
-    let response = ready(SfuBehavior::Serves, |settings| settings);
+    let response = ready(SfuBehaviour::Serves, |settings| settings);
     assert_eq!(response, (200, json!({"status": "ready"})));
 }
 
 #[test]
 fn an_sfu_that_refuses_the_key_is_a_reason() {
-    let conduct = SfuBehavior::Responds(
+    let conduct = SfuBehaviour::Responds(
         "401 Unauthorized",
         r#"{"code":"unauthenticated","msg":"invalid API key"}"#,
     );
@@ -42,12 +42,12 @@ fn an_sfu_that_refuses_the_key_is_a_reason() {
 }
 
 #[test]
-fn an_sfu_that_does_not_answer_is_a_reason() {
+fn an_sfu_that_does_not_respond_is_a_reason() {
     let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", unused_port.local_addr().unwrap());
     drop(unused_port);
     let reasons = json!(["the SFU is unreachable or fails"]);
-    let response = ready(SfuBehavior::Serves, |settings| {
+    let response = ready(SfuBehaviour::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", url)
     });
     assert_eq!(
@@ -58,9 +58,9 @@ fn an_sfu_that_does_not_answer_is_a_reason() {
 
 #[test]
 fn many_requests_check_the_sfu_once() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     for _ in 0..50 {
-        assert_eq!(stage.service.request("GET", "/readyz").status, 200);
+        assert_eq!(setup.service.request("GET", "/readyz").status, 200);
     }
-    assert_eq!(stage.sfu.calls().len(), 1);
+    assert_eq!(setup.sfu.calls().len(), 1);
 }

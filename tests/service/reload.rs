@@ -1,4 +1,4 @@
-//! Reload on SIGHUP: each source of settings is read on its own, and only what has changed is replaced.
+//! Reload on SIGHUP: each section of settings is read on its own, and only what has changed is replaced.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::appservice_participants::{get_token, join};
-use crate::appservice_stage::{
-    AS_TOKEN, AppServiceStage, HS_TOKEN, USER_PATH, user_header, wait_until,
+use crate::appservice_setup::{
+    AS_TOKEN, AppServiceSetup, HS_TOKEN, USER_PATH, user_header, wait_until,
 };
 use crate::call::post_webhook;
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::metrics::{metrics_of, scrape};
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::stage::LOOPBACK;
+use crate::setup::LOOPBACK;
+use crate::sfu::{FakeSfu, SfuBehaviour};
 use crate::token_client::{APP_KEY, any_request, app_entry, request_token};
 
 const NEW_SECRET: &str = "never-logged-the-secret-that-comes-next";
@@ -42,7 +42,7 @@ fn section_line<'a>(log: &'a str, event: &str, section: &str) -> &'a str {
 }
 
 /// The SFU's keys are in a file.
-fn settings(sfu: &Sfu) -> Settings {
+fn settings(sfu: &FakeSfu) -> Settings {
     Settings::listening()
         .set("LIVEKIT_URL", sfu.url())
         .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
@@ -55,7 +55,10 @@ fn new_and_old_key() -> String {
 
 #[test]
 fn a_new_first_key_signs_and_a_wrong_key_file_is_refused() {
-    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (
+        FakeSfu::start(SfuBehaviour::Serves),
+        FakeHomeserver::well_behaved(),
+    );
     let settings = settings(&sfu);
     let service = Service::start(&settings);
     let file = settings.path("LIVEKIT_KEY_FILE");
@@ -83,7 +86,7 @@ fn a_new_first_key_signs_and_a_wrong_key_file_is_refused() {
 
 #[test]
 fn a_wrong_policy_does_not_keep_out_a_new_key_of_the_sfu() {
-    let sfu = Sfu::start(SfuBehavior::Serves);
+    let sfu = FakeSfu::start(SfuBehaviour::Serves);
     let settings = settings(&sfu).set_file("TOKEN_SERVER_POLICY_FILE", &app_entry(""));
     let service = Service::start(&settings);
     let token = || {
@@ -107,7 +110,10 @@ fn a_wrong_policy_does_not_keep_out_a_new_key_of_the_sfu() {
 
 #[test]
 fn a_new_list_of_homeservers_and_a_new_log_level_take_effect() {
-    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (
+        FakeSfu::start(SfuBehaviour::Serves),
+        FakeHomeserver::well_behaved(),
+    );
     let settings = settings(&sfu);
     let credentials = settings.path("credentials");
     fs::create_dir(&credentials).unwrap();
@@ -120,7 +126,7 @@ fn a_new_list_of_homeservers_and_a_new_log_level_take_effect() {
     let has_full_access = |name: &str| {
         let user = homeserver.user(name);
         service.post("/get_token", &user.get_token()).jwt();
-        let line = service.wait_for_words(&["token issued", &format!("@{name}:")]);
+        let line = service.wait_for_line_with(&["token issued", &format!("@{name}:")]);
         line.contains("access=full")
     };
     assert!(!has_full_access("alice"));
@@ -132,13 +138,16 @@ fn a_new_list_of_homeservers_and_a_new_log_level_take_effect() {
     assert!(log.contains("log_level=DEBUG"), "{log}");
     assert!(log.replace('"', "").contains(&full_access), "{log}");
     assert!(has_full_access("bob"));
-    service.wait_for_words(&["level=debug"]);
+    service.wait_for_line_with(&["level=debug"]);
     assert_eq!(sfu.calls().len(), 1);
 }
 
 #[test]
 fn caches_and_known_webhooks_outlast_a_reload_that_changes_the_key() {
-    let (sfu, homeserver) = (Sfu::start(SfuBehavior::Serves), Homeserver::honest());
+    let (sfu, homeserver) = (
+        FakeSfu::start(SfuBehaviour::Serves),
+        FakeHomeserver::well_behaved(),
+    );
     let settings = settings(&sfu).set("LIVEKIT_METRICS_BIND", "127.0.0.1:0");
     let service = Service::start(&settings);
     let alice = homeserver.user("alice").get_token();
@@ -200,7 +209,7 @@ fn new_tokens_of_the_registration_hold_for_earlier_participants_too() {
     const NEXT_HS: &str = "never-logged-hs-token-that-comes-next";
     const NEXT_AS: &str = "never-logged-as-token-that-comes-next";
     let mut credentials = PathBuf::new();
-    let stage = AppServiceStage::start_with(|settings| {
+    let setup = AppServiceSetup::start_with(|settings| {
         credentials = settings.path("credentials");
         fs::create_dir(&credentials).unwrap();
         fs::write(credentials.join("LIVEKIT_AS_TOKEN"), AS_TOKEN).unwrap();
@@ -211,26 +220,26 @@ fn new_tokens_of_the_registration_hold_for_earlier_participants_too() {
             .set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())
             .set("LIVEKIT_AS_MEMBERSHIP_CHECK_SECONDS", "1")
     });
-    let request = stage.token_request();
-    let alice = get_token(&stage, 1);
+    let request = setup.token_request();
+    let alice = get_token(&setup, 1);
 
     fs::write(credentials.join("LIVEKIT_AS_TOKEN"), NEXT_AS).unwrap();
     fs::write(credentials.join("LIVEKIT_HS_TOKEN"), NEXT_HS).unwrap();
-    stage.set_as_token(NEXT_AS);
-    reload(&stage.service);
+    setup.set_as_token(NEXT_AS);
+    reload(&setup.service);
 
-    let with_old_token = stage.request_as_alice(&request);
+    let with_old_token = setup.request_as_alice(&request);
     assert_eq!(with_old_token.status, 403);
     let fields = [
         format!("Authorization: Bearer {NEXT_HS}"),
         user_header("@bob:own.example"),
     ];
-    assert_eq!(stage.post(USER_PATH, &fields, &request).status, 200);
+    assert_eq!(setup.post(USER_PATH, &fields, &request).status, 200);
 
-    // only a request with the new as_token gets this answer; alice is checked when she joins
-    stage.set_joined(false);
-    join(&stage, &alice);
-    stage
+    // only a request with the new as_token gets this response; alice is checked when she joins
+    setup.set_joined(false);
+    join(&setup, &alice);
+    setup
         .service
-        .wait_for_words(&["participant removed", "@alice:own.example"]);
+        .wait_for_line_with(&["participant removed", "@alice:own.example"]);
 }

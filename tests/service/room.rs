@@ -2,28 +2,28 @@
 
 use std::thread;
 
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::process::Service;
 use crate::settings::{KEY, SECRET, Settings};
-use crate::sfu::{CreateRoom, Sfu, SfuBehavior};
-use crate::stage::{LOOPBACK, Stage};
+use crate::setup::{LOOPBACK, TestSetup};
+use crate::sfu::{CreateRoom, FakeSfu, SfuBehaviour};
 
 /// Longest lifetime in seconds of the access token of one call to the SFU.
 const MAX_LIFETIME: i64 = 600;
 
 #[test]
 fn full_access_creates_the_room_of_the_token() {
-    let stage = Stage::full_access();
-    let user = stage.homeserver.user("alice");
+    let setup = TestSetup::full_access();
+    let user = setup.homeserver.user("alice");
     let bodies = [
         ("/get_token", user.get_token()),
         ("/sfu/get", user.sfu_get()),
     ];
     for (number, (path, body)) in bodies.iter().enumerate() {
-        let reply = stage.service.post(path, body);
+        let reply = setup.service.post(path, body);
         let claims = jwt::claims(&reply.jwt(), SECRET);
-        let calls = stage.sfu.calls();
+        let calls = setup.sfu.calls();
         assert_eq!(calls.len(), number + 1, "one call for each request");
         let call = &calls[number];
         assert_eq!(call.request.method, "POST");
@@ -47,9 +47,9 @@ fn full_access_creates_the_room_of_the_token() {
 
 #[test]
 fn the_call_to_the_sfu_has_a_short_lived_token_that_creates_rooms_only() {
-    let stage = Stage::full_access();
-    stage.get_token(&stage.homeserver.user("alice")).jwt();
-    let claims = &stage.sfu.calls()[0].claims;
+    let setup = TestSetup::full_access();
+    setup.get_token(&setup.homeserver.user("alice")).jwt();
+    let claims = &setup.sfu.calls()[0].claims;
     let now = jwt::now();
     assert_eq!(claims["iss"], KEY);
     assert_eq!(claims["video"]["roomCreate"], true);
@@ -62,34 +62,34 @@ fn the_call_to_the_sfu_has_a_short_lived_token_that_creates_rooms_only() {
 
 #[test]
 fn the_response_waits_for_the_room() {
-    let stage = Stage::full_access_with(SfuBehavior::Waits, |settings| settings);
-    let user = stage.homeserver.user("alice");
+    let setup = TestSetup::full_access_with(SfuBehaviour::Waits, |settings| settings);
+    let user = setup.homeserver.user("alice");
     thread::scope(|scope| {
-        let reply = scope.spawn(|| stage.get_token(&user));
-        stage.sfu.wait_for_call();
+        let reply = scope.spawn(|| setup.get_token(&user));
+        setup.sfu.wait_for_call();
         // another request is served in the meantime
-        assert_eq!(stage.service.request("GET", "/healthz").status, 200);
+        assert_eq!(setup.service.request("GET", "/healthz").status, 200);
         assert!(!reply.is_finished());
-        stage.sfu.release();
+        setup.sfu.release();
         assert_eq!(reply.join().unwrap().status, 200);
     });
 }
 
 #[test]
 fn restricted_access_creates_no_room() {
-    let stage = Stage::restricted();
-    let user = stage.homeserver.user("alice");
-    stage.get_token(&user).jwt();
-    stage.sfu_get(&user).jwt();
-    assert_eq!(stage.sfu.connections(), 0);
+    let setup = TestSetup::restricted();
+    let user = setup.homeserver.user("alice");
+    setup.get_token(&user).jwt();
+    setup.sfu_get(&user).jwt();
+    assert_eq!(setup.sfu.connections(), 0);
 }
 
 #[test]
 fn a_refused_user_creates_no_room() {
-    let stage = Stage::full_access();
-    let stranger = stage.homeserver.user_with_unknown_token("mallory");
-    assert_eq!(stage.get_token(&stranger).status, 401);
-    assert_eq!(stage.sfu.connections(), 0);
+    let setup = TestSetup::full_access();
+    let unknown = setup.homeserver.user_with_unknown_token("mallory");
+    assert_eq!(setup.get_token(&unknown).status, 401);
+    assert_eq!(setup.sfu.connections(), 0);
 }
 
 #[test]
@@ -106,15 +106,15 @@ fn full_access_compares_server_names_exactly_under_either_setting() {
             ("localhost", false),
             ("other.example", false),
         ] {
-            let homeserver = Homeserver::honest();
+            let homeserver = FakeHomeserver::well_behaved();
             let listed = listed.replace("NAME", homeserver.name());
-            let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
+            let setup = TestSetup::with(homeserver, SfuBehaviour::Serves, |settings| {
                 settings
                     .set(variable, &listed)
                     .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
             });
-            stage.get_token(&stage.homeserver.user("alice")).jwt();
-            let calls = stage.sfu.calls().len();
+            setup.get_token(&setup.homeserver.user("alice")).jwt();
+            let calls = setup.sfu.calls().len();
             assert_eq!(calls, usize::from(full), "{variable}={listed}");
         }
     }
@@ -122,8 +122,8 @@ fn full_access_compares_server_names_exactly_under_either_setting() {
 
 #[test]
 fn the_sfu_is_called_below_the_path_of_the_api_url() {
-    let homeserver = Homeserver::honest();
-    let sfu = Sfu::start(SfuBehavior::Serves);
+    let homeserver = FakeHomeserver::well_behaved();
+    let sfu = FakeSfu::start(SfuBehaviour::Serves);
     for (url, prefix) in [
         (format!("http://{}", sfu.address()), ""),
         (format!("ws://{}/", sfu.address()), ""),

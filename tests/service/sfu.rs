@@ -26,12 +26,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the SFU responds to calls.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum SfuBehavior {
+pub(crate) enum SfuBehaviour {
     /// As LiveKit: 200 with the room if signature, grant and content type are right.
     Serves,
-    /// As [`SfuBehavior::Serves`], after [`Sfu::release`].
+    /// As [`SfuBehaviour::Serves`], after [`FakeSfu::release`].
     Waits,
-    /// As [`SfuBehavior::Serves`], then closes the connection without a `Connection: close`.
+    /// As [`SfuBehaviour::Serves`], then closes the connection without a `Connection: close`.
     ClosesConnections,
     /// This status and body for every call.
     Responds(&'static str, &'static str),
@@ -42,20 +42,20 @@ pub(crate) enum SfuBehavior {
 }
 
 /// A running fake SFU.
-pub(crate) struct Sfu {
+pub(crate) struct FakeSfu {
     address: SocketAddr,
     state: Arc<State>,
 }
 
-impl Sfu {
-    pub(crate) fn start(behavior: SfuBehavior) -> Self {
-        Self::with_secret(behavior, SECRET)
+impl FakeSfu {
+    pub(crate) fn start(behaviour: SfuBehaviour) -> Self {
+        Self::with_secret(behaviour, SECRET)
     }
 
     /// An SFU with another API secret than the suite's.
-    pub(crate) fn with_secret(behavior: SfuBehavior, secret: &'static str) -> Self {
+    pub(crate) fn with_secret(behaviour: SfuBehaviour, secret: &'static str) -> Self {
         let state = Arc::new(State {
-            behavior,
+            behaviour,
             secret,
             released: Mutex::new(false),
             calls: Mutex::default(),
@@ -130,7 +130,7 @@ impl Sfu {
         self.state.frozen.store(frozen, Ordering::SeqCst);
     }
 
-    /// Responds to the calls that [`SfuBehavior::Waits`] holds back.
+    /// Responds to the calls that [`SfuBehaviour::Waits`] holds back.
     pub(crate) fn release(&self) {
         *self.state.released.lock().unwrap() = true;
         self.state.changed.notify_all();
@@ -138,7 +138,7 @@ impl Sfu {
 }
 
 struct State {
-    behavior: SfuBehavior,
+    behaviour: SfuBehaviour,
     secret: &'static str,
     released: Mutex<bool>,
     calls: Mutex<Vec<Call>>,
@@ -185,24 +185,24 @@ impl State {
                 let _ = stream.read_to_end(&mut Vec::new());
                 break;
             }
-            if matches!(self.behavior, SfuBehavior::Waits) {
+            if matches!(self.behaviour, SfuBehaviour::Waits) {
                 let released = self.released.lock().unwrap();
                 let is_held = |released: &mut bool| !*released;
                 drop(self.changed.wait_timeout_while(released, TIMEOUT, is_held));
             }
-            let sent = match self.behavior {
-                SfuBehavior::Serves | SfuBehavior::Waits | SfuBehavior::ClosesConnections => {
+            let sent = match self.behaviour {
+                SfuBehaviour::Serves | SfuBehaviour::Waits | SfuBehaviour::ClosesConnections => {
                     respond(stream.get_mut(), status, &body)
                 }
-                SfuBehavior::Responds(status, body) => {
+                SfuBehaviour::Responds(status, body) => {
                     respond(stream.get_mut(), status, body.as_bytes())
                 }
-                SfuBehavior::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
-                SfuBehavior::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
+                SfuBehaviour::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
+                SfuBehaviour::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
             };
             let closes = matches!(
-                self.behavior,
-                SfuBehavior::ClosesConnections | SfuBehavior::Garbage
+                self.behaviour,
+                SfuBehaviour::ClosesConnections | SfuBehaviour::Garbage
             );
             if sent.is_err() || closes {
                 break;

@@ -3,12 +3,12 @@
 
 use std::net::TcpStream;
 
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::SfuBehavior;
-use crate::stage::{LOOPBACK, Stage, User};
-use crate::trap::Trap;
+use crate::setup::{LOOPBACK, TestSetup, User};
+use crate::sfu::SfuBehaviour;
+use crate::silent_listener::SilentListener;
 
 /// Server names that resolve to loopback, or would with a lenient parser. `PORT` is that of a listener.
 pub(crate) const LOOPBACK_NAMES: [&str; 48] = [
@@ -86,13 +86,13 @@ pub(crate) const SPECIAL_ADDRESSES: [&str; 14] = [
 
 #[test]
 fn no_server_name_leads_to_a_local_address() {
-    let traps = Trap::on_both_loopbacks();
+    let listeners = SilentListener::on_both_loopbacks();
     let service = Service::start(&Settings::complete());
     let refusal = refusal(&service);
     let names = LOOPBACK_NAMES.iter().chain(&SPECIAL_ADDRESSES);
     let mut wrong = Vec::new();
     for name in names {
-        let name = name.replace("PORT", &traps[0].port().to_string());
+        let name = name.replace("PORT", &listeners[0].port().to_string());
         let user = User::new("alice", &name);
         for (path, body) in [
             ("/get_token", user.get_token()),
@@ -102,7 +102,7 @@ fn no_server_name_leads_to_a_local_address() {
             if reply.status != 401 || reply.body != refusal {
                 wrong.push(format!("{path} {name:?}: {reply:?}"));
             }
-            let connections = traps.each_ref().map(Trap::connections);
+            let connections = listeners.each_ref().map(SilentListener::connections);
             if connections != [0, 0] {
                 wrong.push(format!(
                     "{path} {name:?}: {connections:?} connections so far"
@@ -117,80 +117,89 @@ fn no_server_name_leads_to_a_local_address() {
 #[test]
 fn the_same_names_are_reached_if_the_settings_allow_it() {
     for name in ["127.0.0.1:PORT", "[::1]:PORT", "localhost:PORT"] {
-        let traps = Trap::on_both_loopbacks();
+        let listeners = SilentListener::on_both_loopbacks();
         let service =
             Service::start(&Settings::complete().set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK));
-        let name = name.replace("PORT", &traps[0].port().to_string());
-        // the listeners never answer
+        let name = name.replace("PORT", &listeners[0].port().to_string());
+        // the listeners never respond
         let client = TcpStream::connect(tcp(&service)).unwrap();
         send(&client, &User::new("alice", &name));
-        traps[usize::from(name.starts_with("[::"))].wait_for(1);
+        listeners[usize::from(name.starts_with("[::"))].wait_for(1);
     }
 }
 
 #[test]
 fn full_access_for_all_homeservers_allows_no_local_address() {
-    let traps = Trap::on_both_loopbacks();
+    let listeners = SilentListener::on_both_loopbacks();
     let service = Service::start(&Settings::complete().set("LIVEKIT_FULL_ACCESS_HOMESERVERS", "*"));
     let refusal = refusal(&service);
     for name in ["127.0.0.1:PORT", "[::1]:PORT", "localhost:PORT"] {
-        let name = name.replace("PORT", &traps[0].port().to_string());
+        let name = name.replace("PORT", &listeners[0].port().to_string());
         let reply = service.post("/get_token", &User::new("alice", &name).get_token());
         assert_eq!(reply.status, 401, "{name}");
         assert_eq!(reply.body, refusal, "{name}");
     }
-    assert_eq!(traps.each_ref().map(Trap::connections), [0, 0]);
+    assert_eq!(
+        listeners.each_ref().map(SilentListener::connections),
+        [0, 0]
+    );
 }
 
 #[test]
 fn only_the_name_of_a_listed_homeserver_may_have_a_local_address() {
-    let traps = Trap::on_both_loopbacks();
-    let stage = Stage::full_access();
-    let port = traps[0].port();
-    let homeserver_port = stage.homeserver.port();
+    let listeners = SilentListener::on_both_loopbacks();
+    let setup = TestSetup::full_access();
+    let port = listeners[0].port();
+    let homeserver_port = setup.homeserver.port();
     for name in [
         format!("localhost:{port}"),
         format!("127.0.0.1:{homeserver_port}"),
         format!("[::1]:{homeserver_port}"),
         format!("LOCALHOST:{homeserver_port}"),
     ] {
-        let reply = stage.get_token(&User::new("alice", &name));
+        let reply = setup.get_token(&User::new("alice", &name));
         assert_eq!(reply.status, 401, "{name}");
     }
-    assert_eq!(traps.each_ref().map(Trap::connections), [0, 0]);
-    assert_eq!(stage.homeserver.connections(), 0);
+    assert_eq!(
+        listeners.each_ref().map(SilentListener::connections),
+        [0, 0]
+    );
+    assert_eq!(setup.homeserver.connections(), 0);
 }
 
 #[test]
 fn a_redirect_by_a_listed_homeserver_is_not_followed_to_a_local_address() {
-    let trap = Trap::on("127.0.0.1");
-    let location = format!("Location: https://127.0.0.1:{}/\r\n", trap.port());
+    let listener = SilentListener::on("127.0.0.1");
+    let location = format!("Location: https://127.0.0.1:{}/\r\n", listener.port());
     let behaviour = Behaviour::FixedResponse("307 Temporary Redirect", location, String::new());
-    let homeserver = Homeserver::start("localhost", behaviour);
+    let homeserver = FakeHomeserver::start("localhost", behaviour);
     let name = homeserver.name().to_owned();
-    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings| {
+    let setup = TestSetup::with(homeserver, SfuBehaviour::Serves, |settings| {
         settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
     });
-    let reply = stage.get_token(&stage.homeserver.user("alice"));
+    let reply = setup.get_token(&setup.homeserver.user("alice"));
     assert_eq!(reply.status, 401);
-    assert_eq!(stage.homeserver.requests().len(), 1);
-    assert_eq!(trap.connections(), 0);
+    assert_eq!(setup.homeserver.requests().len(), 1);
+    assert_eq!(listener.connections(), 0);
 }
 
 #[test]
 fn denied_networks_add_to_the_built_in_ranges() {
-    let traps = Trap::on_both_loopbacks();
+    let listeners = SilentListener::on_both_loopbacks();
     let service = Service::start(
         &Settings::complete().set("LIVEKIT_DENIED_NETWORKS", "8.8.0.0/16, 2a00::/12"),
     );
     for name in ["8.8.8.8:1", "[2a00::1]:1", "127.0.0.1:PORT"] {
-        let name = name.replace("PORT", &traps[0].port().to_string());
+        let name = name.replace("PORT", &listeners[0].port().to_string());
         let reply = service.post("/get_token", &User::new("alice", &name).get_token());
         assert_eq!(reply.status, 401, "{name}");
         let address = name.rsplit_once(':').unwrap().0.trim_matches(['[', ']']);
         service.wait_for_log(address);
     }
-    assert_eq!(traps.each_ref().map(Trap::connections), [0, 0]);
+    assert_eq!(
+        listeners.each_ref().map(SilentListener::connections),
+        [0, 0]
+    );
 }
 
 #[test]
@@ -198,7 +207,7 @@ fn the_log_names_the_denied_address_and_the_setting_that_allows_it() {
     let service = Service::start(&Settings::complete());
     for (name, address) in [("localhost:4711", "127.0.0.1"), ("[::1]:4712", "::1")] {
         service.post("/get_token", &User::new("alice", name).get_token());
-        service.wait_for_words(&[name, address, "LIVEKIT_ALLOWED_NETWORKS"]);
+        service.wait_for_line_with(&[name, address, "LIVEKIT_ALLOWED_NETWORKS"]);
     }
 }
 
@@ -214,7 +223,7 @@ fn special_and_unallocated_addresses_are_not_tried() {
     ];
     for name in SPECIAL_ADDRESSES.iter().chain(&unallocated) {
         service.post("/get_token", &User::new("alice", name).get_token());
-        service.wait_for_words(&[
+        service.wait_for_line_with(&[
             "refused",
             &format!("server={name} "),
             "address policy denies",
@@ -237,7 +246,7 @@ fn metadata_services_are_denied_even_as_listed_homeservers() {
     );
     for name in names {
         service.post("/get_token", &User::new("alice", name).get_token());
-        service.wait_for_words(&["refused", name, "address policy denies"]);
+        service.wait_for_line_with(&["refused", name, "address policy denies"]);
     }
 }
 
@@ -245,7 +254,10 @@ fn metadata_services_are_denied_even_as_listed_homeservers() {
 fn refusal(service: &Service) -> Vec<u8> {
     let invalid = User::new("alice", "not a server name");
     let reply = service.post("/get_token", &invalid.get_token());
-    assert_eq!(reply.verdict(), (401, "M_UNAUTHORIZED".to_owned()));
+    assert_eq!(
+        reply.status_and_errcode(),
+        (401, "M_UNAUTHORIZED".to_owned())
+    );
     reply.body
 }
 

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::client::{self, Reply};
-use crate::sfu::SfuBehavior;
-use crate::stage::{Stage, User};
+use crate::setup::{TestSetup, User};
+use crate::sfu::SfuBehaviour;
 
 /// An endpoint and its body.
 pub(crate) type Endpoint = (&'static str, fn(&User) -> Value);
@@ -17,21 +17,21 @@ pub(crate) const ENDPOINTS: [Endpoint; 2] =
 
 #[test]
 fn every_response_has_cors_headers() {
-    let stage = Stage::full_access();
-    let good = stage.homeserver.user("alice");
-    let unknown = stage.homeserver.user_with_unknown_token("mallory");
+    let setup = TestSetup::full_access();
+    let good = setup.homeserver.user("alice");
+    let unknown = setup.homeserver.user_with_unknown_token("mallory");
     for (path, body) in ENDPOINTS {
         let replies = [
-            (200, stage.service.post(path, &body(&good))),
-            (401, stage.service.post(path, &body(&unknown))),
-            (400, stage.service.request("POST", path)),
-            (400, stage.service.post(path, &Value::Null)),
-            (413, too_large(&stage, path)),
-            (405, stage.service.request("GET", path)),
-            (405, stage.service.request("DELETE", path)),
-            (200, stage.service.request("OPTIONS", path)),
-            (404, stage.service.request("POST", "/elsewhere")),
-            (404, stage.service.request("GET", "/")),
+            (200, setup.service.post(path, &body(&good))),
+            (401, setup.service.post(path, &body(&unknown))),
+            (400, setup.service.request("POST", path)),
+            (400, setup.service.post(path, &Value::Null)),
+            (413, too_large(&setup, path)),
+            (405, setup.service.request("GET", path)),
+            (405, setup.service.request("DELETE", path)),
+            (200, setup.service.request("OPTIONS", path)),
+            (404, setup.service.request("POST", "/elsewhere")),
+            (404, setup.service.request("GET", "/")),
         ];
         for (status, reply) in replies {
             assert_eq!(reply.status, status, "{path} {reply:?}");
@@ -46,24 +46,24 @@ fn every_response_has_cors_headers() {
 #[test]
 fn a_failing_sfu_is_an_unknown_error() {
     for conduct in [
-        SfuBehavior::Responds(
+        SfuBehaviour::Responds(
             "401 Unauthorized",
             r#"{"code":"unauthenticated","msg":"no"}"#,
         ),
-        SfuBehavior::Responds("401 Unauthorized", "invalid API key: APItestkey\n"),
-        SfuBehavior::Responds(
+        SfuBehaviour::Responds("401 Unauthorized", "invalid API key: APItestkey\n"),
+        SfuBehaviour::Responds(
             "503 Service Unavailable",
             r#"{"code":"unavailable","msg":"no"}"#,
         ),
-        SfuBehavior::Responds("302 Found", ""),
-        SfuBehavior::Garbage,
+        SfuBehaviour::Responds("302 Found", ""),
+        SfuBehaviour::Garbage,
     ] {
-        let stage = Stage::full_access_with(conduct, |settings| settings);
+        let setup = TestSetup::full_access_with(conduct, |settings| settings);
         for (path, body) in ENDPOINTS {
-            let user = stage.homeserver.user("alice");
-            let reply = stage.service.post(path, &body(&user));
+            let user = setup.homeserver.user("alice");
+            let reply = setup.service.post(path, &body(&user));
             assert_eq!(
-                reply.verdict(),
+                reply.status_and_errcode(),
                 (500, "M_UNKNOWN".to_owned()),
                 "{conduct:?} {path}"
             );
@@ -78,30 +78,34 @@ fn an_unreachable_sfu_is_an_unknown_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let unused = free.local_addr().unwrap();
     drop(free);
-    let stage = Stage::full_access_with(SfuBehavior::Serves, |settings| {
+    let setup = TestSetup::full_access_with(SfuBehaviour::Serves, |settings| {
         settings.set("LIVEKIT_API_URL", format!("http://{unused}"))
     });
     for (path, body) in ENDPOINTS {
-        let user = stage.homeserver.user("alice");
-        let reply = stage.service.post(path, &body(&user));
-        assert_eq!(reply.verdict(), (500, "M_UNKNOWN".to_owned()), "{path}");
+        let user = setup.homeserver.user("alice");
+        let reply = setup.service.post(path, &body(&user));
+        assert_eq!(
+            reply.status_and_errcode(),
+            (500, "M_UNKNOWN".to_owned()),
+            "{path}"
+        );
         assert_cors(&reply);
     }
 }
 
 #[test]
 fn a_hanging_sfu_is_an_unknown_error_after_one_call() {
-    let stage = Stage::full_access_with(SfuBehavior::Hangs, |settings| settings);
-    let user = stage.homeserver.user("alice");
-    let reply = stage.get_token(&user);
-    assert_eq!(reply.verdict(), (500, "M_UNKNOWN".to_owned()));
-    assert_eq!(stage.sfu.calls().len(), 1, "calls");
+    let setup = TestSetup::full_access_with(SfuBehaviour::Hangs, |settings| settings);
+    let user = setup.homeserver.user("alice");
+    let reply = setup.get_token(&user);
+    assert_eq!(reply.status_and_errcode(), (500, "M_UNKNOWN".to_owned()));
+    assert_eq!(setup.sfu.calls().len(), 1, "calls");
 }
 
 #[test]
 fn every_authentication_failure_has_the_same_response() {
-    let stage = Stage::full_access();
-    let homeserver = &stage.homeserver;
+    let setup = TestSetup::full_access();
+    let homeserver = &setup.homeserver;
     let unknown = homeserver.user_with_unknown_token("alice");
     let mut claims_another = homeserver.user("mallory");
     claims_another.id = format!("@alice:{}", homeserver.name());
@@ -131,16 +135,16 @@ fn every_authentication_failure_has_the_same_response() {
     ];
     for (path, body) in ENDPOINTS {
         for user in users {
-            replies.push((path, user, stage.service.post(path, &body(user))));
+            replies.push((path, user, setup.service.post(path, &body(user))));
         }
     }
     // the body of `/sfu/get` has no user id
-    let reply = stage.get_token(&claims_another);
+    let reply = setup.get_token(&claims_another);
     replies.push(("/get_token", &claims_another, reply));
 
     for (path, user, reply) in &replies {
         assert_eq!(
-            reply.verdict(),
+            reply.status_and_errcode(),
             (401, "M_UNAUTHORIZED".to_owned()),
             "{path} {user:?}"
         );
@@ -148,25 +152,29 @@ fn every_authentication_failure_has_the_same_response() {
         assert_cors(reply);
         assert_error(reply);
     }
-    assert!(stage.sfu.calls().is_empty(), "rooms created");
+    assert!(setup.sfu.calls().is_empty(), "rooms created");
 }
 
 #[test]
 fn a_content_length_that_is_too_large_is_refused_without_the_body() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     for length in ["65537000", "100000000000000"] {
         let head =
             format!("POST /get_token HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
-        let reply = stage.service.raw(head.as_bytes());
-        assert_eq!(reply.verdict(), (413, "M_TOO_LARGE".to_owned()), "{length}");
+        let reply = setup.service.raw(head.as_bytes());
+        assert_eq!(
+            reply.status_and_errcode(),
+            (413, "M_TOO_LARGE".to_owned()),
+            "{length}"
+        );
         assert_cors(&reply);
     }
-    assert_eq!(stage.service.request("GET", "/healthz").status, 200);
+    assert_eq!(setup.service.request("GET", "/healthz").status, 200);
 }
 
 #[test]
 fn a_chunked_body_that_is_too_large_is_refused() {
-    let stage = Stage::full_access();
+    let setup = TestSetup::full_access();
     let mut request =
         b"POST /sfu/get HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     for _ in 0..100 {
@@ -175,15 +183,15 @@ fn a_chunked_body_that_is_too_large_is_refused() {
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"0\r\n\r\n");
-    let reply = stage.service.raw(&request);
-    assert_eq!(reply.verdict(), (413, "M_TOO_LARGE".to_owned()));
+    let reply = setup.service.raw(&request);
+    assert_eq!(reply.status_and_errcode(), (413, "M_TOO_LARGE".to_owned()));
     assert_cors(&reply);
 }
 
-fn too_large(stage: &Stage, path: &str) -> Reply {
-    let mut body = stage.homeserver.user("alice").get_token();
+fn too_large(setup: &TestSetup, path: &str) -> Reply {
+    let mut body = setup.homeserver.user("alice").get_token();
     body["filler"] = "x".repeat(100_000).into();
-    client::post(stage.service.address(), path, &body)
+    client::post(setup.service.address(), path, &body)
 }
 
 pub(crate) fn assert_cors(reply: &Reply) {

@@ -5,12 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Connection, Reply, written};
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::SfuBehavior;
-use crate::stage::{LOOPBACK, Stage, User};
-use crate::trap::Trap;
+use crate::setup::{LOOPBACK, TestSetup, User};
+use crate::sfu::SfuBehaviour;
+use crate::silent_listener::SilentListener;
 
 /// Logins of the attacker.
 const ATTACKS: usize = 200;
@@ -31,7 +31,7 @@ const HANG: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_tarpit_with_one_name_delays_no_other_homeserver() {
-    let tarpit = Trap::on("127.0.30.1");
+    let tarpit = SilentListener::on("127.0.30.1");
     let name = format!("127.0.30.1:{}", tarpit.port());
     let attackers: Vec<User> = (0..ATTACKS).map(|_| User::new("mallory", &name)).collect();
     let refused = serve_users_during("one name", &attackers, || tarpit.wait_for(1));
@@ -48,8 +48,8 @@ fn a_tarpit_with_one_name_delays_no_other_homeserver() {
 
 #[test]
 fn a_tarpit_with_many_names_and_addresses_delays_no_other_homeserver() {
-    let tarpits: Vec<Trap> = (0..50)
-        .map(|n| Trap::on(&format!("127.0.{}.1", 40 + n)))
+    let tarpits: Vec<SilentListener> = (0..50)
+        .map(|n| SilentListener::on(&format!("127.0.{}.1", 40 + n)))
         .collect();
     let names: Vec<String> = tarpits
         .iter()
@@ -70,14 +70,14 @@ fn a_tarpit_with_many_names_and_addresses_delays_no_other_homeserver() {
             connected() >= MAX_CALLS / 4
         });
     });
-    let peak: usize = tarpits.iter().map(Trap::peak).sum();
+    let peak: usize = tarpits.iter().map(SilentListener::peak).sum();
     assert!(peak <= MAX_CALLS, "{peak} connections to tarpits");
     assert!(refused >= ATTACKS / 2, "{refused} refused");
 }
 
 #[test]
 fn many_ports_of_one_address_share_the_permits_of_their_subnet() {
-    let tarpits: Vec<Trap> = (0..20).map(|_| Trap::on("127.0.31.1")).collect();
+    let tarpits: Vec<SilentListener> = (0..20).map(|_| SilentListener::on("127.0.31.1")).collect();
     let attackers: Vec<User> = (0..ATTACKS)
         .map(|number| {
             let port = tarpits[number % tarpits.len()].port();
@@ -89,7 +89,7 @@ fn many_ports_of_one_address_share_the_permits_of_their_subnet() {
             tarpits.iter().any(|tarpit| tarpit.connections() > 0)
         });
     });
-    let peak: usize = tarpits.iter().map(Trap::peak).sum();
+    let peak: usize = tarpits.iter().map(SilentListener::peak).sum();
     assert!(
         peak <= MAX_CALLS_PER_SUBNET,
         "{peak} connections to tarpits"
@@ -100,27 +100,27 @@ fn many_ports_of_one_address_share_the_permits_of_their_subnet() {
 /// Starts the logins of `attackers` at once, waits until the attack is `under_way`, and asserts that 50 users get tokens. Returns how
 /// many attackers were refused for want of a permit.
 fn serve_users_during(attack: &str, attackers: &[User], under_way: impl FnOnce()) -> usize {
-    let homeserver = Homeserver::start("localhost", Behaviour::Slow(RESPONSE_TIME));
+    let homeserver = FakeHomeserver::start("localhost", Behaviour::Slow(RESPONSE_TIME));
     let name = homeserver.name().to_owned();
-    let stage = Stage::with(homeserver, SfuBehavior::Serves, |settings: Settings| {
+    let setup = TestSetup::with(homeserver, SfuBehaviour::Serves, |settings: Settings| {
         settings
             .set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name)
             .set("LIVEKIT_LOG_LEVEL", "info")
             .set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)
     });
     // the first round opens the connections
-    serve_users(&stage);
-    let without = serve_users(&stage);
+    serve_users(&setup);
+    let without = serve_users(&setup);
     // all attackers are connected before the first one sends, so that they compete for the permits on a slow machine too
     let all_connected = Barrier::new(attackers.len());
     thread::scope(|scope| {
-        let (service, all_connected) = (&stage.service, &all_connected);
+        let (service, all_connected) = (&setup.service, &all_connected);
         let logins: Vec<_> = attackers
             .iter()
             .map(|user| scope.spawn(move || timed_get_token(service, user, all_connected)))
             .collect();
         under_way();
-        let with = serve_users(&stage);
+        let with = serve_users(&setup);
         for _ in 0..10 {
             assert_eq!(service.request("GET", "/healthz").status, 200);
             assert_eq!(service.request("OPTIONS", "/get_token").status, 200);
@@ -147,15 +147,15 @@ fn serve_users_during(attack: &str, attackers: &[User], under_way: impl FnOnce()
 }
 
 /// Asserts that 50 users at once, each with a connection and an OpenID token, get a token. Returns p50 and p99 of their waits.
-fn serve_users(stage: &Stage) -> [Duration; 2] {
+fn serve_users(setup: &TestSetup) -> [Duration; 2] {
     let users: Vec<User> = (0..USERS)
-        .map(|number| stage.homeserver.user(&format!("user{number}")))
+        .map(|number| setup.homeserver.user(&format!("user{number}")))
         .collect();
     let all_connected = Barrier::new(USERS);
     let replies: Vec<(Reply, Duration)> = thread::scope(|scope| {
         let logins: Vec<_> = users
             .iter()
-            .map(|user| scope.spawn(|| timed_get_token(&stage.service, user, &all_connected)))
+            .map(|user| scope.spawn(|| timed_get_token(&setup.service, user, &all_connected)))
             .collect();
         logins
             .into_iter()

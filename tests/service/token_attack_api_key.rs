@@ -33,7 +33,7 @@ fn only_the_exact_key_is_accepted() {
         request_token(service.address(), APP_KEY, &any_request()).status,
         201
     );
-    let line = service.wait_for_words(&["refused", "endpoint=token", "status=401"]);
+    let line = service.wait_for_line_with(&["refused", "endpoint=token", "status=401"]);
     assert!(line.contains("cause="), "{line}");
     assert_no_key_in_log(&service);
 }

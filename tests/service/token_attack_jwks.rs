@@ -9,10 +9,10 @@ use crate::client::Connection;
 use crate::fake_issuer::{FakeIssuer, IssuerBehaviour, OVERSIZED_BYTES, SigningKey};
 use crate::process::{Service, run_to_exit};
 use crate::settings::Settings;
+use crate::silent_listener::SilentListener;
 use crate::token_client::{
     APP_KEY, any_request, app_entry, policy_settings, request_token, request_token_on, users_entry,
 };
-use crate::trap::Trap;
 
 /// JWTs with unknown keys.
 const FLOOD: usize = 300;
@@ -104,7 +104,7 @@ fn an_oversized_key_set_is_rejected() {
             request_token(service.address(), APP_KEY, &any_request()).status,
             201
         );
-        service.wait_for_words(&["jwks fetch failed", "262144 bytes"]);
+        service.wait_for_line_with(&["jwks fetch failed", "262144 bytes"]);
         let fetches = u64::try_from(issuer.fetch_count()).unwrap();
         let max = fetches * (MAX_JWKS_BYTES + SOCKET_BUFFERS);
         assert!(
@@ -176,7 +176,7 @@ fn a_server_that_never_responded_does_not_affect_other_callers() {
     let reply = request_token(service.address(), &key.token_for("alice"), &any_request());
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
-    service.wait_for_words(&["jwks fetch failed", "timed out"]);
+    service.wait_for_line_with(&["jwks fetch failed", "timed out"]);
     // an expired JWT is rejected without keys
     let mut old = crate::fake_issuer::user_claims("alice");
     old["exp"] = json!(1);
@@ -243,8 +243,8 @@ fn keys_are_not_fetched_over_insecure_connections() {
         assert!(exit.stderr.contains("TOKEN_SERVER_JWT_KEYS"), "{exit:?}");
     }
     // a name that resolves to a forbidden address
-    let trap = Trap::on("127.0.0.1");
-    let url = format!("https://localhost:{}/keys", trap.port());
+    let listener = SilentListener::on("127.0.0.1");
+    let url = format!("https://localhost:{}/keys", listener.port());
     let service =
         Service::start(&settings_with_both_callers(&url).unset("LIVEKIT_ALLOWED_NETWORKS"));
     let reply = request_token(
@@ -253,8 +253,8 @@ fn keys_are_not_fetched_over_insecure_connections() {
         &any_request(),
     );
     assert_eq!(reply.status, 503, "{reply:?}");
-    service.wait_for_words(&["jwks fetch failed", "LIVEKIT_ALLOWED_NETWORKS"]);
-    assert_eq!(trap.connections(), 0);
+    service.wait_for_line_with(&["jwks fetch failed", "LIVEKIT_ALLOWED_NETWORKS"]);
+    assert_eq!(listener.connections(), 0);
     // a certificate for another name
     let key = SigningKey::p256("one");
     let issuer = FakeIssuer::with_keys(&[&key]);
@@ -265,6 +265,6 @@ fn keys_are_not_fetched_over_insecure_connections() {
         request_token(service.address(), &key.token_for("alice"), &any_request()).status,
         503
     );
-    service.wait_for_words(&["jwks fetch failed", "TLS"]);
+    service.wait_for_line_with(&["jwks fetch failed", "TLS"]);
     assert_eq!(issuer.fetch_count(), 0);
 }

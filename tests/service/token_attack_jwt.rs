@@ -15,7 +15,7 @@ use crate::token_client::{any_request, policy_settings, request_token, users_ent
 const ISSUER_SECRET: &str = "never-logged-secret-of-the-issuer-of-the-application";
 
 /// A service with a JWT issuer that has three keys.
-struct JwtStage {
+struct JwtSetup {
     rsa: SigningKey,
     p256: SigningKey,
     ed25519: SigningKey,
@@ -23,7 +23,7 @@ struct JwtStage {
     service: Service,
 }
 
-impl JwtStage {
+impl JwtSetup {
     fn new(lines: &str) -> Self {
         let (rsa, p256) = (SigningKey::rsa("one"), SigningKey::p256("two"));
         let ed25519 = SigningKey::ed25519("three");
@@ -45,9 +45,9 @@ impl JwtStage {
 
 #[test]
 fn a_jwt_signed_by_any_key_of_the_issuer_is_accepted() {
-    let stage = JwtStage::new("");
-    for key in [&stage.rsa, &stage.p256, &stage.ed25519] {
-        let reply = stage.ask(&key.token_for("alice"));
+    let setup = JwtSetup::new("");
+    for key in [&setup.rsa, &setup.p256, &setup.ed25519] {
+        let reply = setup.ask(&key.token_for("alice"));
         assert_eq!(reply.status, 201, "{} {reply:?}", key.id);
         let token = reply.json()["participant_token"]
             .as_str()
@@ -55,18 +55,18 @@ fn a_jwt_signed_by_any_key_of_the_issuer_is_accepted() {
             .to_owned();
         assert_eq!(jwt::claims(&token, SECRET)["sub"], "alice");
     }
-    assert_eq!(stage.issuer.fetch_count(), 1);
+    assert_eq!(setup.issuer.fetch_count(), 1);
 }
 
 #[test]
 fn forged_jwts_are_rejected_with_the_same_response() {
-    let stage = JwtStage::new("");
+    let setup = JwtSetup::new("");
     let (valid, now) = (user_claims("alice"), jwt::now());
     let unpublished = SigningKey::ed25519("three");
     let header = |alg: &str, kid: &str| json!({"alg": alg, "kid": kid, "typ": "JWT"});
     let message = |token: &str| token.rsplit_once('.').unwrap().0.to_owned();
-    let unsigned = message(&stage.rsa.sign_with_header(&header("none", "one"), &valid));
-    let good = stage.p256.token_for("alice");
+    let unsigned = message(&setup.rsa.sign_with_header(&header("none", "one"), &valid));
+    let good = setup.p256.token_for("alice");
     let mut with_own_key = header("EdDSA", "three");
     with_own_key["jwk"] = unpublished.jwk();
     with_own_key["jku"] = "https://evil.example.com/keys".into();
@@ -77,21 +77,21 @@ fn forged_jwts_are_rejected_with_the_same_response() {
         ("alg none", format!("{unsigned}.")),
         (
             "alg none with a signature",
-            stage.rsa.sign_with_header(&header("none", "one"), &valid),
+            setup.rsa.sign_with_header(&header("none", "one"), &valid),
         ),
         (
             "alg NONE",
-            stage.rsa.sign_with_header(&header("NONE", "one"), &valid),
+            setup.rsa.sign_with_header(&header("NONE", "one"), &valid),
         ),
         ("no signature", message(&good) + "."),
         ("two segments", message(&good)),
         (
             "no alg",
-            stage.p256.sign_with_header(&json!({"kid": "two"}), &valid),
+            setup.p256.sign_with_header(&json!({"kid": "two"}), &valid),
         ),
         (
             "the signature of another JWT",
-            message(&good) + "." + stage.p256.token_for("bob").rsplit('.').next().unwrap(),
+            message(&good) + "." + setup.p256.token_for("bob").rsplit('.').next().unwrap(),
         ),
         (
             "an unpublished key with a published id",
@@ -103,31 +103,31 @@ fn forged_jwts_are_rejected_with_the_same_response() {
         ),
         (
             "the id of another key",
-            stage
+            setup
                 .p256
                 .sign_with_header(&header("ES256", "three"), &valid),
         ),
         (
             "the algorithm of another key",
-            stage.p256.sign_with_header(&header("EdDSA", "two"), &valid),
+            setup.p256.sign_with_header(&header("EdDSA", "two"), &valid),
         ),
         (
             "a path as the key id",
-            stage
+            setup
                 .p256
                 .sign_with_header(&header("ES256", "../../../dev/null"), &valid),
         ),
         (
             "an empty key id",
-            stage.p256.sign_with_header(&header("ES256", ""), &valid),
+            setup.p256.sign_with_header(&header("ES256", ""), &valid),
         ),
         (
             "a critical extension",
-            stage.p256.sign_with_header(&critical, &valid),
+            setup.p256.sign_with_header(&critical, &valid),
         ),
         (
             "a logout token",
-            stage.p256.sign_with_header(&logout, &valid),
+            setup.p256.sign_with_header(&logout, &valid),
         ),
         (
             "14 KB without JSON",
@@ -140,7 +140,7 @@ fn forged_jwts_are_rejected_with_the_same_response() {
             "modulus",
             rsa_vector("jwk")["n"].as_str().unwrap().to_owned(),
         ),
-        ("JWK", stage.rsa.jwk().to_string()),
+        ("JWK", setup.rsa.jwk().to_string()),
     ];
     for (form, key) in &public {
         for alg in ["HS256", "RS256"] {
@@ -176,15 +176,15 @@ fn forged_jwts_are_rejected_with_the_same_response() {
     ] {
         let mut claims = user_claims("alice");
         claims[name] = value;
-        attacks.push((name, stage.p256.sign(&claims)));
+        attacks.push((name, setup.p256.sign(&claims)));
     }
-    let first = stage.ask("a.b.c");
+    let first = setup.ask("a.b.c");
     for (what, token) in &attacks {
-        let reply = stage.ask(token);
+        let reply = setup.ask(token);
         assert_eq!(reply.status, 401, "{what}: {reply:?}");
         assert_eq!(reply.body, first.body, "{what}: another response");
     }
-    assert_eq!(stage.ask(&good).status, 201);
+    assert_eq!(setup.ask(&good).status, 201);
     // the log has the causes
     for cause in [
         "expired",
@@ -196,19 +196,19 @@ fn forged_jwts_are_rejected_with_the_same_response() {
         "critical",
         "malformed",
     ] {
-        stage
+        setup
             .service
-            .wait_for_words(&["refused", "endpoint=token", "status=401", cause]);
+            .wait_for_line_with(&["refused", "endpoint=token", "status=401", cause]);
     }
 }
 
 #[test]
 fn a_user_cannot_use_the_identity_of_another() {
-    let stage = JwtStage::new("");
-    let alice = stage.rsa.token_for("alice");
+    let setup = JwtSetup::new("");
+    let alice = setup.rsa.token_for("alice");
     let request_as = |identity: &str| {
         let body = json!({"room_name": "room", "participant_identity": identity});
-        request_token(stage.service.address(), &alice, &body)
+        request_token(setup.service.address(), &alice, &body)
     };
     assert_eq!(request_as("alice").status, 201);
     for other in [
@@ -243,8 +243,8 @@ fn a_user_cannot_use_the_identity_of_another() {
         let mut claims = user_claims("alice");
         claims["sub"] = subject.clone();
         let reply = request_token(
-            stage.service.address(),
-            &stage.rsa.sign(&claims),
+            setup.service.address(),
+            &setup.rsa.sign(&claims),
             &json!({"room_name": "room"}),
         );
         assert!((400..500).contains(&reply.status), "{subject} {reply:?}");
@@ -253,12 +253,12 @@ fn a_user_cannot_use_the_identity_of_another() {
 
 #[test]
 fn a_claim_allows_only_the_rooms_of_its_own_tenant() {
-    let stage = JwtStage::new("rooms = [\"{claim:tenant}/*\"]");
+    let setup = JwtSetup::new("rooms = [\"{claim:tenant}/*\"]");
     let status_for = |tenant: Value, room: &str| {
         let mut claims = user_claims("alice");
         claims["tenant"] = tenant;
         let body = json!({"room_name": room, "participant_identity": "alice"});
-        request_token(stage.service.address(), &stage.p256.sign(&claims), &body).status
+        request_token(setup.service.address(), &setup.p256.sign(&claims), &body).status
     };
     assert_eq!(status_for(json!("acme"), "acme/1"), 201);
     for (tenant, room) in [

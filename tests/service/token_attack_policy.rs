@@ -262,7 +262,7 @@ fn a_refusal_is_one_log_line_whatever_the_request_contains() {
         &request_token(service.address(), APP_KEY, &body),
         "room_name",
     );
-    let line = service.wait_for_words(&["refused", "endpoint=token", "caller=app"]);
+    let line = service.wait_for_line_with(&["refused", "endpoint=token", "caller=app"]);
     assert!(
         matches!(field(&line, "status").as_deref(), Some("400" | "403")),
         "{line}"

@@ -42,7 +42,7 @@ fn each_caller_has_its_own_rate_limit() {
         }
     }
     assert_within_limit(accepted, start);
-    let line = service.wait_for_words(&["refused", "endpoint=token", "status=429"]);
+    let line = service.wait_for_line_with(&["refused", "endpoint=token", "status=429"]);
     assert!(line.contains("app"), "{line}");
 }
 

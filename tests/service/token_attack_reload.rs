@@ -13,12 +13,12 @@ use crate::token_client::{
 
 const FILE: &str = "TOKEN_SERVER_POLICY_FILE";
 
-struct ReloadStage {
+struct ReloadSetup {
     settings: Settings,
     service: Service,
 }
 
-impl ReloadStage {
+impl ReloadSetup {
     fn start(policy: &str) -> Self {
         let settings = policy_settings(policy);
         let service = Service::start(&settings);
@@ -29,7 +29,7 @@ impl ReloadStage {
     fn change(&self, policy: &[u8], words: &[&str]) {
         fs::write(self.settings.path(FILE), policy).unwrap();
         self.service.reload();
-        self.service.wait_for_words(words);
+        self.service.wait_for_line_with(words);
     }
 
     fn status(&self, bearer: &str, room: &str) -> u16 {
@@ -40,10 +40,10 @@ impl ReloadStage {
 
 #[test]
 fn an_invalid_policy_leaves_the_previous_one_in_force() {
-    let stage = ReloadStage::start(&app_entry("rooms = [\"old-*\"]"));
+    let setup = ReloadSetup::start(&app_entry("rooms = [\"old-*\"]"));
     let assert_unchanged = |what: &str| {
-        assert_eq!(stage.status(APP_KEY, "old-1"), 201, "after {what}");
-        assert_eq!(stage.status(APP_KEY, "new-1"), 403, "after {what}");
+        assert_eq!(setup.status(APP_KEY, "old-1"), 201, "after {what}");
+        assert_eq!(setup.status(APP_KEY, "new-1"), 403, "after {what}");
     };
     let open = "rooms = [\"*\"]\n";
     for (number, wrong) in [
@@ -64,16 +64,16 @@ fn an_invalid_policy_leaves_the_previous_one_in_force() {
         let above = "#\n".repeat(100 * (number + 1));
         let text = format!("{above}[callers.new]\n{wrong}[callers.app]\n{open}");
         let line = format!("line {}", 100 * (number + 1) + 2);
-        stage.change(text.as_bytes(), &[FILE, &line]);
+        setup.change(text.as_bytes(), &[FILE, &line]);
         assert_unchanged(wrong);
     }
-    stage.change(b"\xff\xfe", &[FILE, "UTF-8"]);
+    setup.change(b"\xff\xfe", &[FILE, "UTF-8"]);
     assert_unchanged("bytes that are not UTF-8");
-    stage.change(&vec![b'#'; 4 * 1024 * 1024], &[FILE, "larger"]);
+    setup.change(&vec![b'#'; 4 * 1024 * 1024], &[FILE, "larger"]);
     assert_unchanged("4 MB");
-    fs::remove_file(stage.settings.path(FILE)).unwrap();
-    stage.service.reload();
-    stage.service.wait_for_words(&[FILE, "No such file"]);
+    fs::remove_file(setup.settings.path(FILE)).unwrap();
+    setup.service.reload();
+    setup.service.wait_for_line_with(&[FILE, "No such file"]);
     assert_unchanged("its removal");
 }
 
@@ -82,30 +82,30 @@ fn a_removed_key_is_no_longer_accepted() {
     let leaked = format!("lts_ffffffff_{}", "5".repeat(64));
     let with_leaked =
         app_entry("") + &format!("[callers.leaked]\nkeys = [\"{}\"]\n", key_hash(&leaked));
-    let stage = ReloadStage::start(&with_leaked);
-    assert_eq!(stage.status(&leaked, "room"), 201);
-    stage.change(
+    let setup = ReloadSetup::start(&with_leaked);
+    assert_eq!(setup.status(&leaked, "room"), 201);
+    setup.change(
         app_entry("rooms = [\"new-*\"]").as_bytes(),
         &["settings section reloaded", "section=policy"],
     );
-    assert_eq!(stage.status(&leaked, "room"), 401);
-    assert_eq!(stage.status(APP_KEY, "new-1"), 201);
-    assert_eq!(stage.status(APP_KEY, "old-1"), 403);
+    assert_eq!(setup.status(&leaked, "room"), 401);
+    assert_eq!(setup.status(APP_KEY, "new-1"), 201);
+    assert_eq!(setup.status(APP_KEY, "old-1"), 403);
 }
 
 #[test]
 fn a_reload_keeps_the_cached_keys_of_an_issuer_that_is_down() {
     let key = SigningKey::rsa("one");
     let issuer = FakeIssuer::with_keys(&[&key]);
-    let stage = ReloadStage::start(&users_entry(&issuer.url(), "rooms = [\"old-*\"]"));
-    assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 201);
+    let setup = ReloadSetup::start(&users_entry(&issuer.url(), "rooms = [\"old-*\"]"));
+    assert_eq!(setup.status(&key.token_for("alice"), "old-1"), 201);
     issuer.set_behaviour(IssuerBehaviour::Hangs);
     let changed = users_entry(&issuer.url(), "rooms = [\"new-*\"]");
-    stage.change(
+    setup.change(
         changed.as_bytes(),
         &["settings section reloaded", "section=policy"],
     );
-    assert_eq!(stage.status(&key.token_for("alice"), "new-1"), 201);
-    assert_eq!(stage.status(&key.token_for("alice"), "old-1"), 403);
+    assert_eq!(setup.status(&key.token_for("alice"), "new-1"), 201);
+    assert_eq!(setup.status(&key.token_for("alice"), "old-1"), 403);
     assert_eq!(issuer.fetch_count(), 1);
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::client::{Address, Connection, Reply, raw};
 use crate::fake_issuer::{AUDIENCE, ISSUER};
 use crate::settings::Settings;
-use crate::stage::LOOPBACK;
+use crate::setup::LOOPBACK;
 
 /// The API key of the caller `app`; see [`app_entry`].
 pub(crate) const APP_KEY: &str =

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::client::{self, raw};
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::process::Service;
 use crate::token_client::{APP_KEY, any_request, app_entry, policy_settings, request_token};
 
@@ -47,7 +47,7 @@ fn a_decision_is_one_log_line_with_caller_request_and_cause() {
         .status,
         403
     );
-    let line = service.wait_for_words(&["request refused", "status=403"]);
+    let line = service.wait_for_line_with(&["request refused", "status=403"]);
     for part in [
         "level=info",
         "endpoint=token",
@@ -62,7 +62,7 @@ fn a_decision_is_one_log_line_with_caller_request_and_cause() {
         request_token(service.address(), "never-logged", &any_request()).status,
         401
     );
-    let line = service.wait_for_words(&["request refused", "status=401"]);
+    let line = service.wait_for_line_with(&["request refused", "status=401"]);
     assert!(
         line.contains("cause=") && !line.contains("caller="),
         "{line}"
@@ -71,13 +71,13 @@ fn a_decision_is_one_log_line_with_caller_request_and_cause() {
         request_token(service.address(), APP_KEY, &json!([])).status,
         422
     );
-    service.wait_for_words(&["request refused", "status=422", "cause="]);
+    service.wait_for_line_with(&["request refused", "status=422", "cause="]);
     assert!(!service.log().contains(&APP_KEY[13..]), "a key in the log");
 }
 
 #[test]
 fn all_endpoints_share_the_rate_limit_of_an_address() {
-    let homeserver = Homeserver::honest();
+    let homeserver = FakeHomeserver::well_behaved();
     let settings =
         policy_settings(&app_entry("")).set("LIVEKIT_RATE_PER_ADDRESS", PER_MINUTE.to_string());
     let service = Service::start(&settings);
@@ -102,14 +102,17 @@ fn all_endpoints_share_the_rate_limit_of_an_address() {
             assert!((1..=60).contains(&seconds), "{reply:?}");
             match path {
                 "/token" => assert!(reply.json()["detail"].is_string(), "{reply:?}"),
-                _ => assert_eq!(reply.verdict(), (429, "M_LIMIT_EXCEEDED".to_owned())),
+                _ => assert_eq!(
+                    reply.status_and_errcode(),
+                    (429, "M_LIMIT_EXCEEDED".to_owned())
+                ),
             }
         }
         replies.push((path, reply.status));
     }
     let accepted = replies.iter().filter(|(_, status)| *status != 429).count();
     assert!(accepted >= PER_MINUTE, "{replies:?}");
-    service.wait_for_words(&["level=warn", "requests refused", "of this address"]);
+    service.wait_for_line_with(&["level=warn", "requests refused", "of this address"]);
     // other addresses, preflights and health checks are not limited
     assert_ne!(ask("8.8.4.4", "/get_token").status, 429);
     let preflight = "OPTIONS /get_token HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n";

@@ -1,9 +1,9 @@
-//! Settings that open the Matrix endpoints and the general token endpoint, and what the log says about them.
+//! Settings that open the Matrix endpoints and the general token endpoint, and the log lines about them.
 
 use serde_json::json;
 
 use crate::client::{self, Address};
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::jwt;
 use crate::process::{Service, run_to_exit};
 use crate::settings::{KEY, SECRET, Settings};
@@ -38,19 +38,19 @@ fn statuses(service: &Service) -> [u16; 6] {
 fn settings_open_endpoints_and_a_closed_endpoint_is_not_found() {
     let matrix = Service::start(&Settings::complete());
     assert_eq!(statuses(&matrix), [404, 404, 404, 400, 400, 404]);
-    matrix.wait_for_words(&["msg=listening", "matrix=true", "full_access=none"]);
+    matrix.wait_for_line_with(&["msg=listening", "matrix=true", "full_access=none"]);
     assert!(!matrix.log().contains("token_endpoint=true"));
 
     let general = Service::start(&example_settings());
     assert_eq!(statuses(&general), [401, 200, 200, 404, 404, 404]);
-    general.wait_for_words(&["msg=listening", "token_endpoint=true", "callers=none"]);
+    general.wait_for_line_with(&["msg=listening", "token_endpoint=true", "callers=none"]);
     assert!(!general.log().contains("matrix=true"));
     // no warning about settings of Matrix
     assert!(!general.log().contains("HOMESERVERS"), "{}", general.log());
 
     let both = Service::start(&policy_settings(&app_entry("")));
     assert_eq!(statuses(&both), [401, 200, 200, 400, 400, 404]);
-    both.wait_for_words(&[
+    both.wait_for_line_with(&[
         "msg=listening",
         "matrix=true",
         "token_endpoint=true",
@@ -64,7 +64,7 @@ fn settings_open_endpoints_and_a_closed_endpoint_is_not_found() {
 
 #[test]
 fn matrix_and_the_general_endpoint_use_different_room_names() {
-    let homeserver = Homeserver::honest();
+    let homeserver = FakeHomeserver::well_behaved();
     let service = Service::start(&policy_settings(&app_entry("")));
     let matrix = service.post("/get_token", &homeserver.user("alice").get_token());
     let matrix = jwt::claims(&matrix.jwt(), SECRET);
@@ -102,7 +102,7 @@ fn the_variables_of_the_example_server_work_unchanged() {
         .set("TOKEN_EXPIRY_HOURS", "2")
         .set("TOKEN_SERVER_AUTH", "none");
     let service = Service::start(&settings);
-    service.wait_for_words(&[
+    service.wait_for_line_with(&[
         "level=warn",
         "ANYONE WHO REACHES /token",
         "TOKEN_SERVER_AUTH",
@@ -130,7 +130,7 @@ fn dev_opens_the_endpoint_on_loopback_only() {
     let Address::Tcp(address) = service.address() else {
         panic!("{:?}", service.address());
     };
-    service.wait_for_words(&["curl", &format!("http://{address}/token")]);
+    service.wait_for_line_with(&["curl", &format!("http://{address}/token")]);
     let reply = service.post("/token", &json!({}));
     assert_eq!(reply.status, 201, "{reply:?}");
     jwt::claims(reply.json()["token"].as_str().unwrap(), "secret");
@@ -186,7 +186,7 @@ fn keygen_prints_a_key_and_its_hash() {
     // two keys of one caller
     let both = format!("{line}\n{}", again.stdout.lines().nth(1).unwrap());
     let service = Service::start(&example_settings().set_file("TOKEN_SERVER_API_KEYS_FILE", &both));
-    service.wait_for_words(&["token_endpoint=true", "callers=booking"]);
+    service.wait_for_line_with(&["token_endpoint=true", "callers=booking"]);
     for key in [key, again.stdout.lines().next().unwrap()] {
         assert_eq!(
             request_token(service.address(), key, &any_request()).status,

@@ -3,11 +3,11 @@
 use std::fs;
 
 use crate::certificate::{Presents, authority_pem};
-use crate::homeserver::{Behaviour, Homeserver};
+use crate::homeserver::{Behaviour, FakeHomeserver};
 use crate::process::Service;
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
-use crate::stage::LOOPBACK;
+use crate::setup::LOOPBACK;
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
 #[test]
 fn certificates_are_verified_unless_the_setting_has_its_exact_value() {
@@ -17,24 +17,24 @@ fn certificates_are_verified_unless_the_setting_has_its_exact_value() {
         ("YES_I_KNOW_WHAT_I_AM_DOING", true),
     ] {
         let servers = [
-            Homeserver::with_certificate(
+            FakeHomeserver::with_certificate(
                 "127.0.0.1",
                 Presents::Name("127.0.0.2"),
-                Behaviour::Honest,
+                Behaviour::Correct,
             ),
-            Homeserver::with_certificate(
+            FakeHomeserver::with_certificate(
                 "localhost",
                 Presents::Name("example.com"),
-                Behaviour::Honest,
+                Behaviour::Correct,
             ),
-            Homeserver::with_certificate(
+            FakeHomeserver::with_certificate(
                 "localhost",
                 Presents::SelfSigned("localhost"),
-                Behaviour::Honest,
+                Behaviour::Correct,
             ),
         ];
-        let names: Vec<&str> = servers.iter().map(Homeserver::name).collect();
-        let sfu = Sfu::start(SfuBehavior::Serves);
+        let names: Vec<&str> = servers.iter().map(FakeHomeserver::name).collect();
+        let sfu = FakeSfu::start(SfuBehaviour::Serves);
         let service = Service::start(
             &Settings::complete()
                 .set("LIVEKIT_URL", sfu.url())
@@ -54,15 +54,15 @@ fn certificates_are_verified_unless_the_setting_has_its_exact_value() {
         const NAME: &str = "LIVEKIT_INSECURE_SKIP_VERIFY_TLS";
         match value {
             "" => assert!(!service.log().contains(NAME)),
-            "true" => drop(service.wait_for_words(&[NAME, "no effect", "level=warn"])),
-            _ => drop(service.wait_for_words(&[NAME, "level=warn"])),
+            "true" => drop(service.wait_for_line_with(&[NAME, "no effect", "level=warn"])),
+            _ => drop(service.wait_for_line_with(&[NAME, "level=warn"])),
         }
     }
 }
 
 #[test]
 fn root_certificates_come_from_the_documented_variables_only() {
-    let homeserver = Homeserver::honest();
+    let homeserver = FakeHomeserver::well_behaved();
     let base = || {
         Settings::complete()
             .unset("LIVEKIT_CA_FILE")

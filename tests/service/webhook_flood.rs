@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::call::{CallStage, webhook_authorization, webhook_body};
+use crate::call::{CallSetup, webhook_authorization, webhook_body};
 use crate::client::Connection;
 use crate::webhook_signature::request_bytes;
 
@@ -15,8 +15,8 @@ const HOUR: u64 = 3_600_000;
 
 #[test]
 fn forged_webhooks_do_not_block_other_requests() {
-    let stage = CallStage::start();
-    let (service, forged, over) = (stage.service(), AtomicUsize::new(0), AtomicBool::new(false));
+    let setup = CallSetup::start();
+    let (service, forged, over) = (setup.service(), AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for number in 0..FLOODERS {
             let (forged, over) = (&forged, &over);
@@ -44,13 +44,13 @@ fn forged_webhooks_do_not_block_other_requests() {
         let served = scope.spawn(|| {
             for number in 0..SERVED {
                 assert_eq!(service.request("GET", "/healthz").status, 200);
-                let alice = stage.new_member();
+                let alice = setup.new_member();
                 let id = format!("syd_{number}");
-                stage.join(&alice, &id, HOUR);
-                stage.send_webhook("participant_joined", &alice, "PA_1");
-                stage.delayed.wait_for(1, "restart", &id);
-                stage.send_webhook("participant_left", &alice, "PA_1");
-                stage.delayed.wait_for(1, "send", &id);
+                setup.join(&alice, &id, HOUR);
+                setup.send_webhook("participant_joined", &alice, "PA_1");
+                setup.delayed.wait_for(1, "restart", &id);
+                setup.send_webhook("participant_left", &alice, "PA_1");
+                setup.delayed.wait_for(1, "send", &id);
             }
         });
         let served = served.join();
@@ -73,21 +73,21 @@ fn forged_webhooks_do_not_block_other_requests() {
 
 #[test]
 fn a_webhook_can_arrive_in_pieces() {
-    let stage = CallStage::start();
-    let alice = stage.new_member();
-    stage.join(&alice, "syd_1", HOUR);
+    let setup = CallSetup::start();
+    let alice = setup.new_member();
+    setup.join(&alice, "syd_1", HOUR);
     let body = webhook_body("participant_joined", &alice, "PA_1").to_string();
     let fields = format!(
         "Authorization: {}\r\n",
         webhook_authorization(body.as_bytes())
     );
     let request = request_bytes(&fields, body.as_bytes());
-    let mut connection = Connection::open(stage.service().address()).unwrap();
+    let mut connection = Connection::open(setup.service().address()).unwrap();
     for piece in request.chunks(97) {
         connection.send(piece);
     }
     assert_eq!(connection.receive(false).unwrap().status, 200);
-    stage.delayed.wait_for(1, "restart", "syd_1");
+    setup.delayed.wait_for(1, "restart", "syd_1");
     // chunked, on the same connection
     let body = webhook_body("participant_left", &alice, "PA_1").to_string();
     let length = body.len();
@@ -98,5 +98,5 @@ fn a_webhook_can_arrive_in_pieces() {
     );
     connection.send(chunked.as_bytes());
     assert_eq!(connection.receive(false).unwrap().status, 200);
-    stage.delayed.wait_for(1, "send", "syd_1");
+    setup.delayed.wait_for(1, "send", "syd_1");
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::call::{CallMember, CallStage, webhook_authorization, webhook_body};
+use crate::call::{CallMember, CallSetup, webhook_authorization, webhook_body};
 use crate::client::{Reply, raw};
 use crate::fake_delayed_events::FakeDelayedEvents;
 use crate::jwt;
@@ -51,18 +51,18 @@ fn header_with_claim(body: &[u8], name: &str, value: Value) -> String {
 }
 
 /// A connected member who has delegated the leave `syd_1`.
-fn connected_member(stage: &CallStage) -> CallMember {
-    let alice = stage.new_member();
-    stage.join(&alice, "syd_1", HOUR);
-    stage.send_webhook("participant_joined", &alice, "PA_1");
-    stage.delayed.wait_for(1, "restart", "syd_1");
+fn connected_member(setup: &CallSetup) -> CallMember {
+    let alice = setup.new_member();
+    setup.join(&alice, "syd_1", HOUR);
+    setup.send_webhook("participant_joined", &alice, "PA_1");
+    setup.delayed.wait_for(1, "restart", "syd_1");
     alice
 }
 
 #[test]
 fn a_webhook_without_a_valid_signature_ends_no_call() {
-    let stage = CallStage::start();
-    let alice = connected_member(&stage);
+    let setup = CallSetup::start();
+    let alice = connected_member(&setup);
     let left = webhook_body("participant_left", &alice, "PA_1").to_string();
     let body = left.as_bytes();
     let now = jwt::now();
@@ -75,7 +75,7 @@ fn a_webhook_without_a_valid_signature_ends_no_call() {
     let unsigned = format!("{none}.{}.", message.split_once('.').unwrap().1);
     // a participant's access token
     let token_request = alice.user.get_token();
-    let access_token = stage.service().post("/get_token", &token_request).jwt();
+    let access_token = setup.service().post("/get_token", &token_request).jwt();
     let two_headers = format!("{}{}", header(&access_token), header(&valid));
     for (what, fields) in [
         ("no Authorization", String::new()),
@@ -128,10 +128,14 @@ fn a_webhook_without_a_valid_signature_ends_no_call() {
             header_with_claim(body, "nbf", json!(now + 600)),
         ),
     ] {
-        let reply = post_with_fields(stage.service(), &fields, body);
+        let reply = post_with_fields(setup.service(), &fields, body);
         assert!([400, 401].contains(&reply.status), "{what}: {reply:?}");
         if what != "two headers" {
-            assert_eq!(reply.verdict(), (401, "M_UNAUTHORIZED".into()), "{what}");
+            assert_eq!(
+                reply.status_and_errcode(),
+                (401, "M_UNAUTHORIZED".into()),
+                "{what}"
+            );
         }
     }
     for other in [
@@ -140,55 +144,55 @@ fn a_webhook_without_a_valid_signature_ends_no_call() {
         "",
         "{}",
     ] {
-        let reply = post_with_fields(stage.service(), &header(&valid), other.as_bytes());
+        let reply = post_with_fields(setup.service(), &header(&valid), other.as_bytes());
         assert_eq!(reply.status, 401, "{other}: {reply:?}");
     }
     // a later webhook is handled: the refused ones have had no effect until then
-    let bob = stage.new_member();
-    stage.join(&bob, "syd_2", HOUR);
-    stage.send_webhook("participant_joined", &bob, "PA_9");
-    stage.delayed.wait_for(1, "restart", "syd_2");
-    assert_eq!(stage.delayed.actions("syd_1"), ["restart"]);
+    let bob = setup.new_member();
+    setup.join(&bob, "syd_2", HOUR);
+    setup.send_webhook("participant_joined", &bob, "PA_9");
+    setup.delayed.wait_for(1, "restart", "syd_2");
+    assert_eq!(setup.delayed.actions("syd_1"), ["restart"]);
     // nor is the event id used up
     assert_eq!(
-        post_with_fields(stage.service(), &header(&valid), body).status,
+        post_with_fields(setup.service(), &header(&valid), body).status,
         200
     );
-    stage.delayed.wait_for(1, "send", "syd_1");
+    setup.delayed.wait_for(1, "send", "syd_1");
 }
 
 #[test]
 fn webhooks_signed_with_any_configured_key_are_accepted() {
     let second = format!("{NEVER_LOGGED}-second-secret-of-enough-length");
     let keys = format!("{KEY}: {SECRET}, APIsecond: {second}");
-    let stage = CallStage::start_with(FakeDelayedEvents::start(), |settings: Settings| {
+    let setup = CallSetup::start_with(FakeDelayedEvents::start(), |settings: Settings| {
         settings
             .unset("LIVEKIT_KEY")
             .unset("LIVEKIT_SECRET")
             .set("LIVEKIT_KEYS", keys)
     });
-    let alice = connected_member(&stage);
+    let alice = connected_member(&setup);
     let body = webhook_body("participant_left", &alice, "PA_1").to_string();
     let mut claims = claims(body.as_bytes());
     claims["iss"] = json!("APIsecond");
     for (scheme, secret, status) in [("", SECRET, 401), ("bearer ", &second, 200)] {
         let token = jwt::signed(&claims, secret);
         let fields = format!("Authorization: {scheme}{token}\r\n");
-        let reply = post_with_fields(stage.service(), &fields, body.as_bytes());
+        let reply = post_with_fields(setup.service(), &fields, body.as_bytes());
         assert_eq!(reply.status, status, "{reply:?}");
     }
-    stage.delayed.wait_for(1, "send", "syd_1");
+    setup.delayed.wait_for(1, "send", "syd_1");
 }
 
 #[test]
 fn the_reason_of_a_refusal_is_logged_without_the_token() {
-    let stage = CallStage::start();
-    let alice = stage.new_member();
+    let setup = CallSetup::start();
+    let alice = setup.new_member();
     let body = webhook_body("participant_left", &alice, "PA_1").to_string();
     let fields = header_with_claim(body.as_bytes(), "iss", json!("APIother"));
-    let reply = post_with_fields(stage.service(), &fields, body.as_bytes());
+    let reply = post_with_fields(setup.service(), &fields, body.as_bytes());
     assert_eq!(reply.status, 401);
-    let line = stage.service().wait_for_words(&["sfu_webhook", "401"]);
+    let line = setup.service().wait_for_line_with(&["sfu_webhook", "401"]);
     assert!(line.contains("unknown API key"), "{line}");
     let response = String::from_utf8_lossy(&reply.body);
     assert!(
@@ -196,13 +200,13 @@ fn the_reason_of_a_refusal_is_logged_without_the_token() {
         "no reason for the client: {response}"
     );
     let token = fields.trim_start_matches("Authorization: ").trim();
-    assert!(!stage.service().log().contains(token));
+    assert!(!setup.service().log().contains(token));
 }
 
 #[test]
 fn the_longest_body_is_accepted_and_a_longer_one_refused() {
-    let stage = CallStage::start();
-    let alice = connected_member(&stage);
+    let setup = CallSetup::start();
+    let alice = connected_member(&setup);
     let mut left = webhook_body("participant_left", &alice, "PA_1");
     let length_without_text = left.to_string().len() + r#","metadata":"""#.len();
     left["metadata"] = json!("x".repeat(MAX_BODY - length_without_text));
@@ -215,9 +219,9 @@ fn the_longest_body_is_accepted_and_a_longer_one_refused() {
             webhook_authorization(body.as_bytes())
         )
     };
-    let reply = post_with_fields(stage.service(), &header(&longer), longer.as_bytes());
-    assert_eq!(reply.verdict(), (413, "M_TOO_LARGE".into()));
-    let reply = post_with_fields(stage.service(), &header(&body), body.as_bytes());
+    let reply = post_with_fields(setup.service(), &header(&longer), longer.as_bytes());
+    assert_eq!(reply.status_and_errcode(), (413, "M_TOO_LARGE".into()));
+    let reply = post_with_fields(setup.service(), &header(&body), body.as_bytes());
     assert_eq!(reply.status, 200, "{reply:?}");
-    stage.delayed.wait_for(1, "send", "syd_1");
+    setup.delayed.wait_for(1, "send", "syd_1");
 }

@@ -38,7 +38,7 @@ use crate::util::text::truncate_chars;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(22);
 /// Requests in progress for the users of one other homeserver, so that they leave permits for the rest.
 const MAX_ACTIVE_PER_ORIGIN: usize = 8;
-/// Requests of one other homeserver's users, in progress or queued: when a meeting begins they arrive together.
+/// Requests of one other homeserver's users, in progress or queued: at the start of a call they arrive together.
 const MAX_QUEUED_PER_ORIGIN: usize = 32;
 /// Longest wait in that queue. With the work that follows, the other homeserver still waits for the response.
 const ORIGIN_QUEUE_TIMEOUT: Duration = Duration::from_secs(4);

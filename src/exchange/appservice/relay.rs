@@ -15,7 +15,7 @@ use crate::net::permits::{
 };
 use crate::util::ttl_cache::TtlCache;
 
-/// Requests for one homeserver's SFU, in progress or queued. When a meeting begins each of our users asks each other homeserver at
+/// Requests for one homeserver's SFU, in progress or queued. At the start of a call each of our users calls each other homeserver at
 /// once, and one that does not answer must leave permits for the others.
 const MAX_QUEUED_PER_DESTINATION: usize = 32;
 /// The same for a homeserver that failed to answer lately: naming an unreachable one must not block the others.

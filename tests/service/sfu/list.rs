@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
-use super::{Call, Sfu, State};
+use super::{Call, FakeSfu, State};
 
-impl Sfu {
+impl FakeSfu {
     /// Connects the participant of an access token with these claims. Returns room and identity.
     pub(crate) fn connect_participant(&self, claims: &Value) -> [String; 2] {
         let names = [&claims["video"]["room"], &claims["sub"]];

@@ -1,6 +1,6 @@
 //! The service in application-service mode with a fake homeserver and a fake SFU.
 //!
-//! The homeserver is a fake because it has to fail on command: a real one cannot be made to answer 10 MB, garbage or nothing. A real one
+//! The homeserver is a fake because it has to fail on command: a real one cannot be made to send 10 MB, garbage or nothing. A real one
 //! is in `tests/e2e`. Its threads end with the test process.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::listen::listen;
 use crate::process::Service;
 use crate::request::Request;
 use crate::settings::Settings;
-use crate::sfu::{Sfu, SfuBehavior};
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
 /// Longer than anything here takes on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -49,8 +49,8 @@ pub(crate) enum FakeResponse {
 }
 
 /// The homeserver, the SFU and the service.
-pub(crate) struct AppServiceStage {
-    pub(crate) sfu: Sfu,
+pub(crate) struct AppServiceSetup {
+    pub(crate) sfu: FakeSfu,
     pub(crate) service: Service,
     pub(crate) settings: Settings,
     homeserver: Arc<FakeHomeserver>,
@@ -63,7 +63,7 @@ struct FakeHomeserver {
     requests: Mutex<Vec<Request>>,
 }
 
-impl AppServiceStage {
+impl AppServiceSetup {
     /// Every user is joined to every room, and other homeservers issue the token `a.b.c`.
     pub(crate) fn start() -> Self {
         Self::start_with(|settings| settings)
@@ -82,7 +82,7 @@ impl AppServiceStage {
             requests: Mutex::default(),
         });
         let address = listen(&homeserver, FakeHomeserver::serve);
-        let sfu = Sfu::start(SfuBehavior::Serves);
+        let sfu = FakeSfu::start(SfuBehaviour::Serves);
         let settings = Settings::complete()
             .set("LIVEKIT_URL", sfu.url())
             .set("LIVEKIT_AS_TOKEN", AS_TOKEN)

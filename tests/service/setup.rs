@@ -5,32 +5,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 
 use crate::client::Reply;
-use crate::homeserver::Homeserver;
+use crate::homeserver::FakeHomeserver;
 use crate::process::Service;
 use crate::settings::{NEVER_LOGGED, Settings};
-use crate::sfu::{Sfu, SfuBehavior};
+use crate::sfu::{FakeSfu, SfuBehaviour};
 
 /// `LIVEKIT_ALLOWED_NETWORKS` for homeservers on loopback that are not listed.
 pub(crate) const LOOPBACK: &str = "127.0.0.0/8,::1/128";
 
 /// A homeserver, an SFU and a service that uses both.
-pub(crate) struct Stage {
-    pub(crate) homeserver: Homeserver,
-    pub(crate) sfu: Sfu,
+pub(crate) struct TestSetup {
+    pub(crate) homeserver: FakeHomeserver,
+    pub(crate) sfu: FakeSfu,
     pub(crate) service: Service,
 }
 
-impl Stage {
+impl TestSetup {
     /// The homeserver's users have full access.
     pub(crate) fn full_access() -> Self {
-        Self::full_access_with(SfuBehavior::Serves, |settings| settings)
+        Self::full_access_with(SfuBehaviour::Serves, |settings| settings)
     }
 
     pub(crate) fn full_access_with(
-        sfu: SfuBehavior,
+        sfu: SfuBehaviour,
         change: impl FnOnce(Settings) -> Settings,
     ) -> Self {
-        let homeserver = Homeserver::honest();
+        let homeserver = FakeHomeserver::well_behaved();
         let name = homeserver.name().to_owned();
         Self::with(homeserver, sfu, |settings| {
             change(settings.set("LIVEKIT_FULL_ACCESS_HOMESERVERS", name))
@@ -43,17 +43,19 @@ impl Stage {
     }
 
     pub(crate) fn restricted_with(change: impl FnOnce(Settings) -> Settings) -> Self {
-        Self::with(Homeserver::honest(), SfuBehavior::Serves, |settings| {
-            change(settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK))
-        })
+        Self::with(
+            FakeHomeserver::well_behaved(),
+            SfuBehaviour::Serves,
+            |settings| change(settings.set("LIVEKIT_ALLOWED_NETWORKS", LOOPBACK)),
+        )
     }
 
     pub(crate) fn with(
-        homeserver: Homeserver,
-        sfu: SfuBehavior,
+        homeserver: FakeHomeserver,
+        sfu: SfuBehaviour,
         change: impl FnOnce(Settings) -> Settings,
     ) -> Self {
-        let sfu = Sfu::start(sfu);
+        let sfu = FakeSfu::start(sfu);
         let settings = change(Settings::complete().set("LIVEKIT_URL", sfu.url()));
         let service = Service::start(&settings);
         Self {

@@ -1,4 +1,4 @@
-//! A listener that accepts connections, counts them and never answers: one that the service must not reach, or a tarpit.
+//! A listener that accepts connections, counts them and never responds: an address that the service must not reach, or a tarpit.
 //!
 //! A fake, because a real server cannot report connections that were not made.
 
@@ -12,18 +12,18 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The listener. Its threads end with the test process.
-pub(crate) struct Trap {
+pub(crate) struct SilentListener {
     address: SocketAddr,
     count: Arc<Count>,
 }
 
-impl Trap {
+impl SilentListener {
     /// Listens on a free port of `ip`.
     pub(crate) fn on(ip: &str) -> Self {
         Self::at(ip, 0).unwrap()
     }
 
-    /// Two traps with one port, on both of loopback's addresses.
+    /// Two listeners with the same port, on both of loopback's addresses.
     pub(crate) fn on_both_loopbacks() -> [Self; 2] {
         for _ in 0..100 {
             let v4 = Self::on("127.0.0.1");
