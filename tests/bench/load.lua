@@ -1,10 +1,10 @@
--- Arguments: token or healthz; kept or new (connections); the server name of the user.
+-- Script for wrk. Arguments: endpoint (token or healthz), connections (kept or new), server name of the user.
 dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "measure.lua")
 
 function init(arguments)
-  local work, mode, server = arguments[1], arguments[2], arguments[3]
+  local endpoint, mode, server = arguments[1], arguments[2], arguments[3]
   wrk.headers["Content-Type"] = "application/json"
-  if work == "healthz" then
+  if endpoint == "healthz" then
     wrk.path = "/healthz"
   else
     wrk.method, wrk.path = "POST", "/get_token"

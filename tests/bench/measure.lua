@@ -1,10 +1,10 @@
--- For wrk's scripts beside this one: they say what is asked, this asks it again and again.
--- Prints one line: "result", requests, microseconds, p50, p99 (both in microseconds), requests without a 200.
+-- Common part of the wrk scripts: repeats the request that they define, and prints one line:
+-- "result", requests, microseconds, p50, p99 (both in microseconds), responses other than 200.
 
--- takes wrk's request as it is now; mode: kept or new (connections)
+-- uses wrk's current request; mode is "kept" or "new" (connections)
 function repeat_this(mode)
   text = wrk.format()
-  -- HTTP/1.0 ends a connection with its reply, as nginx asks by default; wrk takes the end of an HTTP/1.1 one for an error
+  -- HTTP/1.0, nginx' default for back ends, closes the connection after the response; closed HTTP/1.1 connections are errors for wrk
   if mode == "new" then text = text:gsub("HTTP/1.1", "HTTP/1.0", 1) end
 end
 
