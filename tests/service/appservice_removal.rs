@@ -183,11 +183,14 @@ fn a_large_transaction_is_accepted_from_the_homeserver_alone_and_bounded() {
         raw(setup.service.address(), head.as_bytes()).status
     };
     let (own, guessed) = (hs_token_header(), bearer_header("guessed"));
-    assert_eq!(announce(&[own.clone()], &path, (16 << 20) + 1), 413);
+    assert_eq!(
+        announce(std::slice::from_ref(&own), &path, (16 << 20) + 1),
+        413
+    );
     let length = (64 << 10) + 1;
-    assert_eq!(announce(&[guessed.clone()], &path, length), 413);
+    assert_eq!(announce(std::slice::from_ref(&guessed), &path, length), 413);
     assert_eq!(announce(&["X-Other: x".into()], &path, length), 413);
-    let ping = announce(&[own.clone()], "/_matrix/app/v1/ping", length);
+    let ping = announce(std::slice::from_ref(&own), "/_matrix/app/v1/ping", length);
     assert_eq!(ping, 413);
     assert_eq!(
         announce(&[guessed, own], &path, length),

@@ -330,11 +330,17 @@ fn parse_versions(body: &[u8]) -> Option<DelayedEventSupport> {
 /// See [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    use super::{BaseUrl, DelayedEventSupport};
+    use super::DelayedEventSupport;
 
-    /// The base URL of a well-known document.
-    pub fn client_base(body: &[u8]) -> Option<BaseUrl> {
-        super::parse_client_well_known(body).ok()
+    /// Whether the base URL of a well-known document has TLS, and its authority, port and path.
+    pub fn client_base(body: &[u8]) -> Option<(bool, String, u16, String)> {
+        let base = super::parse_client_well_known(body).ok()?;
+        Some((
+            base.tls(),
+            base.authority(),
+            base.port(),
+            base.path().to_owned(),
+        ))
     }
 
     /// Support for delayed events in a versions response.
