@@ -103,7 +103,11 @@ impl AppServiceApi {
     ) -> Result<HttpResponse, Refusal> {
         let exchange = self.exchange.get();
         let user = authenticate_user(&exchange, context)?;
-        let request = request_body::parse_client_delegate(context.request.body)?;
+        let parsed = request_body::parse_client_delegate(context.request.body);
+        let request = parsed.map_err(|error| match context.is_capability_probe() {
+            true => Refusal::capability_probe(error),
+            false => error.into(),
+        })?;
         let leave = exchange.delegate_leave(&user, &request)?;
         context.record_leave(user.id(), &leave);
         Ok(HttpResponse::empty_object())

@@ -73,7 +73,11 @@ impl MatrixApi {
         &self,
         context: &RequestContext<'_>,
     ) -> Result<HttpResponse, Refusal> {
-        let (request, leave) = request_body::parse_delegate_delayed_leave(context.request.body)?;
+        let parsed = request_body::parse_delegate_delayed_leave(context.request.body);
+        let (request, leave) = parsed.map_err(|error| match context.is_capability_probe() {
+            true => Refusal::capability_probe(error),
+            false => error.into(),
+        })?;
         let client = context.client().0;
         let delegated = self
             .0

@@ -20,6 +20,7 @@ const FIRST_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 // Reasons not to send clients here; fit for the public.
 const SFU_NOT_CHECKED: &str = "the SFU has not been checked yet";
 const SFU_UNREACHABLE: &str = "the SFU is unreachable or fails";
+const NOT_SFU: &str = "the server at LIVEKIT_API_URL is not an SFU";
 const API_KEY_REFUSED: &str = "the SFU refuses the API key";
 const LEAVE_STORE_FAILING: &str = "delegated leaves cannot be stored";
 
@@ -105,6 +106,7 @@ impl Readiness {
         let result = match &response {
             Ok(()) => Ok(()),
             Err(room_service::Error::KeyRefused(_)) => Err(API_KEY_REFUSED),
+            Err(room_service::Error::NotSfu(..)) => Err(NOT_SFU),
             Err(_) => Err(SFU_UNREACHABLE),
         };
         let mut sfu = lock(&self.sfu_status);

@@ -132,6 +132,13 @@ impl Refusal {
         .throttled(RefusalThrottle::AddressRate)
     }
 
+    /// A client tests if leaves can be delegated. It happens at every join, so that its line is for debugging.
+    pub(super) fn capability_probe(error: request_body::Error) -> Self {
+        let mut refusal = Self::from(error).with_level(Level::Debug);
+        refusal.cause = "capability probe: no body".to_owned();
+        refusal
+    }
+
     /// An error of standalone mode.
     pub(super) fn from_exchange(error: &standalone::Error, operation: ExchangeOperation) -> Self {
         use standalone::Error;

@@ -56,6 +56,12 @@ impl<'a> RequestContext<'a> {
         self.request.origin.client
     }
 
+    /// Whether a client tests if leaves can be delegated here, which Element Call does before it joins: a POST without a body, for
+    /// which any status but 404 means yes.
+    pub(super) fn is_capability_probe(&self) -> bool {
+        self.route.delegates_leave() && self.request.body.is_empty()
+    }
+
     /// The only value of a header field; see [`single`].
     pub(super) fn single_header(&self, name: &'static str) -> Option<&'a str> {
         single(self.request.header_values(name))

@@ -163,6 +163,14 @@ impl RequestRoute {
         self.endpoint.description().0
     }
 
+    /// Whether the endpoint takes over a delayed leave, without a token.
+    pub(super) fn delegates_leave(self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::DelegateDelayedLeave | Endpoint::ClientDelegateDelayedLeave
+        )
+    }
+
     /// Whether our homeserver pushes events.
     pub(super) fn is_transaction(self) -> bool {
         self.endpoint == Endpoint::Transactions && self.homeserver.is_ok()
@@ -305,7 +313,9 @@ impl Router {
                 .unrecognized(405, "Unrecognized method", "Method Not Allowed")
                 .with_header("Allow", methods);
         }
+        // a capability probe costs no more than a refusal for its rate
         if route.endpoint.is_rate_limited()
+            && !context.is_capability_probe()
             && let Err(after) = self.rate_limiter.check(context.request.origin.limit_key)
         {
             return context.refuse(Refusal::address_rate_limited(match audience {

@@ -106,6 +106,9 @@ class DelayedEventHomeserver:
         ready.set()
         self._loop.run_forever()
 
+    def content_type(self, target):
+        return "application/json"
+
     def answer(self, listener, method, target, body):
         """Returns status and body of the answer."""
         url = urllib.parse.urlsplit(target)
@@ -149,7 +152,8 @@ class _Connection(asyncio.Protocol):
             body, self._buffer = self._buffer[end + 4 : whole], self._buffer[whole:]
             method, target, _ = head.partition("\r\n")[0].split(" ")
             status, payload = self._homeserver.answer(self._listener, method, target, body)
-            head = f"HTTP/1.1 {status} .\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+            kind = self._homeserver.content_type(target)
+            head = f"HTTP/1.1 {status} .\r\nContent-Type: {kind}\r\nContent-Length: {len(payload)}\r\n\r\n"
             if self._homeserver.latency:
                 self._homeserver._loop.call_later(self._homeserver.latency, self._write, head.encode() + payload)
             else:

@@ -53,6 +53,17 @@ fn failures_have_what_to_do() {
     let line = result(&refused, "SFU");
     assert!(line.starts_with("FAIL") && line.contains("key"), "{line}");
 
+    let web_page = SfuBehaviour::Succeeds("Content-Type: text/html\r\n", b"<!doctype html>");
+    let web_page = FakeSfu::start(web_page);
+    let exit = run_to_exit(&["doctor"], &settings(&web_page, &homeserver));
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let line = result(&exit, "SFU");
+    assert!(line.starts_with("FAIL"), "{line}");
+    assert!(
+        line.contains("web page") && line.contains("LIVEKIT_API_URL"),
+        "{line}"
+    );
+
     let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", unused_port.local_addr().unwrap());
     drop(unused_port);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::call::{CallSetup, post_webhook};
+use crate::client::forwarded;
 use crate::fake_delayed_events::{DelayedReply, FakeDelayedEvents};
 use crate::setup::{LOOPBACK, TestSetup, User};
 use crate::sfu::SfuBehaviour;
@@ -47,6 +48,44 @@ fn a_request_without_a_delay_is_refused() {
         .service
         .post("/delegate_delayed_leave", &user.get_token());
     assert_eq!(reply.status_and_errcode(), (400, "M_BAD_JSON".to_owned()));
+}
+
+/// Element Call sends it twice at every join.
+#[test]
+fn a_capability_probe_has_no_rate_limit_and_no_line_above_debug() {
+    let rate = 3;
+    let start = |level: &str| {
+        TestSetup::full_access_with(SfuBehaviour::Serves, |settings| {
+            settings
+                .set("LIVEKIT_RATE_PER_ADDRESS", rate.to_string())
+                .set("LIVEKIT_LOG_LEVEL", level)
+        })
+    };
+    let probe = |setup: &TestSetup| {
+        let fields = "Host: x\r\nX-Forwarded-For: 8.8.8.8\r\nContent-Length: 0";
+        let bytes = format!("POST /delegate_delayed_leave HTTP/1.1\r\n{fields}\r\n\r\n");
+        setup.service.raw(bytes.as_bytes()).status_and_errcode()
+    };
+    let no_json = (400, "M_NOT_JSON".to_owned());
+    let setup = start("info");
+    for _ in 0..4 * rate {
+        assert_eq!(probe(&setup), no_json);
+    }
+    // no probe has used up the limit of the address, and requests with a body do
+    let post = |body: Value| {
+        let bytes = forwarded("8.8.8.8", "/delegate_delayed_leave", &body);
+        setup.service.raw(&bytes).status
+    };
+    assert!((0..rate).all(|_| post(json!({})) == 400));
+    assert!((0..1000).any(|_| post(json!({})) == 429));
+    assert_eq!(probe(&setup), no_json);
+    let log = setup.service.wait_for_line_with(&["requests refused"]);
+    assert!(!log.contains("capability probe"), "{log}");
+    assert!(!setup.service.log().contains("capability probe"));
+    let setup = start("debug");
+    assert_eq!(probe(&setup), no_json);
+    let words = ["level=debug", "request refused", "capability probe"];
+    setup.service.wait_for_line_with(&words);
 }
 
 #[test]

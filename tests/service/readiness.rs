@@ -42,6 +42,20 @@ fn an_sfu_that_refuses_the_key_is_a_reason() {
 }
 
 #[test]
+fn a_web_page_in_place_of_the_sfu_is_a_reason() {
+    let behaviour = SfuBehaviour::Succeeds("Content-Type: text/html\r\n", b"<!doctype html>");
+    let setup = TestSetup::full_access_with(behaviour, |settings| settings);
+    let reply = setup.service.request("GET", "/readyz");
+    assert_eq!(reply.status, 503, "{reply:?}");
+    let reasons = json!(["the server at LIVEKIT_API_URL is not an SFU"]);
+    assert_eq!(reply.json()["reasons"], reasons);
+    let line = setup
+        .service
+        .wait_for_line_with(&["SFU not ready", "web page"]);
+    assert!(line.contains("LIVEKIT_API_URL"), "{line}");
+}
+
+#[test]
 fn an_sfu_that_does_not_respond_is_a_reason() {
     let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", unused_port.local_addr().unwrap());

@@ -35,6 +35,8 @@ pub(crate) enum SfuBehaviour {
     ClosesConnections,
     /// This status and body for every call.
     Responds(&'static str, &'static str),
+    /// 200 with these header fields, each with its line break, and this body for every call.
+    Succeeds(&'static str, &'static [u8]),
     /// No response while the connection is open.
     Hangs,
     /// Bytes that are not HTTP.
@@ -197,6 +199,9 @@ impl State {
                 SfuBehaviour::Responds(status, body) => {
                     respond(stream.get_mut(), status, body.as_bytes())
                 }
+                SfuBehaviour::Succeeds(fields, body) => {
+                    respond_with(stream.get_mut(), "200 OK", fields, body)
+                }
                 SfuBehaviour::Hangs => stream.read_to_end(&mut Vec::new()).map(drop),
                 SfuBehaviour::Garbage => stream.get_mut().write_all(b"\x16\x03\x01\r\n\r\n"),
             };
@@ -260,11 +265,23 @@ fn unauthenticated() -> (&'static str, Vec<u8>) {
     ("401 Unauthorized", body.into())
 }
 
+/// Success is protobuf, and an error JSON (Twirp wire protocol).
 fn respond(out: &mut impl Write, status: &str, body: &[u8]) -> std::io::Result<()> {
+    let fields = match status.starts_with("200") {
+        true => "Content-Type: application/protobuf\r\n",
+        false => "Content-Type: application/json\r\n",
+    };
+    respond_with(out, status, fields, body)
+}
+
+fn respond_with(
+    out: &mut impl Write,
+    status: &str,
+    fields: &str,
+    body: &[u8],
+) -> std::io::Result<()> {
     let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/protobuf\r\nContent-Length: {length}\r\n\r\n"
-    );
+    let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n");
     out.write_all(&[head.as_bytes(), body].concat())
 }
 
@@ -288,7 +305,7 @@ fn create_room(call: &Call) -> (&'static str, Vec<u8>) {
     }
     match call.request.header("content-type") {
         Some("application/protobuf") if lists => ("200 OK", Vec::new()),
-        Some("application/protobuf") => ("200 OK", b"\n\x03RM_".into()),
+        Some("application/protobuf") => ("200 OK", list::room(&call.create_room().name)),
         _ => {
             let body = r#"{"code":"bad_route","msg":"unexpected Content-Type"}"#;
             ("404 Not Found", body.into())

@@ -74,6 +74,47 @@ fn a_failing_sfu_is_an_unknown_error() {
 }
 
 #[test]
+fn a_success_of_another_server_than_the_sfu_is_an_unknown_error() {
+    for (fields, body, found) in [
+        (
+            "Content-Type: text/html; charset=utf-8\r\n",
+            &b"<!doctype html>"[..],
+            "web page",
+        ),
+        (
+            "Content-Type: application/json\r\n",
+            b"{}",
+            "application/json",
+        ),
+        ("", b"", "found none"),
+        ("Content-Type: application/protobuf\r\n", b"", "no room"),
+        (
+            "Content-Type: application/protobuf\r\n",
+            b"<!doctype html>",
+            "no room",
+        ),
+        (
+            "Content-Type: application/protobuf\r\n",
+            b"\x0a\x04RM_1\x12\x05other",
+            "other",
+        ),
+    ] {
+        let behaviour = SfuBehaviour::Succeeds(fields, body);
+        let setup = TestSetup::full_access_with(behaviour, |settings| settings);
+        for (path, body) in ENDPOINTS {
+            let reply = setup
+                .service
+                .post(path, &body(&setup.homeserver.user("alice")));
+            let unknown = (500, "M_UNKNOWN".to_owned());
+            assert_eq!(reply.status_and_errcode(), unknown, "{behaviour:?} {path}");
+            assert_cors(&reply);
+        }
+        let words = ["request refused", "not an SFU's", found, "LIVEKIT_API_URL"];
+        setup.service.wait_for_line_with(&words);
+    }
+}
+
+#[test]
 fn an_unreachable_sfu_is_an_unknown_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let unused = free.local_addr().unwrap();

@@ -56,12 +56,17 @@ pub(super) fn decode_participant_sid(message: &[u8]) -> Option<ParticipantSid> {
     ParticipantSid::new(sid).ok()
 }
 
+/// The name of a `livekit.Room`: sid = 1, name = 2. `None` if the message has no name, or is malformed.
+pub(super) fn decode_room_name(message: &[u8]) -> Option<String> {
+    last_string_field(message, 2)
+}
+
 /// The names in a `livekit.ListRoomsResponse`: rooms = 1, repeated, each a `livekit.Room` with name = 2. `None` if malformed.
 pub(super) fn decode_room_names(message: &[u8]) -> Option<Vec<RoomName>> {
     let mut names = Vec::new();
     for field in ProtobufFields(message) {
         if let (1, Some(room)) = field? {
-            names.extend(last_string_field(room, 2).and_then(|name| RoomName::new(name).ok()));
+            names.extend(decode_room_name(room).and_then(|name| RoomName::new(name).ok()));
         }
     }
     Some(names)
@@ -312,6 +317,17 @@ mod tests {
         ]));
         assert_eq!(decode_participants(b""), Some(vec![]));
         assert_eq!(decode_participants(b"<html>"), None);
+    }
+
+    #[test]
+    fn the_name_of_a_room_is_decoded() {
+        // of livekit-server 1.13.5, shortened to three codecs
+        let room = b"\n\x0fRM_TAyT6Czu42zb\x12\x03abc\x18\xac\x02(\x8a\xea\xab\xd8\x062,RXeJoiWmPo3gDg8wwTpD7f2FhSmI8dEYoe6TVNXCr9ZA:\x0c\n\naudio/PCMU:\x0b\n\tvideo/VP8:\x0b\n\tvideo/rtxp\x14x\xda\xe5\xb4\x96\xa24";
+        assert_eq!(decode_room_name(room).as_deref(), Some("abc"));
+        assert_eq!(decode_room_name(b""), None);
+        assert_eq!(decode_room_name(b"\x0a\x03abc"), None);
+        assert_eq!(decode_room_name(&room[..room.len() - 1]), None);
+        assert_eq!(decode_room_name(b"<!doctype html>"), None);
     }
 
     #[test]

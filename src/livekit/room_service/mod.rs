@@ -35,6 +35,8 @@ const DEPARTURE_TIMEOUT: u32 = 20;
 const PROBE_ROOM_NAME: &str = "livekit-token-service readiness probe";
 /// Longest error text of the SFU in the log, in characters.
 const MAX_ERROR_TEXT_CHARS: usize = 200;
+/// Content type of Twirp's protobuf messages, of calls and of their responses (Twirp wire protocol, "Responses").
+const PROTOBUF: &str = "application/protobuf";
 
 /// The reason why a call has failed.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) enum Error {
     KeyRefused(String),
     /// Another error: HTTP status and the SFU's text.
     Refused(u16, String),
+    /// A success of a server that is not an SFU: URL, and what was expected and found.
+    NotSfu(Box<str>, String),
 }
 
 impl fmt::Display for Error {
@@ -64,6 +68,12 @@ impl fmt::Display for Error {
             }
             Self::Refused(status, reason) => {
                 write!(f, "the SFU refused with status {status}: {reason}")
+            }
+            Self::NotSfu(url, difference) => {
+                write!(
+                    f,
+                    "the response at {url} is not an SFU's: {difference} (is LIVEKIT_API_URL the SFU's address?)"
+                )
             }
         }
     }
@@ -112,7 +122,15 @@ impl RoomServiceClient {
     pub(crate) fn create_room(&self, room: &RoomName) -> Result<(), Error> {
         let message = message::encode_create_room(room, EMPTY_TIMEOUT, DEPARTURE_TIMEOUT);
         let response = self.call("CreateRoom", &Claims::create_room(), &message)?;
-        check_status(&response)
+        self.check_success(&response)?;
+        match message::decode_room_name(&response.body) {
+            Some(name) if name == room.as_str() => Ok(()),
+            Some(name) => {
+                let name = truncate_chars(&name, MAX_ERROR_TEXT_CHARS).escape_debug();
+                Err(self.not_sfu(format!("expected room {room}, found room \"{name}\"")))
+            }
+            None => Err(self.not_sfu(format!("expected room {room}, found no room"))),
+        }
     }
 
     /// Looks up a participant. An error means that the presence is unknown.
@@ -125,7 +143,7 @@ impl RoomServiceClient {
         if is_not_found(&response) {
             return Ok(ParticipantPresence::Absent);
         }
-        check_status(&response)?;
+        self.check_success(&response)?;
         Ok(ParticipantPresence::Present(
             message::decode_participant_sid(&response.body),
         ))
@@ -142,14 +160,15 @@ impl RoomServiceClient {
         if is_not_found(&response) {
             return Ok(());
         }
-        check_status(&response)
+        self.check_success(&response)
     }
 
     /// Checks that the SFU responds and accepts the API key, by a list of one room that does not exist.
     pub(crate) fn probe(&self) -> Result<(), Error> {
         let room = RoomName::new(PROBE_ROOM_NAME.into()).unwrap_or_else(|_| unreachable!());
         let message = message::encode_list_rooms(Some(&room));
-        check_status(&self.call("ListRooms", &Claims::list_rooms(), &message)?)
+        let response = self.call("ListRooms", &Claims::list_rooms(), &message)?;
+        self.decode_rooms(&response).map(drop)
     }
 
     /// The names of all rooms. Fails if the list exceeds 4 MiB: some ten thousand rooms.
@@ -157,9 +176,13 @@ impl RoomServiceClient {
         let message = message::encode_list_rooms(None);
         let response =
             self.call_with_limits("ListRooms", &Claims::list_rooms(), &message, LIST_LIMITS)?;
-        check_status(&response)?;
+        self.decode_rooms(&response)
+    }
+
+    fn decode_rooms(&self, response: &FetchResponse) -> Result<Vec<RoomName>, Error> {
+        self.check_success(response)?;
         message::decode_room_names(&response.body)
-            .ok_or_else(|| Error::Refused(response.status, "not a list of rooms".into()))
+            .ok_or_else(|| self.not_sfu("expected a list of rooms, found other bytes"))
     }
 
     /// The participants of `room`; empty if the room does not exist. Fails if the list exceeds 4 MiB: some thousand participants.
@@ -170,9 +193,34 @@ impl RoomServiceClient {
         if is_not_found(&response) {
             return Ok(Vec::new());
         }
-        check_status(&response)?;
+        self.check_success(&response)?;
         message::decode_participants(&response.body)
-            .ok_or_else(|| Error::Refused(response.status, "not a list of participants".into()))
+            .ok_or_else(|| self.not_sfu("expected a list of participants, found other bytes"))
+    }
+
+    /// Checks that a response is a success, and that an SFU may have sent it: another server can answer every request with 200.
+    fn check_success(&self, response: &FetchResponse) -> Result<(), Error> {
+        match response.status {
+            200 => {}
+            401 | 403 => return Err(Error::KeyRefused(error_text(&response.body))),
+            status => return Err(Error::Refused(status, error_text(&response.body))),
+        }
+        let content_type = response.headers.get("content-type");
+        let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let found = match content_type.as_deref() {
+            Some(value) if is_media_type(value, PROTOBUF) => return Ok(()),
+            Some(value) => {
+                let web_page = is_media_type(value, "text/html").then_some(", a web page");
+                let value = truncate_chars(value, MAX_ERROR_TEXT_CHARS).escape_debug();
+                format!("found \"{value}\"{}", web_page.unwrap_or_default())
+            }
+            None => "found none".to_owned(),
+        };
+        Err(self.not_sfu(format!("expected content type {PROTOBUF}, {found}")))
+    }
+
+    fn not_sfu(&self, difference: impl Into<String>) -> Error {
+        Error::NotSfu(self.url.to_string().into(), difference.into())
     }
 
     fn call(&self, method: &str, claims: &Claims, message: &[u8]) -> Result<FetchResponse, Error> {
@@ -194,7 +242,7 @@ impl RoomServiceClient {
         let request = FetchRequest {
             target: &target,
             authorization: Some(&authorization),
-            post: Some(("application/protobuf", message)),
+            post: Some((PROTOBUF, message)),
         };
         let response =
             self.fetcher
@@ -206,12 +254,10 @@ impl RoomServiceClient {
     }
 }
 
-fn check_status(response: &FetchResponse) -> Result<(), Error> {
-    match response.status {
-        200 => Ok(()),
-        401 | 403 => Err(Error::KeyRefused(error_text(&response.body))),
-        status => Err(Error::Refused(status, error_text(&response.body))),
-    }
+/// Whether a `Content-Type` names this type, with any parameters (RFC 9110, section 8.3.1).
+fn is_media_type(content_type: &str, expected: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(expected)
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,10 @@ use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
 const NOT_FOUND: &str = r#"{"code":"not_found","msg":"participant does not exist"}"#;
 
+const OK: &str = "200 OK\r\nContent-Type: application/protobuf";
+/// A `livekit.Room` of the name of [`participant`]'s room: sid = 1, name = 2.
+const ROOM: &[u8] = b"\x0a\x04RM_1\x12\x01r";
+
 fn api_key() -> ApiKey {
     ApiKey::new("key", "secret")
 }
@@ -50,7 +54,10 @@ fn last_grant(fake: &FakeServer) -> serde_json::Value {
 #[test]
 fn the_token_of_a_call_has_no_grant_beyond_the_call() {
     let key = participant();
-    let fake = responding("200 OK", "");
+    let fake = FakeServer::new(|request| {
+        let creates = request.request_line.ends_with("/CreateRoom");
+        Some((OK, if creates { ROOM.to_vec() } else { Vec::new() }))
+    });
     let client = client(&fake);
     let in_room = serde_json::json!({"roomAdmin": true, "room": "r"});
     client.create_room(&key.room).unwrap();
@@ -98,6 +105,8 @@ fn only_an_explicit_not_found_of_the_sfu_means_absent() {
         ("503 Unavailable", NOT_FOUND),
         ("302 Found\r\nLocation: /", NOT_FOUND),
         ("204 No Content", ""),
+        ("200 OK", ""),
+        ("200 OK\r\nContent-Type: text/html", "<!doctype html>"),
     ] {
         let presence = presence(head, body);
         assert!(presence.is_err(), "{head} {body}: {presence:?}");
@@ -109,7 +118,7 @@ fn only_an_explicit_not_found_of_the_sfu_means_absent() {
 #[test]
 fn a_present_participant_has_the_sid_that_the_sfu_names() {
     let key = participant();
-    let presence = |body: &[u8]| client(&responding("200 OK", body)).get_participant(&key);
+    let presence = |body: &[u8]| client(&responding(OK, body)).get_participant(&key);
     let sid = ParticipantSid::new("PA_1".into()).unwrap();
     assert_eq!(
         presence(b"\x0a\x04PA_1\x12\x02me").unwrap(),
@@ -123,7 +132,7 @@ fn a_present_participant_has_the_sid_that_the_sfu_names() {
 fn removing_an_absent_participant_is_no_error() {
     let key = participant();
     let remove = |head, body| client(&responding(head, body)).remove_participant(&key);
-    remove("200 OK", "").unwrap();
+    remove(OK, "").unwrap();
     remove("404 Not Found", NOT_FOUND).unwrap();
     assert!(matches!(
         remove("403 Forbidden", ""),
@@ -138,7 +147,7 @@ fn removing_an_absent_participant_is_no_error() {
 #[test]
 fn rooms_are_listed_without_invalid_names() {
     let room = participant().room;
-    let list = |body: &[u8]| client(&responding("200 OK", body)).list_rooms();
+    let list = |body: &[u8]| client(&responding(OK, body)).list_rooms();
     assert_eq!(list(b"\x0a\x03\x12\x01r").unwrap(), vec![room]);
     assert_eq!(list(b"").unwrap(), vec![]);
     assert!(list(b"<html>").is_err());
@@ -152,15 +161,92 @@ fn long_lists_of_participants_are_decoded_up_to_the_limit() {
     let key = participant();
     let list = |head, body: Vec<u8>| client(&responding(head, body)).list_participants(&key.room);
     let one = b"\x0a\x04\x12\x02me";
-    let many = list("200 OK", one.repeat(20_000)).unwrap();
+    let many = list(OK, one.repeat(20_000)).unwrap();
     assert_eq!(many.len(), 20_000);
     assert_eq!(many[0].identity, key.identity);
     let too_long = one.repeat(LIST_LIMITS.max_body / one.len() + 1);
-    assert!(list("200 OK", too_long).is_err());
+    assert!(list(OK, too_long).is_err());
     let no_room = list("404 Not Found", NOT_FOUND.into());
     assert_eq!(no_room.unwrap(), vec![]);
     assert!(list("404 Not Found", "<html>".into()).is_err());
-    assert!(list("200 OK", "<html>".into()).is_err());
+    assert!(list(OK, "<html>".into()).is_err());
+}
+
+#[test]
+fn a_success_without_the_requested_room_is_not_of_an_sfu() {
+    let room = participant().room;
+    let create = |head, body: &[u8]| client(&responding(head, body)).create_room(&room);
+    for head in [
+        OK,
+        "200 OK\r\nContent-Type: Application/Protobuf; x=y",
+        "200 OK\r\ncontent-type: application/protobuf ;x",
+    ] {
+        create(head, ROOM).unwrap();
+    }
+    for (head, body, difference) in [
+        (
+            "200 OK\r\nContent-Type: text/HTML; charset=utf-8",
+            ROOM,
+            r#"expected content type application/protobuf, found "text/HTML; charset=utf-8", a web page"#,
+        ),
+        (
+            "200 OK\r\nContent-Type: application/protobufs",
+            ROOM,
+            r#"expected content type application/protobuf, found "application/protobufs""#,
+        ),
+        (
+            "200 OK",
+            ROOM,
+            "expected content type application/protobuf, found none",
+        ),
+        (OK, b"", "expected room r, found no room"),
+        (OK, b"\x0a\x04RM_1", "expected room r, found no room"),
+        (OK, b"<!doctype html>", "expected room r, found no room"),
+        (OK, b"\x12\x02r\n", r#"expected room r, found room "r\n""#),
+        (
+            OK,
+            b"\x12\x01r\x12\x01s",
+            r#"expected room r, found room "s""#,
+        ),
+    ] {
+        let error = create(head, body).unwrap_err();
+        assert!(matches!(error, Error::NotSfu(..)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(difference), "{text}");
+        assert!(text.contains("is LIVEKIT_API_URL the SFU's address?"));
+        assert!(text.len() < 400, "{text}");
+    }
+    let long = [b'a'; 10_000];
+    let long = [b"\x12\x90\x4e", &long[..]].concat();
+    assert!(create(OK, &long).unwrap_err().to_string().len() < 400);
+    let refused = create("302 Found\r\nLocation: /", b"");
+    assert!(matches!(refused, Err(Error::Refused(302, _))));
+}
+
+#[test]
+fn a_web_page_is_no_response_to_any_call() {
+    let key = participant();
+    let page = responding("200 OK\r\nContent-Type: text/html", "<!doctype html>");
+    let client = client(&page);
+    let results = [
+        client.probe(),
+        client.create_room(&key.room),
+        client.get_participant(&key).map(drop),
+        client.remove_participant(&key),
+        client.list_rooms().map(drop),
+        client.list_participants(&key.room).map(drop),
+    ];
+    for result in results {
+        assert!(matches!(result, Err(Error::NotSfu(..))), "{result:?}");
+    }
+}
+
+#[test]
+fn the_probe_accepts_lists_of_rooms_only() {
+    let probe = |body: &[u8]| client(&responding(OK, body)).probe();
+    probe(b"").unwrap();
+    probe(b"\x0a\x03\x12\x01r").unwrap();
+    assert!(matches!(probe(b"<html>"), Err(Error::NotSfu(..))));
 }
 
 #[test]

@@ -6,6 +6,8 @@ use crate::net::fake_server::FakeServer;
 use crate::net::http_client::Fetcher;
 use crate::net::tls::{CertificateVerification, RootCertificates, client_config};
 
+const OK: &str = "200 OK\r\nContent-Type: application/protobuf";
+
 /// A length-delimited field of protobuf.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let length = u8::try_from(bytes.len()).unwrap();
@@ -22,7 +24,7 @@ fn sfu(rooms: &[String]) -> FakeServer {
     let list = list.collect::<Vec<_>>().concat();
     FakeServer::new(move |request| {
         if request.request_line.ends_with("/ListRooms") {
-            return Some(("200 OK", list.clone()));
+            return Some((OK, list.clone()));
         }
         let room = &request.body[2..];
         if room.contains(&b'x') {
@@ -32,7 +34,7 @@ fn sfu(rooms: &[String]) -> FakeServer {
         let attribute = [name, field(2, &room[..1])].concat();
         let alice = [field(2, b"alice"), field(15, &attribute)].concat();
         let bob = field(2, b"bob");
-        Some(("200 OK", [field(1, &alice), field(1, &bob)].concat()))
+        Some((OK, [field(1, &alice), field(1, &bob)].concat()))
     })
 }
 

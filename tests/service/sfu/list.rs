@@ -73,6 +73,11 @@ impl State {
     }
 }
 
+/// A `livekit.Room`: sid = 1, name = 2.
+pub(super) fn room(name: &str) -> Vec<u8> {
+    [text(1, "RM_1"), text(2, name)].concat()
+}
+
 fn text(number: u8, text: &str) -> Vec<u8> {
     field(number, text.as_bytes())
 }
