@@ -382,7 +382,7 @@ fn invalid_values_are_quarantined_up_to_a_limit() {
             0 => (format!("[\"{number}\"]"), "{}".to_owned()),
             1 => (
                 format!("[\"r\",\"{number}\"]"),
-                "{\"keeper\":\"x\"}".to_owned(),
+                "{\"owner\":\"x\"}".to_owned(),
             ),
             _ => (format!("{number}"), "\u{1}".to_owned()),
         };

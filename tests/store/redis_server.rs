@@ -78,7 +78,7 @@ impl RedisServer {
 
     /// Ends the leases of all replicas.
     pub(crate) fn expire_leases(&self) {
-        let keys: Vec<String> = self.execute(&["KEYS", "lk-jwt:keeper:*"]);
+        let keys: Vec<String> = self.execute(&["KEYS", "lk-jwt:replica:*"]);
         for key in keys {
             self.execute::<u8>(&["DEL", &key]);
         }

@@ -1,8 +1,8 @@
 //! Commands of the store in Redis. Each step is one script, which Redis carries out as a whole or not at all.
 //!
 //! A leave is a field of the hash `lk-jwt:jobs`, named by its participant's JSON; its value begins with the owner's replica id and the
-//! fencing token. A replica lives as long as its key `lk-jwt:keeper:{id}`; the set `lk-jwt:keepers` has all replicas that may own leaves.
-//! These names belong to the stored format: `jobs` are leaves, a `keeper` is a replica.
+//! fencing token. A replica lives as long as its key `lk-jwt:replica:{id}`; the set `lk-jwt:replicas` has all replicas that may own leaves.
+//! The name `jobs` is lk-jwt-service's.
 //! A fencing token is the time in microseconds, or one more than the last token if that is greater: tokens grow even after Redis has
 //! lost all data, the last token included.
 
@@ -17,7 +17,7 @@ use crate::livekit::id::ParticipantKey;
 pub(super) const LEASE_MS: u64 = 5000;
 
 const LEAVES_KEY: &str = "lk-jwt:jobs";
-const REPLICAS_KEY: &str = "lk-jwt:keepers";
+const REPLICAS_KEY: &str = "lk-jwt:replicas";
 const FENCE_KEY: &str = "lk-jwt:fence";
 const QUARANTINE_KEY: &str = "lk-jwt:aside";
 
@@ -33,7 +33,7 @@ local fence = time[1] * 1000000 + time[2]
 fence = math.max(fence, tonumber(redis.call('GET', KEYS[2]) or 0) + 1)
 fence = string.format('%.0f', fence)
 redis.call('SET', KEYS[2], fence)
-local head = '{\"keeper\":\"' .. ARGV[2] .. '\",\"fence\":' .. fence .. ','
+local head = '{\"owner\":\"' .. ARGV[2] .. '\",\"fence\":' .. fence .. ','
 "
     };
 }
@@ -50,7 +50,7 @@ const CLAIM_SCRIPT: &str = concat!(
     next_fence!(),
     "
 local value = redis.call('HGET', KEYS[1], ARGV[1])
-local old = value and string.match(value, '^{\"keeper\":\"%x+\",\"fence\":%d+,')
+local old = value and string.match(value, '^{\"owner\":\"%x+\",\"fence\":%d+,')
 if not old or (KEYS[3] and (old ~= ARGV[3] or redis.call('EXISTS', KEYS[3]) == 1)) then return false end
 value = head .. string.sub(value, #old + 1)
 redis.call('HSET', KEYS[1], ARGV[1], value)
@@ -69,7 +69,7 @@ return 'owned'
 
 const RESTORE_SCRIPT: &str = "
 local value = redis.call('HGET', KEYS[1], ARGV[1])
-local fence = tonumber(value and string.match(value, '^{\"keeper\":\"%x+\",\"fence\":(%d+),') or 0)
+local fence = tonumber(value and string.match(value, '^{\"owner\":\"%x+\",\"fence\":(%d+),') or 0)
 if fence > tonumber(ARGV[3]) then return 'lost' end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[4])
@@ -94,7 +94,7 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct StoredLeave {
     // the name in the stored format
-    #[serde(rename = "keeper")]
+    #[serde(rename = "owner")]
     pub(super) replica_id: String,
     pub(super) fence: FencingToken,
     pub(super) record: String,
@@ -117,7 +117,7 @@ impl StoredLeave {
 
 /// The first part of a leave's value, with owner and token.
 fn value_prefix(replica_id: &str, fence: FencingToken) -> String {
-    format!(r#"{{"keeper":"{replica_id}","fence":{},"#, fence.0)
+    format!(r#"{{"owner":"{replica_id}","fence":{},"#, fence.0)
 }
 
 /// The second part of a leave's value, with its record.
@@ -131,7 +131,7 @@ pub(super) fn encode_value(replica_id: &str, fence: FencingToken, record: &str) 
 }
 
 fn replica_key(id: &str) -> String {
-    format!("lk-jwt:keeper:{id}")
+    format!("lk-jwt:replica:{id}")
 }
 
 fn command(name: &str, key: &str) -> Cmd {
@@ -308,12 +308,12 @@ mod tests {
             "",
             "{}",
             "7",
-            r#"{"fence":7,"keeper":"0af","record":""}"#,
-            r#"{"keeper":"x","fence":7,"record":""}"#,
-            r#"{"keeper":"","fence":7,"record":""}"#,
-            r#"{"keeper":"0af","fence":-7,"record":""}"#,
-            r#"{"keeper":"0af", "fence":7,"record":""}"#,
-            r#"{"keeper":"0af","fence":7,"record":{}}"#,
+            r#"{"fence":7,"owner":"0af","record":""}"#,
+            r#"{"owner":"x","fence":7,"record":""}"#,
+            r#"{"owner":"","fence":7,"record":""}"#,
+            r#"{"owner":"0af","fence":-7,"record":""}"#,
+            r#"{"owner":"0af", "fence":7,"record":""}"#,
+            r#"{"owner":"0af","fence":7,"record":{}}"#,
         ] {
             assert_eq!(StoredLeave::parse(value), None, "{value}");
         }
