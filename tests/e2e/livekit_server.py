@@ -61,8 +61,11 @@ class LiveKitServer:
                     return
             except requests.RequestException:
                 pass
-            assert self._process.poll() is None and time.monotonic() < deadline, f"livekit-server did not start:\n{self.text[-3000:]}"
-            time.sleep(0.1)
+            if self._process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            self.crash()
+            raise AssertionError(f"livekit-server did not start:\n{self.text[-3000:]}")
 
     def crash(self):
         """Ends it at once; every room is lost."""

@@ -2,6 +2,7 @@
 
 A call counts when both sides decode the other's video. Screenshots of both sides stay in .cache/e2e/call."""
 
+import contextlib
 import os
 import pathlib
 import time
@@ -30,25 +31,34 @@ class Call:
     """All parts of one call. `settings` are further settings of the service."""
 
     def __init__(self, folder, auto_create=True, **settings):
-        conf = reverse_proxies.contrib("nginx.conf", SERVICE_PORT, SFU_PORT)
-        self._nginx = reverse_proxies.nginx(folder, conf)
-        public = f"{self._nginx.authority}/livekit"
-        self.synapse = Synapse("localhost", service_url=f"http://{public}/jwt")
-        self.sfu = LiveKitServer(SFU_PORT, auto_create, webhook=f"http://{public}/jwt/sfu_webhook")
-        self.service = Service(
-            {
-                "LIVEKIT_URL": f"ws://{public}/sfu",
-                "LIVEKIT_API_URL": self.sfu.api_url,
-                "LIVEKIT_JWT_BIND": f"127.0.0.1:{SERVICE_PORT}",
-                "LIVEKIT_CA_FILE": self.synapse.ca_file,
-                "LIVEKIT_FULL_ACCESS_HOMESERVERS": self.synapse.server_name,
-                "LIVEKIT_CS_API_URL_OVERRIDES": f"{self.synapse.server_name}={self.synapse.client_url}",
-            }
-            | settings
-        )
-        self._pages = Pages()
-        self._playwright = sync_playwright().start()
         self.participants = []
+        # what has started is stopped, also if a later part does not start
+        with contextlib.ExitStack() as started:
+            conf = reverse_proxies.contrib("nginx.conf", SERVICE_PORT, SFU_PORT)
+            self._nginx = reverse_proxies.nginx(folder, conf)
+            started.callback(self._nginx.stop)
+            public = f"{self._nginx.authority}/livekit"
+            self.synapse = Synapse("localhost", service_url=f"http://{public}/jwt")
+            started.callback(self.synapse.stop)
+            self.sfu = LiveKitServer(SFU_PORT, auto_create, webhook=f"http://{public}/jwt/sfu_webhook")
+            started.callback(self.sfu.stop)
+            self.service = Service(
+                {
+                    "LIVEKIT_URL": f"ws://{public}/sfu",
+                    "LIVEKIT_API_URL": self.sfu.api_url,
+                    "LIVEKIT_JWT_BIND": f"127.0.0.1:{SERVICE_PORT}",
+                    "LIVEKIT_CA_FILE": self.synapse.ca_file,
+                    "LIVEKIT_FULL_ACCESS_HOMESERVERS": self.synapse.server_name,
+                    "LIVEKIT_CS_API_URL_OVERRIDES": f"{self.synapse.server_name}={self.synapse.client_url}",
+                }
+                | settings
+            )
+            started.callback(self.service.stop)
+            self._pages = Pages()
+            started.callback(self._pages.stop)
+            self._playwright = sync_playwright().start()
+            started.callback(self._playwright.stop)
+            self._started = started.pop_all()
 
     def participant(self, room=None):
         self.participants.append(Participant(self._playwright, self._pages, self.synapse, room))
@@ -62,21 +72,17 @@ class Call:
         until_all_see_video(alice, bob)
         return alice, bob
 
-    def close(self, error=None):
+    def close(self, test):
+        """Takes screenshots under the test's name, stops everything, and prints the logs."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        for number, participant in enumerate(self.participants):
-            try:
-                participant.screenshot(SCREENSHOTS / f"{os.environ['PYTEST_CURRENT_TEST'].split('::')[-1].split(' ')[0]}-{number}.png")
-                print(participant.report())
-            except Exception as reason:  # a killed browser has no screenshot
-                print(f"no screenshot: {reason}")
-            participant.close()
-        self._playwright.stop()
-        self._pages.stop()
-        self.service.stop()
-        self.sfu.stop()
-        self._nginx.stop()
-        self.synapse.stop()
+        with self._started:
+            for number, participant in enumerate(self.participants):
+                try:
+                    participant.screenshot(SCREENSHOTS / f"{test}-{number}.png")
+                    print(participant.report())
+                except Exception as reason:  # a killed browser has no screenshot
+                    print(f"no screenshot: {reason}")
+                participant.close()
         print(self.service.text, self.sfu.text[-5000:], self._nginx.text)
 
 
@@ -100,7 +106,7 @@ def until_left(participant, seconds):
 
 
 @pytest.fixture
-def call(tmp_path):
+def call(tmp_path, request):
     started = []
 
     def call(**settings):
@@ -109,7 +115,7 @@ def call(tmp_path):
 
     yield call
     for call in started:
-        call.close()
+        call.close(request.node.name)
 
 
 def test_both_sides_decode_video_and_a_participant_who_hangs_up_leaves_at_once(call):
